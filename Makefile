@@ -1,0 +1,80 @@
+PORT   ?= 8080
+MODEL  ?= models/default
+CONFIG ?= training/configs/default.toml
+OUTPUT ?= models/trained
+IMAGE  ?= gpt2-classifier
+# Interpreter for .venv; empty: the first suitable one (scripts/find_python.sh).
+PYTHON ?=
+# Package index for torch alone; empty: the ordinary one. On Linux its torch brings gigabytes of CUDA libraries;
+# https://download.pytorch.org/whl/cpu has a build without. It counts when torch is installed: `make clean` to change.
+TORCH_INDEX ?=
+
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+python    := .venv/bin/python
+# --no-compile: byte code is then written for the few modules that a run imports, not for all of torch (28 s less on two cores).
+pip       := $(python) -m pip --disable-pip-version-check install --no-compile
+# Where this is set, every start would compile these modules again (12 s on two cores).
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help serve test check train image openapi lock clean need-data
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+serve: .venv/.serve  ## run the service: PORT=8080 MODEL=models/default
+	@SERVICE_PORT='$(PORT)' SERVICE_MODEL_DIR='$(MODEL)' exec $(python) -m service
+
+test: .venv/.dev  ## run the tests: ARGS="-k batcher"
+	@$(python) -m pytest $(ARGS)
+
+check: .venv/.dev  ## lint, format, types, and openapi.yaml as the code has it
+	@$(python) -m ruff check .
+	@$(python) -m ruff format --check .
+	@$(python) -m mypy
+	@$(python) scripts/export_openapi.py --check
+
+train: need-data .venv/.train  ## fine-tune a model: DATA=articles.csv OUTPUT=models/trained CONFIG=training/configs/default.toml
+	@exec $(python) -m training train --config '$(CONFIG)' --data '$(DATA)' --output '$(OUTPUT)'
+
+image:  ## build the serving image: IMAGE=gpt2-classifier BASE=python:3.11-slim-bookworm
+	@docker build $(if $(BASE),--build-arg BASE='$(BASE)') \
+		--build-arg TORCH_INDEX='$(or $(TORCH_INDEX),$(CPU_INDEX))' --tag '$(IMAGE)' .
+
+openapi: .venv/.dev  ## write openapi.yaml from the code
+	@$(python) scripts/export_openapi.py
+
+lock: .venv/.dev  ## write requirements/*.txt from pyproject.toml: ARGS=--upgrade
+	@TORCH_INDEX='$(TORCH_INDEX)' sh scripts/lock.sh $(ARGS)
+
+clean:  ## remove .venv and caches
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+need-data:
+	@test -n '$(DATA)' || { echo 'make train needs the file with the examples: make train DATA=articles.csv' >&2; exit 2; }
+
+# One .venv for all verbs. A stamp says that a lock file is installed; dev contains train contains serve, at the same
+# versions, so installing more never changes what is there.
+.venv/.created:
+	@python=$$(sh scripts/find_python.sh $(PYTHON)) && echo "creating .venv with $$python" && \
+		"$$python" -m venv --clear .venv && touch $@
+
+.venv/.serve: requirements/serve.txt requirements/torch.txt | .venv/.created
+	$(call install,serve)
+	@touch $@
+
+.venv/.train: requirements/train.txt requirements/torch.txt | .venv/.created
+	$(call install,train)
+	@touch .venv/.serve $@
+
+.venv/.dev: requirements/dev.txt requirements/torch.txt | .venv/.created
+	$(call install,dev)
+	@touch .venv/.serve .venv/.train $@
+
+# torch comes last and with its dependencies: they are in place at their locked versions, but for its build's own.
+define install
+	@echo "installing the packages of requirements/$(1).txt (a minute or so)"
+	@$(pip) --quiet --no-deps --require-hashes -r requirements/$(1).txt
+	@echo "installing torch"
+	@$(pip) $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') -r requirements/torch.txt
+endef

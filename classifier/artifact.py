@@ -1,0 +1,299 @@
+"""The model directory: what training hands to serving.
+
+    config.json model.safetensors tokenizer.json tokenizer_config.json   as transformers writes them
+    README.md                                                            model card
+    manifest.json                                                        written last; hashes of all the above
+
+A directory is whole or absent. It is written beside its final place and renamed into it; the manifest is written last
+and names every other file with its SHA-256, so that a copy cut short or a flipped byte is refused when it is read.
+`transformers.pipeline("text-classification", DIRECTORY)` can load the directory too. Nothing in it is a pickle.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from classifier.encoding import Encoder, TextCleaning, load_tokenizer
+from classifier.errors import ArtifactError, LabelError, ModelError
+from classifier.labels import Labels
+from classifier.model import GPT2Classifier, load_weights
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+SCHEMA_VERSION = 1
+
+REQUIRED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+"""Files without which the artifact cannot be served."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Frozen):
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0, description="bytes")
+
+
+class Golden(_Frozen):
+    """A text of our own with the float32 logits that this model gave when it was trained."""
+
+    text: str
+    logits: list[float]
+
+
+class Calibration(_Frozen):
+    temperature: float = Field(1.0, gt=0, description="logits are divided by it before the softmax")
+
+
+class Manifest(_Frozen):
+    """What the artifact is, beyond what transformers' own files say."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(min_length=1, description="the model's name, free text")
+    created: str = Field(description="ISO 8601, UTC")
+    labels: list[str] = Field(min_length=2)
+    head: Literal["last_token"] = "last_token"
+    max_tokens: int = Field(ge=1, description="tokens of one window")
+    window_stride: int = Field(ge=1, description="tokens between the starts of neighbouring windows")
+    cleaning: TextCleaning = TextCleaning()
+    calibration: Calibration = Calibration()
+    unsure_below: float = Field(0.0, ge=0, le=1, description='answers with a smaller top probability are "unsure"')
+    golden: list[Golden] = Field(min_length=1)
+    metrics: dict[str, Any] = Field(default_factory=dict, description="measured on the untouched test split")
+    provenance: dict[str, Any] = Field(default_factory=dict, description="data, recipe and versions it was made from")
+    reference: dict[str, Any] = Field(default_factory=dict, description="what traffic looked like at training time")
+    files: dict[str, FileEntry] = Field(default_factory=dict, description="every other file of the directory")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Manifest":
+        try:
+            Labels(tuple(self.labels))
+        except LabelError as exc:
+            raise ValueError(str(exc)) from exc
+        if self.window_stride > self.max_tokens:
+            raise ValueError(f"window_stride {self.window_stride} is above max_tokens {self.max_tokens}")
+        for i, golden in enumerate(self.golden):
+            if len(golden.logits) != len(self.labels):
+                raise ValueError(f"golden text {i} has {len(golden.logits)} logits for {len(self.labels)} labels")
+        return self
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A directory whose manifest and hashes were found to be right."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(tuple(self.manifest.labels))
+
+    @property
+    def weights_sha256(self) -> str:
+        return self.manifest.files["model.safetensors"].sha256
+
+    def encoder(self) -> Encoder:
+        """Raises ArtifactError if tokenizer.json is unusable."""
+        try:
+            tokenizer = load_tokenizer(self.directory / "tokenizer.json")
+        except ModelError as exc:
+            raise ArtifactError(self.directory, str(exc)) from exc
+        m = self.manifest
+        return Encoder(tokenizer, m.cleaning, m.max_tokens, m.window_stride)
+
+    def model(self, dtype: torch.dtype = torch.float32) -> GPT2Classifier:
+        """Raises ArtifactError if the weights do not fit config.json, or config.json does not fit the manifest."""
+        try:
+            model = load_weights(self.directory, dtype)
+            labels = Labels.from_id2label(model.config.id2label)
+        except (ModelError, LabelError) as exc:
+            raise ArtifactError(self.directory, str(exc)) from exc
+        if labels != self.labels:
+            raise ArtifactError(
+                self.directory,
+                f"config.json has the labels {list(labels.names)}, manifest.json has {self.manifest.labels}",
+            )
+        if self.manifest.max_tokens > model.config.n_positions:
+            raise ArtifactError(
+                self.directory,
+                f"manifest.json reads {self.manifest.max_tokens} tokens at once, "
+                f"config.json has {model.config.n_positions} positions",
+            )
+        return model
+
+
+def read_artifact(directory: Path | str) -> Artifact:
+    """Read and verify an artifact: manifest schema, every file's presence, size and SHA-256.
+
+    Raises:
+        ArtifactError: naming the directory, the file and what is wrong with it.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ArtifactError(directory, "no such directory")
+    manifest = _read_manifest(directory)
+    unlisted = [name for name in REQUIRED if name not in manifest.files]
+    if unlisted:
+        raise ArtifactError(directory, f"{MANIFEST} does not list {', '.join(unlisted)}")
+    for name, entry in manifest.files.items():
+        _verify_file(directory, name, entry)
+    return Artifact(directory, manifest)
+
+
+def write_artifact(
+    directory: Path | str,
+    *,
+    model: GPT2Classifier,
+    tokenizer: Tokenizer,
+    manifest: Manifest,
+    card: str,
+    overwrite: bool = False,
+) -> Artifact:
+    """Write an artifact whole or not at all, and read it back.
+
+    Args:
+        directory: its final place; its parents are made.
+        model: weights are stored in the dtype they have.
+        tokenizer: stored as tokenizer.json.
+        manifest: without `files`, which are filled in here.
+        card: the model card, Markdown.
+        overwrite: replace an artifact that is there. Anything else that is there is never replaced.
+
+    Raises:
+        ArtifactError: the place is taken, or the disk refuses.
+    """
+    directory = Path(directory)
+    check_writable_target(directory, overwrite=overwrite)
+    try:
+        with _staging(directory) as staged:
+            _write_model_files(staged, model, tokenizer, manifest)
+            (staged / CARD).write_text(card, encoding="utf-8")
+            files = {p.name: FileEntry(sha256=_sha256(p), size=p.stat().st_size) for p in sorted(staged.iterdir())}
+            complete = manifest.model_copy(update={"files": files})
+            (staged / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            for path in staged.iterdir():
+                path.chmod(0o644)
+                _sync(path)
+            _move_into_place(staged, directory)
+    except OSError as exc:
+        raise ArtifactError(directory, f"cannot be written: {exc}") from exc
+    return read_artifact(directory)
+
+
+def check_writable_target(directory: Path, *, overwrite: bool) -> None:
+    """Find out before an hour of training, not after it.
+
+    Raises:
+        ArtifactError: something is there that may not be replaced.
+    """
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if not (directory / MANIFEST).is_file():
+        raise ArtifactError(directory, "something other than an artifact is there; choose another output directory")
+    if not overwrite:
+        raise ArtifactError(directory, "an artifact is there already; choose another directory, or pass --overwrite")
+
+
+def _write_model_files(directory: Path, model: GPT2Classifier, tokenizer: Tokenizer, manifest: Manifest) -> None:
+    model.save_pretrained(directory)
+    # Others load it by transformers' own class; GPT2Classifier is a class of ours that they do not have.
+    config_path = directory / "config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config["architectures"] = ["GPT2ForSequenceClassification"]
+    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    special = tokenizer.id_to_token(model.config.pad_token_id)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=special,
+        eos_token=special,
+        unk_token=special,
+        pad_token=special,
+        padding_side="right",  # transformers numbers positions by column: only right padding is right there
+        model_max_length=manifest.max_tokens,
+    ).save_pretrained(directory)
+
+
+def _read_manifest(directory: Path) -> Manifest:
+    path = directory / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(directory, f"{MANIFEST} is missing: not an artifact, or one cut short") from None
+    except (OSError, ValueError) as exc:
+        raise ArtifactError(directory, f"{MANIFEST} cannot be read: {exc}") from exc
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(
+            directory, f"{MANIFEST} has schema version {version!r}, this release reads {SCHEMA_VERSION}"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise ArtifactError(directory, f"{MANIFEST}: {where}: {first['msg']}") from exc
+
+
+def _verify_file(directory: Path, name: str, entry: FileEntry) -> None:
+    if Path(name).name != name:
+        raise ArtifactError(directory, f"{MANIFEST} names {name!r}, which is not a plain file name")
+    path = directory / name
+    try:
+        size = path.stat().st_size
+        if size != entry.size:
+            raise ArtifactError(directory, f"{name} has {size} bytes, {MANIFEST} says {entry.size}: cut short?")
+        if _sha256(path) != entry.sha256:
+            raise ArtifactError(directory, f"{name} was altered: its SHA-256 is not the one in {MANIFEST}")
+    except FileNotFoundError:
+        raise ArtifactError(directory, f"{name} is missing") from None
+    except OSError as exc:
+        raise ArtifactError(directory, f"{name} cannot be read: {exc}") from exc
+
+
+@contextmanager
+def _staging(directory: Path) -> Iterator[Path]:
+    """A hidden directory on the same file system, gone afterwards whatever happens (Ctrl-C included)."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _move_into_place(staged: Path, directory: Path) -> None:
+    staged.chmod(0o755)  # mkdtemp made it private; the artifact is for others to read
+    if not directory.exists() or not any(directory.iterdir()):
+        os.replace(staged, directory)
+    else:
+        with _staging(directory) as aside:  # the old artifact is deleted only once the new one stands
+            os.replace(directory, aside / "old")
+            os.replace(staged, directory)
+    _sync(directory.parent)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

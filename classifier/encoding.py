@@ -1,0 +1,215 @@
+"""From text to tokens to batches.
+
+Text clean-up, tokenising, windows over long texts, and padded batches with the positions and the mask that GPT-2
+needs. Works on plain Python and numpy; knows nothing of models or HTTP.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import Tokenizer
+
+from classifier.errors import EmptyTextError, EncodingError, ModelError, TextTooLongError
+
+OnLong = Literal["windows", "truncate", "error"]
+"""What becomes of a text longer than the model reads at once: overlapping windows over all of it, its beginning
+only, or an error."""
+
+Side = Literal["left", "right"]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class TextCleaning(BaseModel):
+    """Clean-up applied to every text, in training and in serving alike. Travels in the artifact's manifest.
+
+    The steps run in the order of the fields; cleaning a cleaned text changes nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unicode_form: Literal["NFC", "NFKC", "none"] = Field("NFC", description="Unicode normal form")
+    lowercase: bool = Field(False, description="lower-case the text, as the article's data was")
+    collapse_whitespace: bool = Field(
+        True, description="each run of white space becomes one space, so that line breaks never change an answer"
+    )
+
+    def clean(self, text: str) -> str:
+        """Return the cleaned text, without white space at either end; may be empty."""
+        if self.unicode_form != "none":
+            text = unicodedata.normalize(self.unicode_form, text)
+        if self.lowercase:
+            text = text.lower()
+            if self.unicode_form != "none":  # lower-casing can denormalise: "İ" becomes "i" + a combining dot
+                text = unicodedata.normalize(self.unicode_form, text)
+        return " ".join(text.split()) if self.collapse_whitespace else text.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of one text that the model reads at once.
+
+    `start` and `end` are character offsets into the *cleaned* text, `end` exclusive.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """One text as windows in text order; at least one window, none of them empty."""
+
+    windows: tuple[Window, ...]
+    tokens: int
+    """Tokens of the whole text, read or not."""
+    tokens_read: int
+    """Tokens that at least one window holds; less than `tokens` only if the text was truncated."""
+
+    @property
+    def truncated(self) -> bool:
+        return self.tokens_read < self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A padded batch, int64.
+
+    `ids_bt`, `mask_bt` and `positions_bt` have shape (B, T). `mask_bt` is 1 on real tokens. `positions_bt` counts the
+    real tokens of a row from 0, wherever its padding stands: GPT2Model would number positions 0..T-1 whatever the
+    mask says, which shifts every left-padded row.
+    """
+
+    ids_bt: NDArray[np.int64]
+    mask_bt: NDArray[np.int64]
+    positions_bt: NDArray[np.int64]
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_id: int, side: Side = "left") -> Batch:
+    """Lay sequences of ids out as a rectangle.
+
+    Args:
+        sequences: B sequences, each with at least one id.
+        pad_id: the id written into padding. Its value never reaches an answer: the mask decides.
+        side: where the padding goes.
+
+    Raises:
+        EncodingError: no sequence, or an empty one (a row without a token has no last token to classify).
+    """
+    lengths = [len(ids) for ids in sequences]
+    if not lengths or min(lengths) == 0:
+        raise EncodingError("a batch needs at least one sequence, and each sequence at least one token")
+    shape = (len(lengths), max(lengths))
+    ids_bt = np.full(shape, pad_id, dtype=np.int64)
+    mask_bt = np.zeros(shape, dtype=np.int64)
+    for row, ids in enumerate(sequences):
+        columns = slice(shape[1] - len(ids), None) if side == "left" else slice(0, len(ids))
+        ids_bt[row, columns] = ids
+        mask_bt[row, columns] = 1
+    return Batch(ids_bt, mask_bt, np.maximum(mask_bt.cumsum(axis=1) - 1, 0))
+
+
+def window_starts(tokens: int, max_tokens: int, stride: int) -> list[int]:
+    """First token of each window over a text of `tokens` tokens.
+
+    Windows start every `stride` tokens; the last one ends with the text, so that every window of a long text is full
+    and none is a stub of a few tokens.
+    """
+    if tokens <= max_tokens:
+        return [0]
+    return [*range(0, tokens - max_tokens, stride), tokens - max_tokens]
+
+
+class Encoder:
+    """Turns texts into windows of token ids.
+
+    Args:
+        tokenizer: a byte-level tokenizer. User text that looks like a special token (`<|endoftext|>`) is encoded as
+            the plain characters it is; the tokenizer is switched to that here.
+        cleaning: the clean-up.
+        max_tokens: tokens of one window, at least 1.
+        window_stride: tokens between the starts of neighbouring windows, 1..max_tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, cleaning: TextCleaning, max_tokens: int, window_stride: int) -> None:
+        if not 1 <= window_stride <= max_tokens:
+            raise EncodingError(f"window stride must be 1..max_tokens, got {window_stride} with {max_tokens} tokens")
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.cleaning = cleaning
+        self.max_tokens = max_tokens
+        self.window_stride = window_stride
+
+    def encode(self, texts: Sequence[str], on_long: OnLong = "windows") -> list[EncodedText | EncodingError]:
+        """Encode each text on its own terms, in the order given.
+
+        A text that cannot be encoded gives an `EncodingError` *in its place*; the others are not touched by it.
+        """
+        results: list[EncodedText | EncodingError | None] = [None] * len(texts)
+        cleaned: list[str] = []
+        places: list[int] = []
+        for place, text in enumerate(texts):
+            clean = self.cleaning.clean(text)
+            problem = _problem(text) or (None if clean else EmptyTextError("the text is empty"))
+            if problem is None:
+                cleaned.append(clean)
+                places.append(place)
+            else:
+                results[place] = problem
+        encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
+        for place, text, encoding in zip(places, cleaned, encodings, strict=True):
+            results[place] = self._windows(encoding.ids, encoding.offsets, len(text), on_long)
+        return [result for result in results if result is not None]
+
+    def _windows(
+        self, ids: list[int], offsets: list[tuple[int, int]], characters: int, on_long: OnLong
+    ) -> EncodedText | EncodingError:
+        tokens = len(ids)
+        if tokens == 0:  # a tokenizer whose vocabulary lacks bytes can drop characters
+            return EmptyTextError("the tokenizer finds no token in the text")
+        if tokens <= self.max_tokens:
+            return EncodedText((Window(tuple(ids), 0, characters),), tokens, tokens)
+        if on_long == "error":
+            return TextTooLongError(tokens, self.max_tokens)
+        starts = [0] if on_long == "truncate" else window_starts(tokens, self.max_tokens, self.window_stride)
+        windows = tuple(
+            Window(tuple(ids[s : s + self.max_tokens]), offsets[s][0], offsets[s + self.max_tokens - 1][1])
+            for s in starts
+        )
+        return EncodedText(windows, tokens, self.max_tokens if on_long == "truncate" else tokens)
+
+
+def _problem(text: str) -> EncodingError | None:
+    """What makes a text impossible to encode as UTF-8, if anything does."""
+    surrogate = _SURROGATE.search(text)
+    if surrogate is None:
+        return None
+    return EncodingError(f"the text is not valid Unicode: unpaired surrogate at character {surrogate.start()}")
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`.
+
+    Raises:
+        ModelError: the file is missing, is no tokenizer, or has no vocabulary. The last happens silently when
+            transformers 5 builds a GPT-2 tokenizer from vocab.json and merges.txt.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; a fast tokenizer's tokenizer.json is needed")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as exc:  # tokenizers raises bare Exception
+        raise ModelError(f"{path}: not a tokenizer: {exc}") from exc
+    if tokenizer.get_vocab_size(with_added_tokens=False) < 2:
+        raise ModelError(f"{path}: the tokenizer's vocabulary is empty")
+    return tokenizer

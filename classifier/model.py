@@ -1,0 +1,164 @@
+"""GPT-2 with a linear head on the last token: the reference forward.
+
+Every faster path must equal this one. The class keeps transformers' parameter names (`transformer.*`, `score.weight`),
+so its weights load as `GPT2ForSequenceClassification`, but neither of that class's two traps: positions come from
+the mask, not from the column, and the last token is found by the mask, not by its id.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging as transformers_logging
+
+from classifier.encoding import Batch, pad
+from classifier.errors import ModelError
+from classifier.labels import Labels
+
+# Loading bars and reports of expected keys are noise in a service's log and in a training log alike.
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+
+
+class GPT2Classifier(GPT2ForSequenceClassification):
+    """GPT-2 and a linear head without bias on each text's last real token."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits of each row's last real token.
+
+        Args:
+            input_ids: (B, T) int64, padded on either side.
+            attention_mask: (B, T), 1 on real tokens; at least one in each row.
+            position_ids: (B, T) int64; counted from the mask if not given.
+            labels: (B,) int64 label ids; adds the mean cross-entropy in nats as `loss`.
+
+        Returns:
+            `logits` (B, C) in the weights' dtype.
+        """
+        if position_ids is None:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        hidden_btd = self.transformer(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+        columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        last_b = (attention_mask.long() * columns).argmax(-1)
+        rows = torch.arange(len(last_b), device=last_b.device)
+        logits_bc = self.score(hidden_btd[rows, last_b])
+        loss = None if labels is None else torch.nn.functional.cross_entropy(logits_bc.float(), labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits_bc)
+
+
+def infer(model: GPT2Classifier, batch: Batch) -> torch.Tensor:
+    """Reference logits of a padded batch: (B, C) float32 on the CPU, without gradients."""
+    device = model.device
+    with torch.inference_mode():
+        output = model(
+            torch.from_numpy(batch.ids_bt).to(device),
+            torch.from_numpy(batch.mask_bt).to(device),
+            torch.from_numpy(batch.positions_bt).to(device),
+        )
+    logits: torch.Tensor = output.logits.float().cpu()
+    return logits
+
+
+def infer_sequences(model: GPT2Classifier, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Reference logits (B, C) float32 of B sequences of ids, as one left-padded batch."""
+    return infer(model, pad(sequences, model.config.pad_token_id, "left"))
+
+
+def load_base(base_model: str, labels: Labels, *, random_weights: bool = False) -> GPT2Classifier:
+    """A float32 classifier on a pre-trained GPT-2, its head freshly initialised from torch's generator.
+
+    Args:
+        base_model: a Hugging Face name (`gpt2`, `distilgpt2`) or a local directory with `config.json`, weights in
+            safetensors and `tokenizer.json`.
+        labels: label names, which become the configuration's `id2label`.
+        random_weights: take only the configuration; for tests and speed measurements.
+
+    Raises:
+        ModelError: nothing there, not a GPT-2, or weights missing other than the head's.
+    """
+    config = _base_config(base_model)
+    config.id2label, config.label2id = labels.id2label, dict(labels.label2id)
+    config.problem_type = "single_label_classification"
+    if config.pad_token_id is None:
+        config.pad_token_id = config.eos_token_id
+    if random_weights:
+        fresh: GPT2Classifier = GPT2Classifier(config).float()
+        return fresh
+    model: GPT2Classifier
+    try:
+        model, report = GPT2Classifier.from_pretrained(
+            base_model, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise ModelError(f"base model {base_model!r}: its weights cannot be loaded: {_first_line(exc)}") from exc
+    # Everything but the head must come from the base; a silent random layer would train to a bad model.
+    missing = sorted(set(report["missing_keys"]) - {"score.weight"})
+    if missing:
+        raise ModelError(
+            f"base model {base_model!r}: weights missing: {', '.join(missing[:5])} ({len(missing)} in all)"
+        )
+    return model
+
+
+def load_base_tokenizer(base_model: str) -> Tokenizer:
+    """The base model's byte-level tokenizer.
+
+    Raises:
+        ModelError: there is none, or its vocabulary is empty.
+    """
+    try:
+        fast = AutoTokenizer.from_pretrained(base_model)
+        tokenizer: Tokenizer = fast.backend_tokenizer
+    except (OSError, ValueError, AttributeError) as exc:
+        raise ModelError(f"base model {base_model!r}: its tokenizer cannot be loaded: {_first_line(exc)}") from exc
+    if tokenizer.get_vocab_size(with_added_tokens=False) < 2:
+        raise ModelError(f"base model {base_model!r}: its tokenizer has an empty vocabulary")
+    return tokenizer
+
+
+def load_weights(directory: Path, dtype: torch.dtype = torch.float32) -> GPT2Classifier:
+    """The classifier stored in an artifact's directory, for inference.
+
+    Raises:
+        ModelError: files missing or unreadable, or keys that do not match the configuration.
+    """
+    model: GPT2Classifier
+    try:
+        model, report = GPT2Classifier.from_pretrained(
+            directory, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise ModelError(f"{directory}: the weights cannot be loaded: {_first_line(exc)}") from exc
+    wrong = [*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])]
+    if wrong:
+        raise ModelError(f"{directory}: weights do not fit config.json: {', '.join(sorted(wrong)[:5])}")
+    model.eval()
+    return model
+
+
+def _base_config(base_model: str) -> GPT2Config:
+    try:
+        config = AutoConfig.from_pretrained(base_model)
+    except (OSError, ValueError) as exc:
+        raise ModelError(
+            f"base model {base_model!r}: neither a local directory with a config.json nor a model that the hub "
+            f"can give: {_first_line(exc)}"
+        ) from exc
+    if not isinstance(config, GPT2Config):
+        raise ModelError(f"base model {base_model!r} is a {config.model_type!r} model; a GPT-2 is needed")
+    return config
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().split("\n", 1)[0]

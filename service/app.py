@@ -1,0 +1,84 @@
+"""The application: routes, handlers and lifespan put together. Builds nothing when imported, and imports no torch."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI
+
+from service import __version__
+from service.engine import Engine
+from service.errors import install_handlers
+from service.middleware import RequestContext
+from service.routes import operations, predict, sagemaker
+from service.runtime import Runtime
+from service.settings import Settings
+from service.telemetry import Metrics
+
+LoadEngine = Callable[[Settings], Engine]
+
+
+def create_app(
+    *,
+    settings: Settings,
+    load_engine: LoadEngine,
+    on_load_failure: Callable[[BaseException], None] | None = None,
+) -> FastAPI:
+    """The whole service around an engine that is loaded in the background once the app starts.
+
+    Args:
+        settings: limits and places.
+        load_engine: called once, in a thread; the port answers meanwhile and `/readyz` says 503.
+        on_load_failure: told why there will be no engine; the composition root ends the process.
+    """
+    runtime = Runtime(settings, Metrics())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async def load() -> None:
+            try:
+                await runtime.start(load_engine)
+            except Exception as exc:
+                if on_load_failure is None:
+                    raise
+                on_load_failure(exc)
+
+        loading = asyncio.create_task(load(), name="load")
+        try:
+            yield
+        finally:
+            loading.cancel()
+            with suppress(asyncio.CancelledError):
+                await loading
+            await runtime.close()
+
+    app = FastAPI(
+        title="GPT-2 text classifier",
+        version=__version__,
+        description="Fine-tuned GPT-2 answers with a label and calibrated probabilities for every text.",
+        lifespan=lifespan,
+        redoc_url=None,
+        # A trailing slash is another path: a redirect would make clients send their body twice.
+        redirect_slashes=False,
+    )
+    app.state.runtime = runtime
+    install_handlers(app)
+    app.add_middleware(RequestContext, runtime=runtime)
+    for family in (predict, sagemaker, operations):
+        app.include_router(family.router)
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The contract as it is exported to openapi.yaml: no engine, default settings."""
+
+    def no_engine(_: Settings) -> Engine:
+        raise RuntimeError("the contract is exported without an engine")
+
+    return create_app(settings=Settings.model_construct(**_defaults()), load_engine=no_engine).openapi()
+
+
+def _defaults() -> dict[str, Any]:
+    """The settings' defaults whatever the environment says."""
+    return {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}

@@ -1,0 +1,111 @@
+"""What the service asks of a model: three stages and a probe, over plain data. Imports no torch.
+
+encode   texts -> windows of tokens      any thread
+infer    windows -> logits               the batcher's thread only, one batch at a time
+decode   a text's logits -> prediction   any thread
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+OnLong = Literal["windows", "truncate", "error"]
+
+Logits = Sequence[float]
+"""One window's raw scores, one a label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One window of one text: what the batcher puts into batches."""
+
+    tokens: int
+    payload: Any
+    """What the engine's own `infer` needs; nobody else looks at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One text, ready for the model."""
+
+    items: tuple[Item, ...]
+    tokens: int
+    """Tokens of the whole text."""
+    tokens_read: int
+    """Tokens that the model will see."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextProblem:
+    """Why one text cannot be encoded: a kind of `service.errors.STATUS` and a sentence."""
+
+    kind: Literal["empty_text", "invalid_text", "text_too_long"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one text."""
+
+    scores: tuple[tuple[str, float], ...]
+    """(label, calibrated probability), every label, most probable first; the probabilities sum to 1."""
+    unsure: bool
+
+    @property
+    def label(self) -> str:
+        return self.scores[0][0]
+
+    @property
+    def score(self) -> float:
+        return self.scores[0][1]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is served; `/info` shows all of it."""
+
+    name: str
+    version: str
+    """First 12 hex digits of the weights' SHA-256."""
+    labels: tuple[str, ...]
+    max_tokens: int
+    window_stride: int
+    temperature: float
+    unsure_below: float
+    parameters: int
+    precision: str
+    threads: int
+    created: str
+    golden_difference: float
+    """Largest difference between the golden texts' stored logits and those computed at start-up."""
+    metrics: dict[str, Any]
+
+
+class InferenceError(Exception):
+    """The model gave no usable answer for one text, for instance NaN."""
+
+
+class Engine(Protocol):
+    """A model that is loaded and has passed its start-up checks."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def encode(self, texts: Sequence[str], on_long: OnLong) -> list[Encoded | TextProblem]:
+        """One result a text, in order; a text's problem stands in its own place."""
+
+    def batch_cost(self, tokens: Sequence[int]) -> int:
+        """Tokens that the model computes for a batch of windows of these lengths, padding included."""
+
+    def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
+        """Logits of each window, in order. Blocks. Whatever it raises concerns the batch as a whole."""
+
+    def decode(self, encoded: Encoded, logits: Sequence[Logits]) -> Prediction:
+        """The answer from the logits of all of a text's windows.
+
+        Raises:
+            InferenceError: logits that are not finite.
+        """
+
+    def probe(self) -> None:
+        """A one-token forward; raises if the model cannot do even that. Runs on the batcher's thread."""

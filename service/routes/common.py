@@ -1,0 +1,112 @@
+"""What the route families share: JSON bodies, documented errors, the runtime."""
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+
+from service.engine import EngineInfo, Prediction
+from service.errors import MEANING, STATUS, ServiceError
+from service.runtime import Answer, Runtime, Timing
+from service.schemas import ErrorBody, Model, Result, Score, TimingBody
+
+
+def _runtime(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+RuntimeOf = Annotated[Runtime, Depends(_runtime)]
+
+WORK_ERRORS = (
+    "invalid_json",
+    "bad_request",
+    "body_too_large",
+    "too_many_texts",
+    "unsupported_media_type",
+    "invalid_request",
+    "overloaded",
+    "inference_failed",
+    "internal",
+    "not_ready",
+    "draining",
+    "deadline_exceeded",
+)
+"""Kinds that every route with a body can give."""
+
+TEXT_ERRORS = ("text_too_large", "empty_text", "invalid_text", "text_too_long")
+"""Kinds that concern one text."""
+
+
+class JsonRoute(APIRoute):
+    """A route whose body must be declared as JSON; FastAPI alone would call another type a validation error."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            if request.method == "POST":
+                declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+                if declared != "application/json" and not declared.endswith("+json"):
+                    raise ServiceError(
+                        "unsupported_media_type",
+                        f"Content-Type is {declared or 'missing'!r}; this path reads application/json",
+                    )
+            return await handler(request)
+
+        return checked
+
+
+def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` for error kinds: one entry a status, with an example for each kind."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        entry = by_status.setdefault(
+            STATUS[kind], {"model": ErrorBody, "description": "", "content": {"application/json": {"examples": {}}}}
+        )
+        entry["description"] += f"{'; ' if entry['description'] else ''}`{kind}`: {MEANING[kind]}"
+        entry["content"]["application/json"]["examples"][kind] = {
+            "value": {"error": MEANING[kind], "kind": kind, "request_id": "5c1f0ad04f3c4ee8a3ef2ee3c3f0c1a9"}
+        }
+        if STATUS[kind] in (429, 503):
+            entry["headers"] = {
+                "Retry-After": {"description": "seconds to wait, where that is known", "schema": {"type": "integer"}}
+            }
+    return by_status
+
+
+def score_list(prediction: Prediction, top_k: int | None) -> list[Score]:
+    """The k most probable labels, or all."""
+    return [Score(label=label, score=score) for label, score in prediction.scores[:top_k]]
+
+
+def result_fields(answer: Answer, top_k: int | None) -> Mapping[str, Any]:
+    """The fields of `Result`."""
+    prediction = answer.prediction
+    return {
+        "label": prediction.label,
+        "score": prediction.score,
+        "scores": score_list(prediction, top_k),
+        "unsure": prediction.unsure,
+        "tokens": answer.tokens,
+        "tokens_read": answer.tokens_read,
+        "truncated": answer.truncated,
+        "windows": answer.windows,
+    }
+
+
+def result(answer: Answer, top_k: int | None) -> Result:
+    return Result(**result_fields(answer, top_k))
+
+
+def model_of(info: EngineInfo) -> Model:
+    return Model(name=info.name, version=info.version)
+
+
+def timing_of(timing: Timing) -> TimingBody:
+    return TimingBody(
+        tokenize_ms=round(timing.tokenize_ms, 3),
+        model_ms=round(timing.model_ms, 3),
+        total_ms=round(timing.total_ms, 3),
+    )

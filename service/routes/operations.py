@@ -1,0 +1,60 @@
+"""For operators: health, information, metrics."""
+
+from dataclasses import asdict
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service import __version__
+from service.routes.common import RuntimeOf, documented
+from service.schemas import Info, Ready
+
+router = APIRouter(tags=["operations"])
+
+LIMITS = (
+    "max_body_bytes",
+    "max_text_chars",
+    "max_texts",
+    "max_queue_items",
+    "max_queue_tokens",
+    "max_batch_tokens",
+    "default_timeout_ms",
+    "max_timeout_ms",
+)
+
+
+@router.get("/livez", summary="Is the process alive?")
+async def livez() -> Ready:
+    return Ready(status="alive")
+
+
+@router.get(
+    "/readyz",
+    summary="Would a prediction be answered now?",
+    responses={503: {"model": Ready, "description": "loading, draining, failed or unhealthy"}},
+    response_model=Ready,
+)
+async def readyz(runtime: RuntimeOf) -> Response:
+    status = await runtime.readiness()
+    return JSONResponse({"status": status}, status_code=200 if status == "ready" else 503)
+
+
+@router.get("/info", summary="Model and limits", responses=documented("not_ready", "draining"))
+async def info(runtime: RuntimeOf) -> Info:
+    settings = runtime.settings
+    return Info(
+        service=__version__,
+        model=asdict(runtime.engine.info),
+        limits={name: getattr(settings, name) for name in LIMITS},
+    )
+
+
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(runtime: RuntimeOf) -> Response:
+    return Response(generate_latest(runtime.metrics.registry), media_type=CONTENT_TYPE_LATEST)

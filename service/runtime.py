@@ -1,0 +1,206 @@
+"""What a running service is: its state, its engine and batcher, and the way of a request through them.
+
+    loading --> ready --> draining
+       |          |
+       +--> failed (the process ends)
+
+A request: encoded off the event loop, admitted or refused as a whole, batched, decoded. A problem of one text stands
+in that text's place; a problem of the request is raised.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal
+
+from service.batcher import Batcher, Limits
+from service.engine import Encoded, Engine, InferenceError, OnLong, Prediction, TextProblem
+from service.errors import ServiceError
+from service.settings import Settings
+from service.telemetry import Metrics, log
+
+Status = Literal["loading", "ready", "draining", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One text's prediction and what was read for it."""
+
+    prediction: Prediction
+    tokens: int
+    tokens_read: int
+    windows: int
+
+    @property
+    def truncated(self) -> bool:
+        return self.tokens_read < self.tokens
+
+
+Outcome = Answer | ServiceError
+
+
+@dataclass
+class Timing:
+    """Milliseconds; the model's time includes waiting for a place in a batch."""
+
+    started: float = field(default_factory=time.perf_counter)
+    tokenize_ms: float = 0.0
+    model_ms: float = 0.0
+
+    @property
+    def total_ms(self) -> float:
+        return (time.perf_counter() - self.started) * 1000
+
+
+class Runtime:
+    """One service's state. Created with the app, started and closed by its lifespan."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.status: Status = "loading"
+        self.in_flight = 0
+        """Requests being answered, of any kind."""
+        self.last_arrival = 0.0
+        """When the latest request came, by `time.monotonic`."""
+        self._engine: Engine | None = None
+        self._batcher: Batcher | None = None
+        self._tokenizers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
+
+    async def start(self, load_engine: Callable[[Settings], Engine]) -> None:
+        """Load the engine in a thread and open for work. What `load_engine` raises leaves the status "failed"."""
+        try:
+            engine = await asyncio.to_thread(load_engine, self.settings)
+        except BaseException:
+            self.status = "failed"
+            raise
+        s = self.settings
+        batcher = Batcher(engine, Limits(s.max_queue_items, s.max_queue_tokens, s.max_batch_tokens), self.metrics)
+        batcher.start()
+        self._engine, self._batcher = engine, batcher
+        self.metrics.start_labels(engine.info.labels)
+        self.metrics.model_info.labels(engine.info.name, engine.info.version).set(1)
+        if self.status == "loading":  # SIGTERM may have come first
+            self.status = "ready"
+            self.metrics.ready.set(1)
+            log("ready", model=engine.info.name, version=engine.info.version)
+
+    def drain(self) -> None:
+        """Refuse new work; what was accepted goes on."""
+        if self.status != "failed":
+            self.status = "draining"
+            self.metrics.ready.set(0)
+
+    async def close(self) -> None:
+        """Answer whoever still waits with an error and stop the threads."""
+        self.drain()
+        if self._batcher is not None:
+            await self._batcher.close()
+        self._tokenizers.shutdown(wait=False)
+
+    @property
+    def engine(self) -> Engine:
+        """Raises ServiceError "not_ready" or "draining" unless work may begin."""
+        return self._open()[0]
+
+    async def readiness(self) -> str:
+        """ "ready", or why not. After a failed forward this runs a one-token forward."""
+        if self.status == "ready" and self._batcher is not None and not self._batcher.healthy:
+            return "ready" if await self._batcher.recheck() else "unhealthy"
+        return self.status
+
+    async def classify(
+        self, texts: Sequence[str], on_long: OnLong, timeout_ms: int | None, timing: Timing
+    ) -> list[Outcome]:
+        """One outcome a text, in order.
+
+        Args:
+            texts: at least one.
+            on_long: what becomes of long texts.
+            timeout_ms: time for the whole request; None takes the settings' default.
+            timing: filled in.
+
+        Raises:
+            ServiceError: the request as a whole cannot be answered.
+        """
+        engine, batcher = self._open()
+        if len(texts) > self.settings.max_texts:
+            raise ServiceError(
+                "too_many_texts", f"{len(texts)} texts in one request, the limit is {self.settings.max_texts}"
+            )
+        allowed_s = self._timeout_s(timeout_ms)
+        outcomes, encoded = await self._encode(engine, texts, on_long)
+        encoded_at = time.perf_counter()
+        timing.tokenize_ms = (encoded_at - timing.started) * 1000
+        if encoded:
+            left_s = allowed_s - timing.tokenize_ms / 1000
+            results = iter(await batcher.submit([i for e in encoded.values() for i in e.items], max(left_s, 0.0)))
+            for place, text in encoded.items():
+                outcomes[place] = _decode(engine, text, [next(results) for _ in text.items])
+        timing.model_ms = (time.perf_counter() - encoded_at) * 1000
+        finished = [outcomes[place] for place in range(len(texts))]
+        self._count(finished)
+        return finished
+
+    def _open(self) -> tuple[Engine, Batcher]:
+        if self.status == "draining":
+            raise ServiceError(
+                "draining", "the service is stopping; try again, another instance will answer", retry_after_s=1
+            )
+        if self.status != "ready" or self._engine is None or self._batcher is None:
+            raise ServiceError("not_ready", "the model is being loaded; try again", retry_after_s=1)
+        return self._engine, self._batcher
+
+    def _timeout_s(self, timeout_ms: int | None) -> float:
+        most = self.settings.max_timeout_ms
+        if timeout_ms is not None and timeout_ms > most:
+            raise ServiceError("invalid_request", f"timeout_ms: {timeout_ms} is above the limit of {most}")
+        return (timeout_ms or self.settings.default_timeout_ms) / 1000
+
+    async def _encode(
+        self, engine: Engine, texts: Sequence[str], on_long: OnLong
+    ) -> tuple[dict[int, Outcome], dict[int, Encoded]]:
+        """By place: errors of texts that cannot be encoded, and the encoded others."""
+        problems: dict[int, Outcome] = {}
+        fitting: dict[int, str] = {}
+        most = self.settings.max_text_chars
+        for place, text in enumerate(texts):
+            if len(text) > most:
+                problems[place] = ServiceError("text_too_large", f"{len(text)} characters, the limit is {most}")
+            else:
+                fitting[place] = text
+        loop = asyncio.get_running_loop()
+        results = await loop.run_in_executor(self._tokenizers, engine.encode, list(fitting.values()), on_long)
+        encoded: dict[int, Encoded] = {}
+        for place, result in zip(fitting, results, strict=True):
+            if isinstance(result, TextProblem):
+                problems[place] = ServiceError(result.kind, result.message)
+            else:
+                encoded[place] = result
+        return problems, encoded
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, ServiceError):
+                self.metrics.text_failures.labels(outcome.kind).inc()
+            else:
+                self.metrics.texts.inc()
+                self.metrics.tokens.inc(outcome.tokens_read)
+                self.metrics.truncated.inc(outcome.truncated)
+                self.metrics.unsure.inc(outcome.prediction.unsure)
+                self.metrics.predictions.labels(outcome.prediction.label).inc()
+
+
+def _decode(engine: Engine, text: Encoded, results: Sequence[object]) -> Outcome:
+    logits = []
+    for result in results:
+        if isinstance(result, ServiceError):
+            return result
+        logits.append(result)
+    try:
+        prediction = engine.decode(text, logits)  # type: ignore[arg-type]
+    except InferenceError as exc:
+        return ServiceError("inference_failed", str(exc))
+    return Answer(prediction, text.tokens, text.tokens_read, len(text.items))

@@ -1,0 +1,162 @@
+"""Wire models: what requests and answers look like, their limits and examples."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from service.engine import OnLong
+
+EXAMPLE_TEXT = (
+    "The prime minister told parliament that the government would hold a vote on the new asylum bill "
+    "before the election, after opposition leaders accused him of delaying the debate."
+)
+
+
+def _text(value: object) -> str:
+    """Accept any str. Pydantic's own would refuse the whole request for one text with an unpaired surrogate; that
+    is found text by text instead."""
+    if not isinstance(value, str):
+        raise PydanticCustomError("string_type", "must be a string")
+    return value
+
+
+Text = Annotated[str, PlainValidator(_text), WithJsonSchema({"type": "string"})]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Options(_Wire):
+    """Options of `/predict` and `/batch`."""
+
+    top_k: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        None, description="answer with the k most probable labels only; all labels if not given"
+    )
+    on_long: OnLong = Field(
+        "windows",
+        description='texts longer than the model reads at once: overlapping "windows" over all of it, "truncate" to '
+        'its beginning, or "error"',
+    )
+    timeout_ms: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        None, description="milliseconds after which the answer is no longer wanted; a limit is in /info"
+    )
+
+
+class PredictRequest(Options):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
+
+    text: Text = Field(description="the text to classify")
+
+
+class BatchRequest(Options):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"texts": [EXAMPLE_TEXT, "The striker scored twice."], "top_k": 1}]}
+    )
+
+    texts: list[Text] = Field(min_length=1, description="the texts to classify; a limit is in /info")
+
+
+class Score(_Wire):
+    label: str
+    score: float = Field(ge=0, le=1, description="calibrated probability")
+
+
+class Result(_Wire):
+    """One text's answer."""
+
+    label: str = Field(description="the most probable label")
+    score: float = Field(ge=0, le=1, description="its calibrated probability")
+    scores: list[Score] = Field(description="labels with their probabilities, most probable first")
+    unsure: bool = Field(description="the score is below the model's threshold: better let a person look")
+    tokens: int = Field(ge=1, description="tokens of the whole text")
+    tokens_read: int = Field(ge=1, description="tokens that the model read; less than `tokens` if truncated")
+    truncated: bool = Field(description="only the beginning was read")
+    windows: int = Field(ge=1, description="windows that the text was read by")
+
+
+class Model(_Wire):
+    name: str
+    version: str = Field(description="first 12 hex digits of the weights' SHA-256")
+
+
+class TimingBody(_Wire):
+    """Milliseconds."""
+
+    tokenize_ms: float
+    model_ms: float = Field(description="waiting for a place in a batch included")
+    total_ms: float
+
+
+class PredictResponse(Result):
+    model: Model
+    timing: TimingBody
+
+
+class ErrorBody(_Wire):
+    """Every error looks like this."""
+
+    error: str = Field(description="a sentence that the caller can act on")
+    kind: str = Field(description="a word that a program can act on")
+    request_id: str
+    details: list[dict[str, Any]] | None = Field(None, description="one object a problem")
+
+
+class Usage(_Wire):
+    texts: int
+    failed: int = Field(description="texts whose result is an error")
+    tokens: int = Field(description="tokens read")
+    truncated: int = Field(description="texts of which only the beginning was read")
+
+
+class BatchResponse(_Wire):
+    results: list[Result | ErrorBody] = Field(description="one a text, in the order of the texts")
+    usage: Usage
+    model: Model
+    timing: TimingBody
+
+
+class TextInvocation(_Wire):
+    """The form of the original article: answered by a map from label to probability."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
+
+    text: Text
+
+
+class InferenceParameters(_Wire):
+    top_k: Annotated[int, Field(strict=True, ge=1)] | None = Field(None, description="null: all labels")
+    truncation: bool = Field(False, description="read only the beginning of a long text; else all of it, by windows")
+
+
+class InputsInvocation(_Wire):
+    """Hugging Face's form, answered as its text-classification pipeline does."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [EXAMPLE_TEXT], "parameters": {"top_k": 2}}]})
+
+    inputs: Text | Annotated[list[Text], Field(min_length=1)]
+    parameters: InferenceParameters = InferenceParameters()
+
+
+def _shape(body: Any) -> Literal["text", "inputs"]:
+    return "inputs" if isinstance(body, Mapping) and "inputs" in body else "text"
+
+
+Invocation = Annotated[
+    Annotated[TextInvocation, Tag("shape:text")] | Annotated[InputsInvocation, Tag("shape:inputs")],
+    Discriminator(lambda body: f"shape:{_shape(body)}"),
+]
+
+
+class Ready(_Wire):
+    status: str
+
+
+class Info(_Wire):
+    """What is served, and its limits."""
+
+    service: str = Field(description="the service's release")
+    model: dict[str, Any]
+    limits: dict[str, int]

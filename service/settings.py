@@ -1,0 +1,91 @@
+"""Every environment variable of the service: typed, frozen, ranged, documented. Nobody else reads the environment."""
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "SERVICE_"
+SAGEMAKER_PORT = "SAGEMAKER_BIND_TO_PORT"
+SAGEMAKER_MODEL = Path("/opt/ml/model")
+DEFAULT_MODEL = Path("models/default")
+
+
+class SettingsError(Exception):
+    """One or more variables are wrong; the message names each with its value."""
+
+
+class Settings(BaseSettings):
+    """The service's settings; `/info` shows the limits among them."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
+    port: int = Field(
+        8080,
+        ge=0,
+        le=65535,
+        validation_alias=AliasChoices(SAGEMAKER_PORT, "SERVICE_PORT"),
+        description="port to listen on; SAGEMAKER_BIND_TO_PORT wins over it; 0 takes a free one",
+    )
+    model_dir: Path = Field(
+        default_factory=lambda: SAGEMAKER_MODEL if (SAGEMAKER_MODEL / "manifest.json").is_file() else DEFAULT_MODEL,
+        description="the artifact; default: /opt/ml/model if an artifact is there, else models/default",
+    )
+    threads: int = Field(0, ge=0, le=1024, description="threads of the model; 0: the CPUs that this process may use")
+    max_body_bytes: int = Field(6_000_000, ge=1_000, description="bytes of a request's body")
+    max_text_chars: int = Field(200_000, ge=1, description="characters of one text")
+    max_texts: int = Field(256, ge=1, description="texts of one request")
+    max_queue_items: int = Field(4096, ge=1, description="windows of texts waiting or in the model")
+    max_queue_tokens: int = Field(1_000_000, ge=1, description="tokens waiting or in the model")
+    max_batch_tokens: int = Field(4096, ge=1, description="tokens that the model computes at once, padding included")
+    default_timeout_ms: int = Field(30_000, ge=1, description="time for a request that names none")
+    max_timeout_ms: int = Field(55_000, ge=1, description="most time a request may ask for; SageMaker hangs up at 60 s")
+    drain_s: float = Field(
+        20.0, ge=0, le=28, description="seconds for accepted work after SIGTERM; SageMaker kills at 30"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if self.default_timeout_ms > self.max_timeout_ms:
+            raise ValueError(
+                f"SERVICE_DEFAULT_TIMEOUT_MS={self.default_timeout_ms} is above "
+                f"SERVICE_MAX_TIMEOUT_MS={self.max_timeout_ms}"
+            )
+        return self
+
+
+def load_settings() -> Settings:
+    """Settings from the environment.
+
+    Raises:
+        SettingsError: naming every wrong variable and its value.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as exc:
+        lines = []
+        for error in exc.errors():
+            if not error["loc"]:
+                lines.append(str(error["msg"]))
+                continue
+            name = str(error["loc"][-1])
+            if name == SAGEMAKER_PORT and name not in os.environ:  # pydantic names an alias, not the one that was set
+                name = "port"
+            shown = name if name.isupper() else f"{PREFIX}{name.upper()}"
+            lines.append(f"{shown}={error['input']!r}: {error['msg']}")
+        raise SettingsError("; ".join(lines)) from exc
+    for name in unknown_variables(os.environ.keys()):
+        logging.getLogger("service").warning("%s is set, but the service has no such setting", name)
+    return settings
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """Variables with our prefix that are no setting: most likely misspelt."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in names if name.startswith(PREFIX) and name not in known)

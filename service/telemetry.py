@@ -1,0 +1,127 @@
+"""JSON logs, request ids and Prometheus metrics. No text of a caller ever comes here, only counts."""
+
+import json
+import logging
+import re
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+logger = logging.getLogger("service")
+
+REQUEST_ID_HEADER = "X-Request-ID"
+_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+
+def current_request_id() -> str:
+    """The id of the request being answered; "-" outside of one."""
+    return _request_id.get()
+
+
+def start_request(offered: str | None) -> str:
+    """Take the caller's request id if it is harmless in a header and in a log, else make one."""
+    request_id = offered if offered and _ACCEPTED_ID.fullmatch(offered) else uuid.uuid4().hex
+    _request_id.set(request_id)
+    return request_id
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, message, request id, and the fields given as `extra={"fields": {...}}`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if current_request_id() != "-":
+            entry["request_id"] = current_request_id()
+        entry |= getattr(record, "fields", {})
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def configure_logging(level: str) -> None:
+    """Send everything to standard error as JSON lines. Called by the composition root only."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+def log(message: str, *, level: int = logging.INFO, **fields: object) -> None:
+    """One line with fields."""
+    logger.log(level, message, extra={"fields": fields})
+
+
+class Metrics:
+    """The service's Prometheus metrics on a registry of its own, so that two apps of one process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("requests_total", "Requests answered.", ["endpoint", "code"], registry=self.registry)
+        self.request_seconds = Histogram(
+            "request_seconds",
+            "Seconds from the first byte of a request to the last of its answer.",
+            ["endpoint"],
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=self.registry,
+        )
+        self.texts = Counter("texts_total", "Texts classified.", registry=self.registry)
+        self.text_failures = Counter(
+            "text_failures_total", "Texts that got an error.", ["kind"], registry=self.registry
+        )
+        self.tokens = Counter("tokens_total", "Tokens of the texts classified.", registry=self.registry)
+        self.truncated = Counter(
+            "truncated_total", "Texts of which only the beginning was read.", registry=self.registry
+        )
+        self.unsure = Counter("unsure_total", "Answers marked unsure.", registry=self.registry)
+        self.predictions = Counter("predictions_total", "Answers by label.", ["label"], registry=self.registry)
+        self.queue_items = Gauge("queue_items", "Windows of texts that wait for the model.", registry=self.registry)
+        self.queue_tokens = Gauge("queue_tokens", "Tokens that wait for the model.", registry=self.registry)
+        self.queue_seconds = Histogram(
+            "queue_seconds",
+            "Seconds that a window waited for the model.",
+            buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=self.registry,
+        )
+        self.batch_items = Histogram(
+            "batch_items", "Windows in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=self.registry
+        )
+        self.batch_tokens = Histogram(
+            "batch_tokens",
+            "Tokens in a batch, padding not counted.",
+            buckets=(64, 256, 1024, 4096, 16384),
+            registry=self.registry,
+        )
+        self.inference_seconds = Histogram(
+            "inference_seconds",
+            "Seconds that the model took for a batch.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+        self.dropped = Counter(
+            "dropped_total", "Windows dropped before they reached the model.", ["reason"], registry=self.registry
+        )
+        self.batch_failures = Counter(
+            "batch_failures_total", "Batches on which the model raised.", registry=self.registry
+        )
+        self.ready = Gauge("ready", "1 while the service answers predictions.", registry=self.registry)
+        self.model_info = Gauge(
+            "model_info", "Always 1; the labels say which model.", ["name", "version"], registry=self.registry
+        )
+
+    def start_labels(self, labels: Sequence[str]) -> None:
+        """Show every label's counter from the start: a rate over a missing series is no rate."""
+        for label in labels:
+            self.predictions.labels(label)
+        for reason in ("deadline", "departed"):
+            self.dropped.labels(reason)

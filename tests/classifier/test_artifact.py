@@ -1,0 +1,166 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from classifier import artifact as module
+from classifier.artifact import MANIFEST, REQUIRED, Artifact, check_writable_target, read_artifact, write_artifact
+from classifier.errors import ArtifactError
+from classifier.model import GPT2Classifier, infer_sequences
+from tests.conftest import artifact_of
+
+TEXT = "shares in the bank fell after the vote"
+
+
+def rewrite(artifact: Artifact, **changes: Any) -> None:
+    path = artifact.directory / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def test_what_is_written_is_what_is_read(model: GPT2Classifier, artifact: Artifact) -> None:
+    assert sorted(os.listdir(artifact.directory)) == sorted([*REQUIRED, "README.md", MANIFEST])
+    [encoded] = artifact.encoder().encode([TEXT])
+    ids = [encoded.windows[0].ids]  # type: ignore[union-attr]
+    assert torch.equal(infer_sequences(artifact.model(), ids), infer_sequences(model, ids))
+
+
+def test_transformers_pipeline_loads_it_and_agrees(artifact: Artifact) -> None:
+    from transformers import pipeline
+
+    theirs = pipeline("text-classification", str(artifact.directory), top_k=None)([TEXT, "a goal"], batch_size=2)
+    encoded = artifact.encoder().encode([TEXT, "a goal"])
+    logits = infer_sequences(artifact.model(), [e.windows[0].ids for e in encoded])  # type: ignore[union-attr]
+    for row, answer in zip(torch.softmax(logits, -1).tolist(), theirs, strict=True):
+        ours = dict(zip(artifact.labels.names, row, strict=True))
+        assert {entry["label"]: pytest.approx(entry["score"], abs=1e-4) for entry in answer} == ours
+
+
+def test_no_file_is_a_pickle(artifact: Artifact) -> None:
+    for path in artifact.directory.iterdir():
+        assert path.suffix in {".json", ".safetensors", ".md"}, path.name
+
+
+@pytest.mark.parametrize("name", [*REQUIRED, "README.md"])
+def test_one_flipped_byte_is_refused_by_name(artifact_copy: Artifact, name: str) -> None:
+    path = artifact_copy.directory / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{name} was altered"):
+        read_artifact(artifact_copy.directory)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_missing_and_short_files_are_refused_by_name(artifact_copy: Artifact, name: str) -> None:
+    path = artifact_copy.directory / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match=f"{name} has .* cut short"):
+        read_artifact(artifact_copy.directory)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=f"{name} is missing"):
+        read_artifact(artifact_copy.directory)
+
+
+def test_directory_without_manifest_is_no_artifact(artifact_copy: Artifact, tmp_path: Path) -> None:
+    (artifact_copy.directory / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match=r"manifest\.json is missing"):
+        read_artifact(artifact_copy.directory)
+    with pytest.raises(ArtifactError, match="no such directory"):
+        read_artifact(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 2}, "has schema version 2, this release reads 1"),
+        ({"labels": ["a"]}, "manifest.json: labels: "),
+        ({"surprise": 1}, "manifest.json: surprise: "),
+        ({"max_tokens": 0}, "manifest.json: max_tokens: "),
+        ({"window_stride": 65}, "window_stride 65 is above max_tokens 64"),
+        ({"labels": ["a", "b"]}, "golden text 0 has 3 logits for 2 labels"),
+        ({"files": {}}, "manifest.json does not list config.json"),
+    ],
+)
+def test_manifest_that_does_not_fit_is_refused(artifact_copy: Artifact, changes: dict[str, Any], message: str) -> None:
+    rewrite(artifact_copy, **changes)
+    with pytest.raises(ArtifactError) as caught:
+        read_artifact(artifact_copy.directory)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "null"])
+def test_manifest_that_is_no_object_is_refused(artifact_copy: Artifact, content: str) -> None:
+    (artifact_copy.directory / MANIFEST).write_text(content, encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        read_artifact(artifact_copy.directory)
+
+
+def test_manifest_cannot_point_out_of_the_directory(artifact_copy: Artifact) -> None:
+    files = json.loads((artifact_copy.directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+    rewrite(artifact_copy, files=files | {"../outside": files["config.json"]})
+    with pytest.raises(ArtifactError, match="not a plain file name"):
+        read_artifact(artifact_copy.directory)
+
+
+def test_labels_of_config_and_manifest_must_agree(artifact_copy: Artifact) -> None:
+    rewrite(artifact_copy, labels=["sport", "politics", "business"])
+    with pytest.raises(ArtifactError, match=r"config\.json has the labels"):
+        read_artifact(artifact_copy.directory).model()
+
+
+def test_more_tokens_than_positions_is_refused(artifact_copy: Artifact) -> None:
+    rewrite(artifact_copy, max_tokens=129)
+    with pytest.raises(ArtifactError, match="128 positions"):
+        read_artifact(artifact_copy.directory).model()
+
+
+def test_a_failed_write_leaves_nothing(
+    model: GPT2Classifier, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_move_into_place", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        artifact_of(model, tokenizer, tmp_path / "out" / "model")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_full_disk_is_an_artifact_error(
+    model: GPT2Classifier, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_sync", full)
+    with pytest.raises(ArtifactError, match=r"cannot be written: .*No space left"):
+        artifact_of(model, tokenizer, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwriting_is_asked_for_and_replaces_the_whole(
+    model: GPT2Classifier, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    first = artifact_of(model, tokenizer, tmp_path / "model")
+    with pytest.raises(ArtifactError, match="pass --overwrite"):
+        artifact_of(model, tokenizer, tmp_path / "model")
+    again = write_artifact(
+        first.directory, model=model, tokenizer=tokenizer, manifest=first.manifest, card="new", overwrite=True
+    )
+    assert (again.directory / "README.md").read_text(encoding="utf-8") == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_no_artifact_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="something other than an artifact"):
+        check_writable_target(tmp_path, overwrite=True)
+
+
+def test_artifact_is_readable_for_other_users(artifact: Artifact) -> None:
+    assert artifact.directory.stat().st_mode & 0o777 == 0o755
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in artifact.directory.iterdir())

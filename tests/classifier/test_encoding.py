@@ -1,0 +1,159 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from classifier.encoding import EncodedText, Encoder, TextCleaning, load_tokenizer, pad, window_starts
+from classifier.errors import EmptyTextError, EncodingError, ModelError, TextTooLongError
+
+sequences = st.lists(st.lists(st.integers(0, 399), min_size=1, max_size=30), min_size=1, max_size=8)
+
+
+@given(sequences, st.sampled_from(["left", "right"]), st.integers(0, 399))
+def test_pad_keeps_every_token_with_its_position(rows: list[list[int]], side: str, pad_id: int) -> None:
+    batch = pad(rows, pad_id, side)  # type: ignore[arg-type]
+    assert batch.ids_bt.shape == (len(rows), max(map(len, rows)))
+    for row, ids in enumerate(rows):
+        real = batch.mask_bt[row] == 1
+        assert batch.ids_bt[row][real].tolist() == ids
+        assert batch.positions_bt[row][real].tolist() == list(range(len(ids)))
+        assert (batch.ids_bt[row][~real] == pad_id).all()
+
+
+def test_pad_side_decides_where_the_padding_stands() -> None:
+    assert pad([[5, 6], [7]], 0, "left").ids_bt.tolist() == [[5, 6], [0, 7]]
+    assert pad([[5, 6], [7]], 0, "right").ids_bt.tolist() == [[5, 6], [7, 0]]
+
+
+@pytest.mark.parametrize("rows", [[], [[1], []]])
+def test_pad_refuses_rows_without_a_token(rows: list[list[int]]) -> None:
+    with pytest.raises(EncodingError):
+        pad(rows, 0)
+
+
+@given(st.integers(1, 5000), st.integers(1, 512), st.data())
+def test_windows_cover_every_token_and_are_full(tokens: int, size: int, data: st.DataObject) -> None:
+    stride = data.draw(st.integers(1, size))
+    starts = window_starts(tokens, size, stride)
+    covered = np.zeros(tokens, dtype=bool)
+    for start in starts:
+        assert tokens < size or start + size <= tokens
+        covered[start : start + size] = True
+    assert covered.all()
+    assert starts == sorted(set(starts))
+    assert all(b - a <= stride for a, b in itertools.pairwise(starts))
+
+
+@given(st.text(), st.booleans(), st.sampled_from(["NFC", "NFKC", "none"]), st.booleans())
+def test_cleaning_twice_changes_nothing(text: str, lower: bool, form: str, collapse: bool) -> None:
+    cleaning = TextCleaning(lowercase=lower, unicode_form=form, collapse_whitespace=collapse)
+    once = cleaning.clean(text)
+    assert cleaning.clean(once) == once
+
+
+def test_cleaning_does_what_it_says() -> None:
+    assert TextCleaning().clean("  A\n\n b\t\u00a0C ") == "A b C"
+    assert TextCleaning(lowercase=True).clean("A B") == "a b"
+    assert TextCleaning(collapse_whitespace=False).clean(" a\n b ") == "a\n b"
+    assert TextCleaning().clean("e\u0301") == "\u00e9"
+
+
+@pytest.fixture
+def encoder(tokenizer: Tokenizer) -> Encoder:
+    return Encoder(tokenizer, TextCleaning(), max_tokens=10, window_stride=6)
+
+
+def ids_of(result: object) -> list[tuple[int, ...]]:
+    assert isinstance(result, EncodedText)
+    return [window.ids for window in result.windows]
+
+
+def test_special_tokens_in_a_text_are_plain_characters(tokenizer: Tokenizer) -> None:
+    encoder = Encoder(tokenizer, TextCleaning(), max_tokens=50, window_stride=50)
+    [result] = encoder.encode(["a<|endoftext|>"])
+    [ids] = ids_of(result)
+    assert tokenizer.token_to_id("<|endoftext|>") not in ids
+    assert tokenizer.decode(list(ids)) == "a<|endoftext|>"
+
+
+def test_one_bad_text_does_not_touch_its_neighbours(encoder: Encoder) -> None:
+    good, empty, surrogate, blank, other = encoder.encode(["a goal", "", "x\ud800", " \n\t", "a bank"])
+    assert isinstance(good, EncodedText) and isinstance(other, EncodedText)
+    assert isinstance(empty, EmptyTextError) and isinstance(blank, EmptyTextError)
+    assert isinstance(surrogate, EncodingError) and "unpaired surrogate at character 1" in str(surrogate)
+    assert encoder.encode(["a goal"]) == [good]
+
+
+def test_long_text_by_windows_truncated_or_refused(encoder: Encoder) -> None:
+    text = "market " * 40
+    [windows] = encoder.encode([text], "windows")
+    [truncated] = encoder.encode([text], "truncate")
+    [refused] = encoder.encode([text], "error")
+    assert isinstance(windows, EncodedText) and isinstance(truncated, EncodedText)
+    assert len(windows.windows) > 1 and not windows.truncated and windows.tokens_read == windows.tokens
+    assert all(len(ids) == 10 for ids in ids_of(windows))
+    assert ids_of(truncated) == ids_of(windows)[:1]
+    assert truncated.truncated and (truncated.tokens_read, truncated.tokens) == (10, windows.tokens)
+    assert isinstance(refused, TextTooLongError) and (refused.tokens, refused.limit) == (windows.tokens, 10)
+
+
+def test_a_text_that_just_fits_is_one_window_in_every_mode(encoder: Encoder) -> None:
+    tokens = ids_of(encoder.encode(["profit " * 40], "truncate")[0])[0]
+    text = encoder._tokenizer.decode(list(tokens)).strip()
+    for mode in ("windows", "truncate", "error"):
+        [result] = encoder.encode([text], mode)
+        assert isinstance(result, EncodedText) and len(result.windows) == 1 and not result.truncated
+
+
+def test_window_offsets_name_the_characters(encoder: Encoder) -> None:
+    text = "the striker scored a goal in the cup final and the coach said that many more would come"
+    [result] = encoder.encode([text])
+    assert isinstance(result, EncodedText) and len(result.windows) > 1
+    assert result.windows[0].start == 0 and result.windows[-1].end == len(text)
+    for window in result.windows:
+        assert encoder._tokenizer.decode(list(window.ids)).strip() == text[window.start : window.end].strip()
+
+
+@given(st.lists(st.text(), max_size=6))
+def test_every_text_gets_exactly_one_result(tokenizer_path: Path, texts: list[str]) -> None:
+    encoder = Encoder(load_tokenizer(tokenizer_path), TextCleaning(), 10, 6)
+    results = encoder.encode(texts)
+    assert len(results) == len(texts)
+    for text, result in zip(texts, results, strict=True):
+        assert isinstance(result, EmptyTextError) == (not text.strip())
+
+
+def test_stride_above_the_window_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(EncodingError, match=r"window stride must be 1\.\.max_tokens"):
+        Encoder(tokenizer, TextCleaning(), max_tokens=4, window_stride=5)
+
+
+def test_load_tokenizer_names_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match="not a tokenizer"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_empty_vocabulary_is_refused(tmp_path: Path) -> None:
+    """What transformers 5 silently makes of vocab.json + merges.txt."""
+    from tokenizers.models import BPE
+
+    Tokenizer(BPE()).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ModelError, match="vocabulary is empty"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_gpt2_tokenizer_of_the_real_files(shared: Path, tmp_path: Path) -> None:
+    from tokenizers import ByteLevelBPETokenizer
+
+    files = shared / "data" / "gpt2-tokenizer"
+    bpe = ByteLevelBPETokenizer(str(files / "vocab.json"), str(files / "merges.txt"))
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder(load_tokenizer(tmp_path / "tokenizer.json"), TextCleaning(), 1024, 768)
+    assert ids_of(encoder.encode(["Hello world"])[0]) == [(15496, 995)]

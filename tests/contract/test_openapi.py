@@ -1,0 +1,61 @@
+"""The committed contract is the app's, and says what the app does."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+
+from service.app import openapi_document
+from service.errors import MEANING, STATUS
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def committed() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "openapi.yaml").read_text(encoding="utf-8"))
+    return document
+
+
+def test_committed_file_is_the_apps_contract_whole(committed: dict[str, Any]) -> None:
+    assert committed == openapi_document(), "run `make openapi`"
+
+
+def test_drift_is_found_by_make_check() -> None:
+    command = [sys.executable, "scripts/export_openapi.py", "--check"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def test_contract_does_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = openapi_document()
+    monkeypatch.setenv("SERVICE_MAX_TEXTS", "7")
+    monkeypatch.setenv("SERVICE_PORT", "not a port")
+    assert openapi_document() == before
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (path, method, operation) for path, methods in document["paths"].items() for method, operation in methods.items()
+    ]
+
+
+def test_every_error_has_the_one_shape_and_an_example(committed: dict[str, Any]) -> None:
+    for path, method, operation in operations(committed):
+        assert operation["summary"], (path, method)
+        for status, response in operation["responses"].items():
+            if int(status) < 400 or path in ("/ping", "/readyz"):
+                continue
+            content = response["content"]["application/json"]
+            assert content["schema"]["$ref"].endswith("/ErrorBody"), (path, status)
+            kinds = content["examples"]
+            assert kinds and all(STATUS[kind] == int(status) for kind in kinds), (path, status)
+
+
+def test_fastapis_own_error_shape_is_nowhere(committed: dict[str, Any]) -> None:
+    assert "HTTPValidationError" not in committed["components"]["schemas"]
+
+
+def test_kinds_and_meanings_are_one_table() -> None:
+    assert set(STATUS) == set(MEANING)
+    assert set(STATUS.values()) <= {400, 401, 404, 405, 406, 413, 415, 422, 429, 500, 503, 504}

@@ -1,0 +1,118 @@
+"""The real service over a tiny model: start, load, signals, exit codes."""
+
+import signal
+import socket
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from classifier.artifact import Artifact
+from service.__main__ import main
+from tests.processes import ServiceProcess, client_of, service_process
+from tests.texts import news_rows
+
+TEXTS = [row["text"] * (1 + i % 9) for i, row in enumerate(news_rows(64))]
+
+
+def predict(service: ServiceProcess, text: str) -> httpx.Response:
+    with client_of(service) as client:
+        return client.post("/predict", json={"text": text})
+
+
+def same(one: dict[str, object], other: dict[str, object]) -> bool:
+    """Equal but for timing and the last bits of the probabilities."""
+    close = all(
+        a["label"] == b["label"] and abs(a["score"] - b["score"]) < 1e-4
+        for a, b in zip(one["scores"], other["scores"], strict=True)  # type: ignore[call-overload]
+    )
+    return close and one["tokens"] == other["tokens"] and one["windows"] == other["windows"]
+
+
+def test_64_concurrent_callers_get_what_each_would_get_alone(artifact: Artifact) -> None:
+    with service_process(artifact.directory, SERVICE_MAX_BATCH_TOKENS="256") as service:
+        service.wait_for_log("ready")
+        with ThreadPoolExecutor(64) as callers:
+            together = [r.json() for r in callers.map(lambda text: predict(service, text), TEXTS)]
+        alone = [predict(service, text).json() for text in TEXTS]
+        assert all(map(same, together, alone))
+        with client_of(service) as client:
+            batch = client.post("/batch", json={"texts": TEXTS}).json()["results"]
+        assert all(map(same, batch, alone))
+        assert service.stop() == 0
+
+
+def test_sigterm_under_load_loses_no_accepted_request(artifact: Artifact) -> None:
+    with service_process(artifact.directory) as service:
+        service.wait_for_log("ready")
+        outcomes: Counter[str] = Counter()
+
+        def call_until_refused(caller: int) -> None:
+            with client_of(service) as client:
+                for i in range(100_000):
+                    response = client.post("/predict", json={"text": TEXTS[(caller + i) % 64]})
+                    outcomes[str(response.status_code)] += 1
+                    if response.status_code != 200:
+                        assert response.json()["kind"] == "draining" and response.headers["retry-after"]
+                        return
+
+        with ThreadPoolExecutor(32) as callers:
+            running = [callers.submit(call_until_refused, i) for i in range(32)]
+            with client_of(service) as client:
+                while outcomes["200"] < 200:  # under load before the signal comes
+                    client.get("/ping")
+            service.process.send_signal(signal.SIGTERM)
+            for call in running:
+                call.result()  # raises if a connection broke: that would be a lost request
+        assert service.wait() == 0
+        assert outcomes["503"] == 32 and set(outcomes) == {"200", "503"}
+
+
+def test_sigint_stops_cleanly_too(artifact: Artifact) -> None:
+    with service_process(artifact.directory) as service:
+        service.wait_for_log("ready")
+        assert service.stop(signal.SIGINT) == 0
+        assert service.lines[-1]["message"] == "stopped"
+
+
+def test_flipped_byte_is_one_clear_line_and_exit_code_1(artifact_copy: Artifact) -> None:
+    weights = artifact_copy.directory / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    with service_process(artifact_copy.directory) as service:
+        assert service.wait() == 1
+    [line] = [line for line in service.lines if line.get("level") == "critical"]
+    assert line["message"] == (
+        f"cannot serve: artifact {artifact_copy.directory}: model.safetensors was altered: "
+        "its SHA-256 is not the one in manifest.json"
+    )
+    assert "exception" not in line
+
+
+def test_missing_model_is_exit_code_1(tmp_path: Path) -> None:
+    with service_process(tmp_path / "none") as service:
+        assert service.wait() == 1
+    assert any("no such directory" in line["message"] for line in service.lines)
+
+
+def test_taken_port_is_a_failure(artifact: Artifact) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with service_process(artifact.directory, SERVICE_PORT=str(taken.getsockname()[1])) as service:
+            assert service.wait() not in (0, None)
+    assert any("address already in use" in line["message"] for line in service.lines)
+
+
+def test_wrong_setting_is_exit_code_2(artifact: Artifact) -> None:
+    with service_process(artifact.directory, SERVICE_MAX_TEXTS="many") as service:
+        assert service.wait() == 2
+    assert "SERVICE_MAX_TEXTS='many'" in service.lines[-1]["message"]
+
+
+def test_unknown_argument_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 2
+    assert "usage: python -m service [serve]" in capsys.readouterr().err

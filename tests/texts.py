@@ -1,0 +1,32 @@
+"""Sentences of our own for tests: enough difference between the labels for a tiny model to learn."""
+
+import random
+import re
+from collections.abc import Iterator
+
+WORDS = {
+    label: words.split()
+    for label, words in {
+        "business": "shares profit bank market firm sales growth investors merger price dollar quarter",
+        "politics": "minister parliament vote party election government law debate policy leader bill tax",
+        "sport": "goal match team coach season cup player win league striker injury final",
+    }.items()
+}
+COMMON = re.findall(r"\w+", "the a on with after before new old first last and said that for many few")
+
+
+def news_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
+    """`count` rows, labels in turn, no two alike."""
+    rng = random.Random(seed)
+    labels = list(WORDS)
+    rows = []
+    for i in range(count):
+        label = labels[i % len(labels)]
+        words = [rng.choice(WORDS[label] if rng.random() < 0.6 else COMMON) for _ in range(rng.randint(12, 40))]
+        rows.append({"label": label, "text": f"{' '.join(words)} {i}."})
+    return rows
+
+
+def corpus() -> Iterator[str]:
+    for row in news_rows(300, seed=1):
+        yield row["text"]

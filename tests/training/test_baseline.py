@@ -1,0 +1,10 @@
+from tests.texts import news_rows
+from training.baseline import baseline_predictions, fit_baseline
+
+
+def test_baseline_learns_what_words_tell() -> None:
+    labels = {"business": 0, "politics": 1, "sport": 2}
+    train, test = news_rows(150), news_rows(30, seed=5)
+    pipeline = fit_baseline([row["text"] for row in train], [labels[row["label"]] for row in train])
+    predicted = baseline_predictions(pipeline, [row["text"] for row in test])
+    assert sum(p == labels[row["label"]] for p, row in zip(predicted, test, strict=True)) >= 28

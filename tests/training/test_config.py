@@ -1,0 +1,60 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from training.config import TrainConfig, load_config
+from training.errors import ConfigError
+
+PRESETS = sorted((ROOT / "training" / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.name)
+def test_every_preset_loads(preset: Path) -> None:
+    assert load_config(preset, {}) != TrainConfig()
+
+
+def test_command_line_wins_over_file_and_file_over_default(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("epochs = 7\nseed = 1\n", encoding="utf-8")
+    config = load_config(file, {"seed": 2})
+    assert (config.epochs, config.seed, config.batch_size) == (7, 2, TrainConfig().batch_size)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epoch = 3", "unknown setting epoch; known are data, output"),
+        ("epochs = 0", "epochs must be at least 0.001, is 0"),
+        ("batch_size = 1.5", "batch-size must be int, is 1.5"),
+        ("batch_size = true", "batch-size must be int, is True"),
+        ('weights_dtype = "int4"', "weights-dtype must be one of float32, float16, bfloat16, is 'int4'"),
+        ("lr = nan", "lr must be at least"),
+        ("val_fraction = 0.5\ntest_fraction = 0.5", "leave less than a fifth"),
+        ("max_seq_len = 100\nwindow_stride = 101", "window-stride 101 is above max-seq-len 100"),
+        ("epochs =", "not readable as TOML"),
+    ],
+)
+def test_wrong_files_are_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert str(file) in str(caught.value) and message in str(caught.value)
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "c.toml", {})
+
+
+def test_stride_is_three_quarters_unless_given() -> None:
+    assert TrainConfig(max_seq_len=512).resolved_stride() == 384
+    assert TrainConfig(max_seq_len=1).resolved_stride() == 1
+    assert TrainConfig(max_seq_len=512, window_stride=100).resolved_stride() == 100
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for field in dataclasses.fields(TrainConfig):
+        assert len(field.metadata["help"]) > 10, field.name

@@ -1,0 +1,127 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.texts import news_rows
+from training.data import Example
+from training.errors import DataError, LeakError
+from training.splits import find_leaks, load_splits, refuse_leaks, split
+
+HERE = Path("d.csv")
+
+
+def examples(count: int, *, labels: int = 3, groups: int | None = None) -> list[Example]:
+    rows = news_rows(count)
+    return [
+        Example(row["text"], str(i % labels), None if groups is None else str(i % groups), i + 1)
+        for i, row in enumerate(rows)
+    ]
+
+
+@given(st.integers(0, 5), st.integers(60, 150), st.sampled_from([None, 30, 45]))
+def test_no_group_crosses_the_split_and_no_row_is_lost(seed: int, count: int, groups: int | None) -> None:
+    rows = examples(count, groups=groups)
+    splits = split(HERE, rows, val_fraction=0.2, test_fraction=0.2, seed=seed)
+    assert sorted(e.row for _, part in splits.items() for e in part) == [e.row for e in rows]
+    if groups:
+        seen = [{e.group for e in part} for _, part in splits.items()]
+        assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+
+
+def test_split_is_stratified_and_has_the_sizes_asked_for() -> None:
+    splits = split(HERE, examples(300), val_fraction=0.1, test_fraction=0.2, seed=1)
+    assert splits.sizes() == {"train": 210, "val": 30, "test": 60}
+    assert set(Counter(e.label for e in splits.test).values()) == {20}
+
+
+def test_seed_decides_the_split_and_row_order_does_not_break_it() -> None:
+    rows = examples(90)
+    first = split(HERE, rows, val_fraction=0.2, test_fraction=0.2, seed=1)
+    assert first == split(HERE, rows, val_fraction=0.2, test_fraction=0.2, seed=1)
+    assert first.test != split(HERE, rows, val_fraction=0.2, test_fraction=0.2, seed=2).test
+
+
+def test_one_label_only_is_refused() -> None:
+    with pytest.raises(DataError, match="at least two labels, got \\['0'\\]"):
+        split(HERE, examples(20, labels=1), val_fraction=0.2, test_fraction=0.2, seed=1)
+
+
+def test_a_label_too_rare_for_three_splits_is_named() -> None:
+    rows = [*examples(30, labels=2), Example("a text of its own", "rare", None, 99)]
+    with pytest.raises(DataError, match="label 'rare' has too few different texts"):
+        split(HERE, rows, val_fraction=0.2, test_fraction=0.2, seed=1)
+
+
+def write_given(directory: Path, **parts: list[Example]) -> Path:
+    for name, rows in parts.items():
+        lines = [json.dumps({"text": e.text, "label": e.label}) for e in rows]
+        (directory / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return directory
+
+
+def test_given_files_are_taken_as_they_are(tmp_path: Path) -> None:
+    rows = examples(60)
+    write_given(tmp_path, train=rows[:40], validation=rows[40:50], test=rows[50:])
+    splits, leaks = load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    assert splits.sizes() == {"train": 40, "val": 10, "test": 10} and leaks == []
+
+
+def test_missing_val_file_is_split_off_train(tmp_path: Path) -> None:
+    rows = examples(60)
+    write_given(tmp_path, train=rows[:45], test=rows[45:])
+    splits, leaks = load_splits(tmp_path, val_fraction=0.2, test_fraction=0.1, seed=1)
+    assert splits.sizes() == {"train": 36, "val": 9, "test": 15} and leaks == []
+
+
+def test_leaks_are_counted_and_refused(tmp_path: Path) -> None:
+    rows = examples(60)
+    near = Example(rows[0].text + " One more thing happened.", rows[0].label, None, 1)
+    write_given(tmp_path, train=rows[:40], val=rows[40:50], test=[*rows[50:], rows[1], near])
+    _, leaks = load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    assert [(leak.of, leak.into, leak.exact, leak.near, leak.rows) for leak in leaks] == [("test", "train", 1, 2, 12)]
+    with pytest.raises(LeakError, match=r"1 of 12 test texts also stand in train \(2 if near-duplicates count\)"):
+        refuse_leaks(leaks)
+    refuse_leaks([])
+
+
+def test_label_that_train_does_not_have_is_named_with_its_row(tmp_path: Path) -> None:
+    rows = examples(30)
+    write_given(tmp_path, train=rows[:20], val=rows[20:25], test=[Example("words", "new", None, 1)])
+    with pytest.raises(DataError, match=r"\(test\), row 1: label 'new' does not occur in train"):
+        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+
+
+def test_problems_of_all_files_come_together(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n,a\nx,b\n", encoding="utf-8")
+    (tmp_path / "test.csv").write_text("text\nx\n", encoding="utf-8")
+    (tmp_path / "test.jsonl").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    message = str(caught.value)
+    assert "row 1" in message and "several test files: test.csv, test.jsonl" in message
+
+
+def test_empty_directory_and_missing_path_say_what_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no train file .*\n.*no test file"):
+        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    with pytest.raises(DataError, match="no such file or directory"):
+        load_splits(tmp_path / "nothing", val_fraction=0.1, test_fraction=0.1, seed=1)
+
+
+def test_the_articles_split_leaks_nineteen_test_texts(shared: Path) -> None:
+    _, leaks = load_splits(shared / "data" / "bbc" / "article", val_fraction=0.1, test_fraction=0.1, seed=1)
+    exact = {(leak.of, leak.into): (leak.exact, leak.rows) for leak in leaks}
+    assert exact == {("test", "train"): (19, 223), ("val", "train"): (16, 222), ("test", "val"): (2, 223)}
+    assert leaks == find_leaks({name: part for name, part in _article_parts(shared).items()})
+
+
+def _article_parts(shared: Path) -> dict[str, list[Example]]:
+    from training.data import read_examples
+
+    return {
+        name: read_examples(shared / "data" / "bbc" / "article" / f"{name}.csv") for name in ("train", "val", "test")
+    }

@@ -1,0 +1,1 @@
+"""Labelled examples in, artifact out. Imports `classifier`, never `service`."""

@@ -1,0 +1,95 @@
+"""The model card, made from the manifest: nothing in it is typed by hand twice."""
+
+import json
+from typing import Any
+
+from classifier.artifact import Manifest
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown with the model's figures, its making and its limits."""
+    made = manifest.provenance
+    recipe = made.get("recipe", {})
+    return "\n".join(
+        [
+            f"# {manifest.name}",
+            "",
+            f"GPT-2 with a linear head on the last token; {made.get('parameters', 0) / 1e6:.1f} million parameters.",
+            f"Labels: {', '.join(manifest.labels)}.",
+            f"Reads {manifest.max_tokens} tokens at once, longer texts by windows that start every "
+            f"{manifest.window_stride} tokens. Created {manifest.created}.",
+            "",
+            "## Measured on the test split",
+            "",
+            *_figures(manifest.metrics),
+            "",
+            "## How it was made",
+            "",
+            f"- Data: `{made.get('data')}`, SHA-256 of its labelled texts `{made.get('data_fingerprint')}`; "
+            f"rows: {_pairs(made.get('split_sizes', {}))}; near-duplicate groups kept on one side of the split: "
+            f"{made.get('near_duplicate_groups') or 'split given as files'}.",
+            f"- Base model: `{made.get('base_model')}`.",
+            f"- Versions: {_pairs(made.get('versions', {}))}; commit `{made.get('git_commit')}`.",
+            f"- {made.get('training_seconds')} seconds; best validation loss {made.get('best_val_loss')}.",
+            "",
+            "```",
+            "python -m training train --data DATA --base-model BASE --output DIR \\",
+            *_flags(recipe),
+            "```",
+            "",
+            "## Limits",
+            "",
+            "The figures hold for texts like those it was trained on. Its probabilities are calibrated on the "
+            "validation split of the same data. Every text gets one of the labels, also one that is about none.",
+            "The texts it learnt from belong to their publishers; see the project's README for their sources.",
+            "",
+        ]
+    )
+
+
+def _figures(measured: dict[str, Any]) -> list[str]:
+    if not measured:
+        return ["Not measured."]
+    calibration = measured["calibration"]
+    lines = [
+        f"{measured['rows']} texts that training never saw, no near-duplicate of one it saw.",
+        "",
+        "| | accuracy | macro-F1 |",
+        "| --- | --- | --- |",
+        f"| this model | {measured['accuracy']:.4f} | {measured['macro_f1']:.4f} |",
+    ]
+    baseline = measured.get("baseline")
+    if baseline:
+        lines.append(f"| {baseline['model']} | {baseline['accuracy']:.4f} | {baseline['macro_f1']:.4f} |")
+    lines += ["", "| label | precision | recall | F1 | texts |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| {name} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['rows']} |"
+        for name, row in measured["per_class"].items()
+    ]
+    lines += [
+        "",
+        f"Calibration error (ECE, 15 bins) {calibration['ece_before']:.4f} before and {calibration['ece']:.4f} after "
+        f"the temperature. Answers that are not marked unsure: {calibration['coverage']:.1%} of the texts, "
+        f"{calibration['error_among_answered']:.1%} of them wrong.",
+    ]
+    return lines
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _flags(recipe: dict[str, Any]) -> list[str]:
+    """The command line that repeats the run; settings that hold their default value stay out."""
+    from training.config import TrainConfig
+
+    default = TrainConfig()
+    changed = {key: value for key, value in recipe.items() if value != getattr(default, key) or key == "seed"}
+    flags = []
+    for key, value in changed.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"  --{flag}" if value else f"  --no-{flag}")
+        else:
+            flags.append(f"  --{flag} {json.dumps(value) if isinstance(value, str) else value}")
+    return [line + (" \\" if i < len(flags) - 1 else "") for i, line in enumerate(flags)]

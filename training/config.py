@@ -1,0 +1,132 @@
+"""Every setting of a training run: typed, ranged, with its unit, from a TOML file and the command line.
+
+The command line wins over the file, the file over the default. A key that does not exist is an error.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.errors import ConfigError
+
+
+def _setting(
+    default: Any, text: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    """A field with its help text and its range; both ends belong to the range."""
+    return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. See `python -m training train --help`, which is made from these texts.
+
+    Raises:
+        ConfigError: a value out of its range, or two values that contradict each other.
+    """
+
+    # Data
+    data: str = _setting(
+        "", "a file to split, or a directory with train, val and test files (CSV, TSV, JSON Lines, Parquet)"
+    )
+    output: str = _setting("", "the artifact's directory")
+    text_column: str = _setting("text", "column of the texts")
+    label_column: str = _setting("", "column of the labels; default: 'label' or 'category'")
+    title_column: str = _setting("", "column of the titles; default: 'title' where there is one")
+    group_column: str = _setting(
+        "", "column of near-duplicate groups; default: 'near_dup_group' or 'group', else computed"
+    )
+    use_title: bool = _setting(True, "put the title in front of the text")
+    encoding: str = _setting("utf-8", "encoding of text files")
+    val_fraction: float = _setting(0.1, "part of the rows for validation, where no file is given", low=0.01, high=0.5)
+    test_fraction: float = _setting(0.1, "part of the rows for the test, where no file is given", low=0.01, high=0.5)
+    allow_leaks: bool = _setting(False, "go on although texts of one given split stand in another")
+
+    # Model
+    base_model: str = _setting("gpt2", "a Hugging Face name or a local directory with a GPT-2")
+    hidden_size: int = _setting(0, "width of the base model, checked against it; 0: whatever it has", low=0)
+    max_seq_len: int = _setting(
+        512, "tokens of a text read at once; longer texts are cut in training and read by windows after it", low=1
+    )
+    window_stride: int = _setting(0, "tokens between the starts of windows; 0: three quarters of max-seq-len", low=0)
+    lowercase: bool = _setting(False, "lower-case every text, in serving too")
+    name: str = _setting("", "the model's name in its card; default: the output directory's name")
+
+    # Optimisation
+    epochs: float = _setting(3.0, "passes over the training texts", low=0.001, high=1000)
+    batch_size: int = _setting(16, "texts a step and process", low=1, high=4096)
+    gradient_accumulation: int = _setting(1, "steps summed before the weights move", low=1, high=4096)
+    lr: float = _setting(2e-4, "peak learning rate of AdamW", low=1e-9, high=1.0)
+    warmup: float = _setting(0.1, "part of all steps in which the learning rate rises from 0", low=0.0, high=0.9)
+    weight_decay: float = _setting(0.01, "AdamW's weight decay, on matrices", low=0.0, high=1.0)
+    label_smoothing: float = _setting(0.0, "probability mass spread over all labels", low=0.0, high=0.5)
+    dropout: float = _setting(
+        0.1, "dropout in embeddings and residuals while training; none in attention", low=0.0, high=0.9
+    )
+    max_grad_norm: float = _setting(1.0, "gradients are scaled down to this norm", low=0.0)
+    seed: int = _setting(42, "of the split, the head's first weights, dropout and the order of texts", low=0)
+
+    # Artifact
+    weights_dtype: str = _setting(
+        "float32", "precision in which the weights are stored", choices=("float32", "float16", "bfloat16")
+    )
+    unsure_error: float = _setting(
+        0.02, "share of wrong answers allowed among those not marked unsure", low=0.0, high=1.0
+    )
+    overwrite: bool = _setting(False, "replace an artifact that stands at the output")
+    baseline: bool = _setting(True, "also fit TF-IDF + logistic regression on the same split, for comparison")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.val_fraction + self.test_fraction > 0.8:
+            raise ConfigError("val-fraction and test-fraction leave less than a fifth of the rows to train on")
+        if self.window_stride > self.max_seq_len:
+            raise ConfigError(
+                f"window-stride {self.window_stride} is above max-seq-len {self.max_seq_len}: texts would have gaps"
+            )
+
+    def resolved_stride(self) -> int:
+        """Tokens between the starts of windows."""
+        return self.window_stride or max(1, self.max_seq_len * 3 // 4)
+
+
+def load_config(file: Path | None, overrides: Mapping[str, Any]) -> TrainConfig:
+    """Settings from a TOML file, with `overrides` on top.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, a key does not exist, or a value has the wrong type or range.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{file}: no such file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+            raise ConfigError(f"{file}: not readable as TOML: {exc}") from exc
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigError(f"{file}: unknown setting {', '.join(unknown)}; known are {', '.join(fields)}")
+    try:
+        return TrainConfig(**(values | dict(overrides)))
+    except ConfigError as exc:
+        raise ConfigError(f"{file}: {exc}" if file else str(exc)) from exc
+
+
+def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
+    flag = field.name.replace("_", "-")
+    kinds = (int, float) if field.type is float else (field.type,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and field.type is not bool):  # type: ignore[arg-type]
+        raise ConfigError(f"{flag} must be {field.type.__name__}, is {value!r}")  # type: ignore[union-attr]
+    low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
+    if choices and value not in choices:
+        raise ConfigError(f"{flag} must be one of {', '.join(choices)}, is {value!r}")
+    if low is not None and not value >= low:
+        raise ConfigError(f"{flag} must be at least {low}, is {value}")
+    if high is not None and not value <= high:
+        raise ConfigError(f"{flag} must be at most {high}, is {value}")

@@ -1,0 +1,141 @@
+"""What is measured on a split, and the two numbers that validation data decides: temperature and threshold."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from classifier.decoding import probabilities
+
+ECE_BINS = 15
+
+
+def classification_metrics(truth: Sequence[int], predicted: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, macro-F1, and precision, recall, F1 and rows for each label.
+
+    Args:
+        truth: B label ids.
+        predicted: B label ids.
+        names: C label names; macro-F1 is the mean over the labels that occur in `truth`.
+    """
+    ids = list(range(len(names)))
+    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=ids, zero_division=0)
+    present = [i for i in ids if support[i]]
+    return {
+        "rows": len(truth),
+        "accuracy": float(np.mean(np.asarray(truth) == np.asarray(predicted))),
+        "macro_f1": float(np.mean(f1[present])),
+        "per_class": {
+            names[i]: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "rows": int(support[i]),
+            }
+            for i in ids
+        },
+        "confusion": confusion_matrix(truth, predicted, labels=ids).tolist(),
+    }
+
+
+def expected_calibration_error(probs_bc: ArrayLike, truth: Sequence[int], bins: int = ECE_BINS) -> float:
+    """ECE of the top label: mean |confidence - accuracy| over equal-width confidence bins, weighted by rows.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+
+    Args:
+        probs_bc: (B, C), rows sum to 1.
+        truth: B label ids.
+    """
+    probs = np.asarray(probs_bc)
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == np.asarray(truth)
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(confidence[which == b].sum() - right[which == b].sum()) for b in range(bins)]
+    return float(sum(gaps) / len(probs))
+
+
+def brier_score(probs_bc: ArrayLike, truth: Sequence[int]) -> float:
+    """Mean squared distance between the probabilities and the one-hot truth; 0 is perfect, 2 the worst."""
+    probs = np.asarray(probs_bc)
+    return float(np.mean(np.sum((probs - np.eye(probs.shape[1])[np.asarray(truth)]) ** 2, axis=1)))
+
+
+def negative_log_likelihood(logits_bc: ArrayLike, truth: Sequence[int], temperature: float = 1.0) -> float:
+    """Mean -log p(truth) in nats, of softmax(logits / temperature)."""
+    log_probs = _log_probabilities(np.asarray(logits_bc, dtype=np.float64), temperature)
+    return float(-log_probs[np.arange(len(log_probs)), np.asarray(truth)].mean())
+
+
+def _log_probabilities(logits_bc: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    scaled = logits_bc / temperature
+    shifted = scaled - scaled.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def fit_temperature(logits_bc: ArrayLike, truth: Sequence[int]) -> float:
+    """The temperature in [0.05, 20] that minimises the negative log-likelihood (Guo et al. 2017, section 4.2).
+
+    The targets are Platt's rather than one-hot: the truth has 1 - 1/(B + 2), the other labels share the rest (Platt,
+    "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2). Where all B rows are right, one-hot
+    targets would drive the temperature towards 0 and every probability to 1, which B rows cannot prove.
+    """
+    logits = np.asarray(logits_bc, dtype=np.float64)
+    rows, labels = logits.shape
+    rest = 1 / (rows + 2)
+    targets = np.full((rows, labels), rest / (labels - 1))
+    targets[np.arange(rows), np.asarray(truth)] = 1 - rest
+
+    def loss(log_temperature: float) -> float:
+        return float(-(targets * _log_probabilities(logits, float(np.exp(log_temperature)))).sum(axis=1).mean())
+
+    result = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(result.x))
+
+
+def unsure_threshold(probs_bc: ArrayLike, truth: Sequence[int], max_error: float) -> float:
+    """The smallest confidence at which the answered rows are wrong at most `max_error` of the time.
+
+    Args:
+        probs_bc: (B, C) calibrated validation probabilities.
+        truth: B label ids.
+        max_error: allowed share of wrong answers among the answered, 0..1.
+
+    Returns:
+        A threshold t: rows whose top probability is below t are "unsure". 0 if all rows may be answered; just above
+        the largest confidence if none may.
+    """
+    probs = np.asarray(probs_bc)
+    order = np.argsort(-probs.max(axis=1), kind="stable")
+    confidence: NDArray[np.float64] = probs.max(axis=1)[order]
+    wrong = np.cumsum(probs.argmax(axis=1)[order] != np.asarray(truth)[order])
+    answered = np.arange(1, len(probs) + 1)
+    # a threshold answers all rows of one confidence or none: only a block's last row counts
+    ends = np.flatnonzero(np.r_[confidence[1:] < confidence[:-1], True])
+    allowed = ends[wrong[ends] / answered[ends] <= max_error]
+    if len(allowed) == 0:
+        return float(min(np.nextafter(confidence[0], 2.0), 1.0))
+    last = int(allowed[-1])
+    return 0.0 if last == len(probs) - 1 else float((confidence[last] + confidence[last + 1]) / 2)
+
+
+def calibration_metrics(
+    logits_bc: ArrayLike, truth: Sequence[int], temperature: float, unsure_below: float
+) -> dict[str, float]:
+    """ECE, Brier score and NLL before and after the temperature; coverage and error at the threshold."""
+    before, after = probabilities(logits_bc), probabilities(logits_bc, temperature)
+    answered = after.max(axis=1) >= unsure_below
+    wrong = after.argmax(axis=1) != np.asarray(truth)
+    return {
+        "ece_before": expected_calibration_error(before, truth),
+        "ece": expected_calibration_error(after, truth),
+        "brier_before": brier_score(before, truth),
+        "brier": brier_score(after, truth),
+        "nll_before": negative_log_likelihood(logits_bc, truth),
+        "nll": negative_log_likelihood(logits_bc, truth, temperature),
+        "coverage": float(answered.mean()),
+        "error_among_answered": float(wrong[answered].mean()) if answered.any() else 0.0,
+    }

@@ -1,0 +1,201 @@
+"""Train, validation and test: splitting without leaks, and finding the leaks of a split that was given."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from classifier.errors import LabelError
+from classifier.labels import Labels
+from training.data import SUFFIXES, Columns, Example, read_examples
+from training.duplicates import find_groups, near_duplicate_pairs, normalise
+from training.errors import DataError, LeakError, Problem
+
+SPLIT_NAMES = {
+    "train": ("train",),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test",),
+}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three lists of examples, each with at least one example of each label in `train`."""
+
+    train: list[Example]
+    val: list[Example]
+    test: list[Example]
+    labels: Labels
+    groups: int
+    """Near-duplicate groups over all three; 0 if the splits were given as files."""
+
+    def items(self) -> list[tuple[str, list[Example]]]:
+        return [("train", self.train), ("val", self.val), ("test", self.test)]
+
+    def sizes(self) -> dict[str, int]:
+        return {name: len(examples) for name, examples in self.items()}
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Rows of split `of` that also stand in split `into`."""
+
+    of: str
+    into: str
+    exact: int
+    """Rows whose words are the same, case and punctuation aside."""
+    near: int
+    """Rows that are the same or share most of their word 5-grams with a row of `into`."""
+    rows: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.exact} of {self.rows} {self.of} texts also stand in {self.into} "
+            f"({self.near} if near-duplicates count)"
+        )
+
+
+def load_splits(
+    path: Path,
+    columns: Columns | None = None,
+    *,
+    encoding: str = "utf-8",
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> tuple[Splits, list[Leak]]:
+    """Read one file and split it, or read a directory with train, val and test files.
+
+    A directory without a val file has one split off its train file. The leaks of given files are returned, not judged:
+    see `refuse_leaks`.
+
+    Raises:
+        DataError: with every problem of every file.
+    """
+    if path.is_file():
+        examples = read_examples(path, columns, encoding=encoding)
+        return split(path, examples, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed), []
+    given = _read_given(path, columns, encoding)
+    train, val, test = given["train"], given.get("val"), given["test"]
+    labels = _labels(path, train)
+    if val is None:
+        parts = _cut(train, {"val": val_fraction}, seed)
+        train, val = parts["train"], parts["val"]
+    _check_labels(path, labels, {"val": val, "test": test})
+    splits = Splits(train, val, test, labels, groups=0)
+    return splits, find_leaks(dict(splits.items()))
+
+
+def split(path: Path, examples: Sequence[Example], *, val_fraction: float, test_fraction: float, seed: int) -> Splits:
+    """Split examples: seeded, stratified by label, near-duplicate groups kept whole.
+
+    Raises:
+        DataError: fewer than two labels, or a label with too few groups to stand in all three splits.
+    """
+    labels = _labels(path, examples)
+    parts = _cut(examples, {"test": test_fraction, "val": val_fraction}, seed)
+    problems = [
+        Problem(str(path), 0, 0, "", f"label {name!r} has too few different texts to stand in {part}, too")
+        for name in labels.names
+        for part, rows in parts.items()
+        if not any(e.label == name for e in rows)
+    ]
+    if problems:
+        raise DataError(problems)
+    groups = len(set(find_groups([e.text for e in examples], [e.group for e in examples])))
+    return Splits(parts["train"], parts["val"], parts["test"], labels, groups)
+
+
+def find_leaks(splits: Mapping[str, Sequence[Example]]) -> list[Leak]:
+    """What of val and test stands in train, and what of test in val; pairs without a leak are left out."""
+    words = {name: [normalise(e.text) for e in examples] for name, examples in splits.items()}
+    leaks = []
+    for of, into in (("test", "train"), ("val", "train"), ("test", "val")):
+        known = set(words[into])
+        exact = {i for i, text in enumerate(words[of]) if text in known}
+        offset = len(words[into])
+        pairs = near_duplicate_pairs([*words[into], *words[of]])
+        near = {b - offset for a, b in pairs if a < offset <= b}
+        if exact or near:
+            leaks.append(Leak(of, into, len(exact), len(exact | near), len(words[of])))
+    return leaks
+
+
+def refuse_leaks(leaks: Sequence[Leak]) -> None:
+    """Raises LeakError that says what leaks, if anything does."""
+    if leaks:
+        raise LeakError(
+            "the given split leaks: "
+            + "; ".join(map(str, leaks))
+            + ". A score on it says little about new texts. Join the files into one and let this command split them, "
+            "or go on as they are with --allow-leaks"
+        )
+
+
+def _cut(examples: Sequence[Example], fractions: Mapping[str, float], seed: int) -> dict[str, list[Example]]:
+    """Deal the groups of each label out to the parts of `fractions` until each has its share; the rest is "train"."""
+    ids = find_groups([e.text for e in examples], [e.group for e in examples])
+    members: dict[int, list[Example]] = defaultdict(list)
+    for number, example in zip(ids, examples, strict=True):
+        members[number].append(example)
+    by_label: dict[str, list[list[Example]]] = defaultdict(list)
+    for group in members.values():
+        by_label[Counter(e.label for e in group).most_common(1)[0][0]].append(group)
+    parts: dict[str, list[Example]] = {name: [] for name in (*fractions, "train")}
+    for label in sorted(by_label):
+        groups = by_label[label]
+        random.Random(f"{seed}:{label}").shuffle(groups)
+        total = sum(map(len, groups))
+        for name, fraction in fractions.items():
+            taken = 0
+            # the last group is left for "train": a label that cannot be learnt is worse than one not tested
+            while len(groups) > 1 and taken < round(fraction * total):
+                group = groups.pop()
+                taken += len(group)
+                parts[name] += group
+        parts["train"] += [e for group in groups for e in group]
+    for rows in parts.values():
+        rows.sort(key=lambda e: e.row)
+    return parts
+
+
+def _read_given(path: Path, columns: Columns | None, encoding: str) -> dict[str, list[Example]]:
+    if not path.is_dir():
+        raise DataError([Problem(str(path), 0, 0, "", "no such file or directory")])
+    problems: list[Problem] = []
+    given: dict[str, list[Example]] = {}
+    for part, stems in SPLIT_NAMES.items():
+        files = sorted(p for p in path.iterdir() if p.stem.lower() in stems and p.suffix.lower() in SUFFIXES)
+        if len(files) > 1:
+            problems.append(
+                Problem(str(path), 0, 0, "", f"several {part} files: {', '.join(p.name for p in files)}; keep one")
+            )
+        elif not files and part != "val":
+            problems.append(Problem(str(path), 0, 0, "", f"no {part} file ({part}.csv, .tsv, .jsonl or .parquet)"))
+        elif files:
+            try:
+                given[part] = read_examples(files[0], columns, encoding=encoding)
+            except DataError as exc:
+                problems += exc.problems
+    if problems:
+        raise DataError(problems)
+    return given
+
+
+def _labels(path: Path, examples: Sequence[Example]) -> Labels:
+    try:
+        return Labels.from_values(e.label for e in examples)
+    except LabelError as exc:
+        raise DataError([Problem(str(path), 0, 0, "", str(exc))]) from exc
+
+
+def _check_labels(path: Path, labels: Labels, parts: Mapping[str, Sequence[Example]]) -> None:
+    problems = [
+        Problem(f"{path} ({part})", e.row, 0, "", f"label {e.label!r} does not occur in train")
+        for part, examples in parts.items()
+        for e in examples
+        if e.label not in labels.label2id
+    ]
+    if problems:
+        raise DataError(problems)
