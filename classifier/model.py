@@ -32,6 +32,7 @@ class GPT2Classifier(GPT2ForSequenceClassification):
         attention_mask: torch.Tensor,
         position_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        every_token: bool = False,
     ) -> SequenceClassifierOutput:
         """Logits of each row's last real token.
 
@@ -39,22 +40,30 @@ class GPT2Classifier(GPT2ForSequenceClassification):
             input_ids: (B, T) int64, padded on either side.
             attention_mask: (B, T), 1 on real tokens; at least one in each row.
             position_ids: (B, T) int64; counted from the mask if not given.
-            labels: (B,) int64 label ids; adds the mean cross-entropy in nats as `loss`.
+            labels: (B,) int64 label ids; adds the mean cross-entropy in nats of the last tokens as `loss`.
+            every_token: answer after every token instead, which a causal model can; for training.
 
         Returns:
-            `logits` (B, C) in the weights' dtype.
+            `logits` (B, C) in the weights' dtype; (B, T, C) if `every_token`, meaningless where the mask is 0.
         """
         if position_ids is None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         hidden_btd = self.transformer(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         ).last_hidden_state
-        columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-        last_b = (attention_mask.long() * columns).argmax(-1)
+        if every_token:
+            return SequenceClassifierOutput(logits=self.score(hidden_btd))
+        last_b = last_tokens(attention_mask)
         rows = torch.arange(len(last_b), device=last_b.device)
         logits_bc = self.score(hidden_btd[rows, last_b])
         loss = None if labels is None else torch.nn.functional.cross_entropy(logits_bc.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits_bc)
+
+
+def last_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Column of each row's last real token: (B, T) mask to (B,) int64."""
+    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (attention_mask.long() * columns).argmax(-1)
 
 
 def infer(model: GPT2Classifier, batch: Batch) -> torch.Tensor:

@@ -52,6 +52,9 @@ class TrainConfig:
         512, "tokens of a text read at once; longer texts are cut in training and read by windows after it", low=1
     )
     window_stride: int = _setting(0, "tokens between the starts of windows; 0: three quarters of max-seq-len", low=0)
+    crops: bool = _setting(
+        False, "train on a random stretch of max-seq-len tokens of a longer text, every other time; else its beginning"
+    )
     lowercase: bool = _setting(False, "lower-case every text, in serving too")
     name: str = _setting("", "the model's name in its card; default: the output directory's name")
 
@@ -65,6 +68,9 @@ class TrainConfig:
     label_smoothing: float = _setting(0.0, "probability mass spread over all labels", low=0.0, high=0.5)
     dropout: float = _setting(
         0.1, "dropout in embeddings and residuals while training; none in attention", low=0.0, high=0.9
+    )
+    dense_from: int = _setting(
+        0, "half of the loss is taken after every token from this one on; 0: all of it after the last token", low=0
     )
     max_grad_norm: float = _setting(1.0, "gradients are scaled down to this norm", low=0.0)
     seed: int = _setting(42, "of the split, the head's first weights, dropout and the order of texts", low=0)

@@ -34,6 +34,9 @@ from training.trainer import fine_tune
 NOT_RECORDED = frozenset({"data", "output", "overwrite", "base_model"})
 """Settings that name places on the trainer's machine; base_model and data are recorded by name only."""
 
+WHOLE_TEXT = 1 << 40
+"""More tokens than any text has: one window holds all of it, and training takes its rows from there."""
+
 
 def run(config: TrainConfig) -> Artifact:
     """Train, measure, write.
@@ -54,9 +57,11 @@ def run(config: TrainConfig) -> Artifact:
     cleaning = TextCleaning(lowercase=config.lowercase)
     tokenizer = load_base_tokenizer(config.base_model)
     encoder = Encoder(tokenizer, cleaning, config.max_seq_len, config.resolved_stride())
-    encoded = {part: _encode(encoder, part, examples) for part, examples in splits.items()}
+    whole = Encoder(tokenizer, cleaning, WHOLE_TEXT, WHOLE_TEXT)
+    encoded = {part: _encode(whole, part, examples) for part, examples in splits.items()}
     ids = {part: [splits.labels.id_of(e.label) for e in examples] for part, examples in splits.items()}
-    log = fine_tune(model, config, (encoded["train"], ids["train"]), (encoded["val"], ids["val"]))
+    sequences = {part: [text.windows[0].ids for text in texts] for part, texts in encoded.items()}
+    log = fine_tune(model, config, (sequences["train"], ids["train"]), (sequences["val"], ids["val"]))
 
     # From here on the weights are what the artifact stores: rounded once, before anything is measured.
     stored = model.to(getattr(torch, config.weights_dtype))
@@ -131,7 +136,7 @@ def _check_sizes(config: TrainConfig, model: GPT2Classifier) -> None:
 
 
 def _encode(encoder: Encoder, part: str, examples: Sequence[Example]) -> list[EncodedText]:
-    """The examples' windows; texts that clean-up leaves empty are reported all at once."""
+    """The examples' tokens; texts that clean-up leaves empty are reported all at once."""
     encoded, problems = [], []
     for example, result in zip(examples, encoder.encode([e.text for e in examples]), strict=True):
         if isinstance(result, EncodedText):

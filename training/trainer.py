@@ -20,24 +20,39 @@ from transformers import (
     TrainingArguments,
 )
 
-from classifier.encoding import EncodedText, pad
-from classifier.model import GPT2Classifier
+from classifier.encoding import pad
+from classifier.model import GPT2Classifier, last_tokens
 from training.config import TrainConfig
 
 
 class TokenizedTexts(Dataset[dict[str, Any]]):
-    """Each text's first window and its label id."""
+    """Each text's beginning, or a random stretch of it, and its label id.
 
-    def __init__(self, texts: Sequence[EncodedText], label_ids: Sequence[int]) -> None:
-        self._rows = [
-            {"input_ids": text.windows[0].ids, "labels": label} for text, label in zip(texts, label_ids, strict=True)
-        ]
+    Args:
+        texts: token ids of whole texts.
+        label_ids: one a text.
+        max_tokens: tokens of one row at most.
+        crops: every other time a longer text is asked for, a stretch that begins anywhere. Drawn from torch's global
+            generator, whose state checkpoints keep.
+    """
+
+    def __init__(
+        self, texts: Sequence[Sequence[int]], label_ids: Sequence[int], max_tokens: int, *, crops: bool = False
+    ) -> None:
+        self._rows = list(zip(texts, label_ids, strict=True))
+        self._max_tokens = max_tokens
+        self._crops = crops
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._rows[index]
+        ids, label = self._rows[index]
+        spare = len(ids) - self._max_tokens
+        start = 0
+        if self._crops and spare > 0 and torch.rand(()) < 0.5:
+            start = int(torch.randint(spare + 1, ()))
+        return {"input_ids": ids[start : start + self._max_tokens], "labels": label}
 
 
 class Collator:
@@ -77,15 +92,15 @@ class LogLines(TrainerCallback):
 def fine_tune(
     model: GPT2Classifier,
     config: TrainConfig,
-    train: tuple[Sequence[EncodedText], Sequence[int]],
-    val: tuple[Sequence[EncodedText], Sequence[int]],
+    train: tuple[Sequence[Sequence[int]], Sequence[int]],
+    val: tuple[Sequence[Sequence[int]], Sequence[int]],
 ) -> list[dict[str, float]]:
     """Train `model` in place; it ends with the weights of the epoch whose validation loss was lowest.
 
     Args:
         model: float32, head initialised.
         config: the recipe.
-        train: encoded texts and label ids.
+        train: token ids of whole texts, and label ids.
         val: the same, used to choose the epoch.
 
     Returns:
@@ -129,8 +144,8 @@ def fine_tune(
         trainer = ClassifierTrainer(
             model=model,
             args=arguments,
-            train_dataset=TokenizedTexts(*train),
-            eval_dataset=TokenizedTexts(*val),
+            train_dataset=TokenizedTexts(*train, config.max_seq_len, crops=config.crops),
+            eval_dataset=TokenizedTexts(*val, config.max_seq_len),
             data_collator=Collator(model.config.pad_token_id),
             compute_metrics=_accuracy,
             callbacks=None if interactive else [LogLines()],
@@ -138,23 +153,61 @@ def fine_tune(
         if not interactive:
             trainer.remove_callback(PrinterCallback)
         trainer.label_smoothing = config.label_smoothing
+        trainer.dense_from = config.dense_from
         trainer.train()
         return list(trainer.state.log_history)
 
 
 class ClassifierTrainer(Trainer):
-    """Trainer whose loss is cross-entropy on the last real token's logits, smoothed while training."""
+    """Trainer whose loss is cross-entropy after the last real token; see `classification_loss` for training."""
 
     label_smoothing = 0.0
+    dense_from = 0
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels = inputs["labels"]
-        outputs = model(**{key: value for key, value in inputs.items() if key != "labels"})
-        smoothing = self.label_smoothing if model.training else 0.0
-        loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, label_smoothing=smoothing)
-        return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+        tensors = {key: value for key, value in inputs.items() if key != "labels"}
+        if model.training and not return_outputs:
+            logits_btc = model(**tensors, every_token=True).logits.float()
+            mask = inputs["attention_mask"]
+            return classification_loss(logits_btc, mask, labels, self.dense_from, self.label_smoothing)
+        logits_bc = model(**tensors).logits.float()
+        loss = torch.nn.functional.cross_entropy(logits_bc, labels)
+        return (loss, {"loss": loss, "logits": logits_bc}) if return_outputs else loss
+
+
+def classification_loss(
+    logits_btc: torch.Tensor, mask_bt: torch.Tensor, labels: torch.Tensor, dense_from: int, label_smoothing: float
+) -> torch.Tensor:
+    """Mean cross-entropy in nats of B texts.
+
+    A causal model can be asked after every token. Asking it there too makes its answers good on prefixes, and gives a
+    few thousand texts the weight of a few hundred thousand questions.
+
+    Args:
+        logits_btc: (B, T, C) float32.
+        mask_bt: (B, T), 1 on real tokens.
+        labels: (B,) int64.
+        dense_from: 0: the loss after each text's last token. n: half of that, and half of the mean over the text's
+            tokens from the n-th on (the last one always among them), each text weighing the same.
+        label_smoothing: probability mass spread over all labels.
+    """
+    texts, tokens, _ = logits_btc.shape
+    rows = torch.arange(texts, device=labels.device)
+    last_b = last_tokens(mask_bt)
+    cross_entropy = torch.nn.functional.cross_entropy
+    final = cross_entropy(logits_btc[rows, last_b], labels, label_smoothing=label_smoothing)
+    if not dense_from:
+        return final
+    losses_bt = cross_entropy(
+        logits_btc.flatten(0, 1), labels.repeat_interleave(tokens), label_smoothing=label_smoothing, reduction="none"
+    ).view(texts, tokens)
+    asked_bt = (mask_bt == 1) & (mask_bt.long().cumsum(-1) >= dense_from)
+    asked_bt[rows, last_b] = True
+    inner_b = (losses_bt * asked_bt).sum(1) / asked_bt.sum(1)
+    return 0.5 * final + 0.5 * inner_b.mean()
 
 
 def _set_dropout(model: GPT2Classifier, dropout: float) -> None:

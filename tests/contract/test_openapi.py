@@ -36,7 +36,9 @@ def test_contract_does_not_depend_on_the_environment(monkeypatch: pytest.MonkeyP
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [
-        (path, method, operation) for path, methods in document["paths"].items() for method, operation in methods.items()
+        (path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
     ]
 
 

@@ -61,6 +61,11 @@ def test_same_seed_same_weights(config: TrainConfig, tmp_path: Path) -> None:
     assert other.weights_sha256 not in versions
 
 
+def test_crops_and_dense_loss_learn_too(config: TrainConfig) -> None:
+    artifact = run(changed(config, max_seq_len=16, crops=True, dense_from=4, baseline=False, epochs=12.0))
+    assert artifact.manifest.metrics["accuracy"] >= 0.8 and artifact.manifest.provenance["recipe"]["crops"] is True
+
+
 def test_card_repeats_the_run(config: TrainConfig) -> None:
     card = (run(changed(config, epochs=1.0)).directory / "README.md").read_text(encoding="utf-8")
     assert "--lr 0.005" in card and "--seed 5" in card and "TF-IDF + logistic regression" in card

@@ -1,22 +1,58 @@
+from collections import Counter
+
 import torch
 
-from classifier.encoding import EncodedText, Window
-from classifier.model import GPT2Classifier
+from classifier.model import GPT2Classifier, infer_sequences
 from training.config import TrainConfig
-from training.trainer import Collator, TokenizedTexts, _set_dropout
+from training.trainer import Collator, TokenizedTexts, _set_dropout, classification_loss
 
 
-def text(*ids: int) -> EncodedText:
-    return EncodedText((Window(ids, 0, 1), Window((9,), 1, 2)), len(ids) + 1, len(ids) + 1)
-
-
-def test_batches_are_left_padded_first_windows_with_positions() -> None:
-    data = TokenizedTexts([text(1, 2, 3), text(4)], [1, 0])
+def test_batches_are_left_padded_with_positions() -> None:
+    data = TokenizedTexts([(1, 2, 3, 9, 9), (4,)], [1, 0], max_tokens=3)
     batch = Collator(0)([data[i] for i in range(len(data))])
     assert batch["input_ids"].tolist() == [[1, 2, 3], [0, 0, 4]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
     assert batch["labels"].tolist() == [1, 0]
+
+
+def test_crops_begin_anywhere_and_half_of_them_at_the_beginning() -> None:
+    torch.manual_seed(0)
+    data = TokenizedTexts([tuple(range(10))], [0], max_tokens=4, crops=True)
+    rows = [data[0]["input_ids"] for _ in range(400)]
+    assert all(row == tuple(range(row[0], row[0] + 4)) for row in rows)
+    starts = Counter(row[0] for row in rows)
+    assert set(starts) == set(range(7)) and 200 < starts[0] < 275
+    short = TokenizedTexts([(1, 2)], [0], max_tokens=4, crops=True)
+    assert all(short[0]["input_ids"] == (1, 2) for _ in range(20))
+
+
+def test_loss_after_the_last_token_is_plain_cross_entropy() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 3), torch.tensor([2, 0])
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0]])
+    expected = torch.nn.functional.cross_entropy(torch.stack([logits[0, 3], logits[1, 1]]), labels)
+    torch.testing.assert_close(classification_loss(logits, mask, labels, 0, 0.0), expected)
+
+
+def test_dense_loss_by_hand() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 3), torch.tensor([2, 0])
+    mask = torch.tensor([[0, 1, 1, 1], [1, 0, 0, 0]])
+    losses = -logits.log_softmax(-1)
+    # the first text is asked after its 2nd and 3rd token, the second, shorter than that, after its last
+    inner = ((losses[0, 2, 2] + losses[0, 3, 2]) / 2 + losses[1, 0, 0]) / 2
+    final = (losses[0, 3, 2] + losses[1, 0, 0]) / 2
+    torch.testing.assert_close(classification_loss(logits, mask, labels, 2, 0.0), 0.5 * inner + 0.5 * final)
+
+
+def test_every_token_answers_are_those_of_the_prefixes(model: GPT2Classifier) -> None:
+    """What dense supervision rests on, and what a causal model promises."""
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        dense = model(ids, torch.ones_like(ids), every_token=True).logits[0]
+    prefixes = torch.cat([infer_sequences(model, [[5, 6, 7, 8][: n + 1]]) for n in range(4)])
+    torch.testing.assert_close(dense, prefixes, atol=1e-4, rtol=1e-5)
 
 
 def test_dropout_is_set_everywhere_but_in_attention(model: GPT2Classifier) -> None:
