@@ -1,6 +1,7 @@
 PORT   ?= 8080
 MODEL  ?= models/default
-CONFIG ?= training/configs/default.toml
+# The recipe for GPT-2 itself; configs/default.toml is that of the compact models/default.
+CONFIG ?= training/configs/gpt2.toml
 OUTPUT ?= models/trained
 IMAGE  ?= gpt2-classifier
 # Interpreter for .venv; empty: the first suitable one (scripts/find_python.sh).
@@ -33,8 +34,8 @@ check: .venv/.dev  ## lint, format, types, and openapi.yaml as the code has it
 	@$(python) -m mypy
 	@$(python) scripts/export_openapi.py --check
 
-train: need-data .venv/.train  ## fine-tune a model: DATA=articles.csv OUTPUT=models/trained CONFIG=training/configs/default.toml
-	@exec $(python) -m training train --config '$(CONFIG)' --data '$(DATA)' --output '$(OUTPUT)'
+train: need-data .venv/.train  ## fine-tune a model: DATA=articles.csv OUTPUT=models/trained ARGS="--epochs 2"
+	@exec $(python) -m training train --config '$(CONFIG)' --data '$(DATA)' --output '$(OUTPUT)' $(ARGS)
 
 image:  ## build the serving image: IMAGE=gpt2-classifier BASE=python:3.11-slim-bookworm
 	@docker build $(if $(BASE),--build-arg BASE='$(BASE)') \

@@ -55,7 +55,7 @@ class Golden(_Frozen):
 
 
 class Calibration(_Frozen):
-    temperature: float = Field(1.0, gt=0, description="logits are divided by it before the softmax")
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="divides logits before the softmax")
 
 
 class Manifest(_Frozen):
@@ -151,6 +151,14 @@ def read_artifact(directory: Path | str) -> Artifact:
         raise ArtifactError(directory, f"{MANIFEST} does not list {', '.join(unlisted)}")
     for name, entry in manifest.files.items():
         _verify_file(directory, name, entry)
+    # transformers reads some files just because they are there (adapter_config.json); hidden ones are the system's
+    strangers = sorted(
+        path.name
+        for path in directory.iterdir()
+        if path.is_file() and not path.name.startswith(".") and path.name not in {*manifest.files, MANIFEST}
+    )
+    if strangers:
+        raise ArtifactError(directory, f"{MANIFEST} does not list {', '.join(strangers)}; remove what does not belong")
     return Artifact(directory, manifest)
 
 
@@ -198,14 +206,34 @@ def check_writable_target(directory: Path, *, overwrite: bool) -> None:
     """Find out before an hour of training, not after it.
 
     Raises:
-        ArtifactError: something is there that may not be replaced.
+        ArtifactError: something is there that may not be replaced, or a directory cannot be put there.
     """
+    if directory.is_symlink():
+        raise ArtifactError(directory, f"is a symbolic link; give the place itself, {directory.resolve()}")
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        _rehearse(directory)
         return
     if not (directory / MANIFEST).is_file():
         raise ArtifactError(directory, "something other than an artifact is there; choose another output directory")
     if not overwrite:
         raise ArtifactError(directory, "an artifact is there already; choose another directory, or pass --overwrite")
+    _rehearse(directory)
+
+
+def _rehearse(directory: Path) -> None:
+    """Do with an empty directory what `_move_into_place` will do, and undo it."""
+    try:
+        parents = [p for p in directory.absolute().parents if not p.exists()]
+        with _staging(directory) as staged:
+            if not directory.exists():
+                os.rename(staged, directory)
+                directory.rmdir()
+            elif os.path.ismount(directory) and (directory / MANIFEST).exists():
+                raise OSError("a mounted directory that holds an artifact cannot be replaced; empty it first")
+        for parent in parents:
+            parent.rmdir()
+    except OSError as exc:
+        raise ArtifactError(directory, f"cannot be written: {exc}") from exc
 
 
 def _write_model_files(directory: Path, model: GPT2Classifier, tokenizer: Tokenizer, manifest: Manifest) -> None:
@@ -233,7 +261,7 @@ def _read_manifest(directory: Path) -> Manifest:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(directory, f"{MANIFEST} is missing: not an artifact, or one cut short") from None
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ArtifactError(directory, f"{MANIFEST} cannot be read: {exc}") from exc
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
@@ -268,7 +296,8 @@ def _verify_file(directory: Path, name: str, entry: FileEntry) -> None:
 def _staging(directory: Path) -> Iterator[Path]:
     """A hidden directory on the same file system, gone afterwards whatever happens (Ctrl-C included)."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    place = directory if os.path.ismount(directory) else directory.parent
+    staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=place))
     try:
         yield staged
     finally:
@@ -277,12 +306,19 @@ def _staging(directory: Path) -> Iterator[Path]:
 
 def _move_into_place(staged: Path, directory: Path) -> None:
     staged.chmod(0o755)  # mkdtemp made it private; the artifact is for others to read
-    if not directory.exists() or not any(directory.iterdir()):
+    if os.path.ismount(directory):  # cannot be replaced itself (SageMaker's /opt/ml/model): whole with its last file
+        for path in sorted(staged.iterdir(), key=lambda path: path.name == MANIFEST):
+            os.replace(path, directory / path.name)
+    elif not directory.exists() or not any(directory.iterdir()):
         os.replace(staged, directory)
     else:
         with _staging(directory) as aside:  # the old artifact is deleted only once the new one stands
             os.replace(directory, aside / "old")
-            os.replace(staged, directory)
+            try:
+                os.replace(staged, directory)
+            except BaseException:
+                os.replace(aside / "old", directory)
+                raise
     _sync(directory.parent)
 
 

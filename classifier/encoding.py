@@ -24,6 +24,10 @@ only, or an error."""
 
 Side = Literal["left", "right"]
 
+MAX_COMBINING = 30
+"""Combining marks in a row that clean-up keeps, the bound of Unicode's stream-safe text format (UAX #15, section 13).
+Sorting longer runs is quadratic in `unicodedata`: 40,000 marks stop a whole process for seconds."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -43,6 +47,8 @@ class TextCleaning(BaseModel):
 
     def clean(self, text: str) -> str:
         """Return the cleaned text, without white space at either end; may be empty."""
+        if not text.isascii():
+            text = _stream_safe(text)
         if self.unicode_form != "none":
             text = unicodedata.normalize(self.unicode_form, text)
         if self.lowercase:
@@ -187,6 +193,17 @@ class Encoder:
             for s in starts
         )
         return EncodedText(windows, tokens, self.max_tokens if on_long == "truncate" else tokens)
+
+
+def _stream_safe(text: str) -> str:
+    """The text with at most `MAX_COMBINING` combining marks in a row; more carry no meaning in any script."""
+    kept: list[str] = []
+    run = 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run <= MAX_COMBINING:
+            kept.append(character)
+    return text if len(kept) == len(text) else "".join(kept)
 
 
 def _problem(text: str) -> EncodingError | None:

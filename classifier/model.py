@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -99,8 +100,13 @@ def load_base(base_model: str, labels: Labels, *, random_weights: bool = False) 
     config = _base_config(base_model)
     config.id2label, config.label2id = labels.id2label, dict(labels.label2id)
     config.problem_type = "single_label_classification"
-    if config.pad_token_id is None:
-        config.pad_token_id = config.eos_token_id
+    if config.pad_token_id is None:  # the mask decides, never this id; transformers' own class insists on having one
+        config.pad_token_id = 0 if config.eos_token_id is None else config.eos_token_id
+    if not 0 <= config.pad_token_id < config.vocab_size:
+        raise ModelError(
+            f"base model {base_model!r}: pad_token_id {config.pad_token_id} is outside the vocabulary of "
+            f"{config.vocab_size}"
+        )
     if random_weights:
         fresh: GPT2Classifier = GPT2Classifier(config).float()
         return fresh
@@ -109,7 +115,7 @@ def load_base(base_model: str, labels: Labels, *, random_weights: bool = False) 
         model, report = GPT2Classifier.from_pretrained(
             base_model, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as exc:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
         raise ModelError(f"base model {base_model!r}: its weights cannot be loaded: {_first_line(exc)}") from exc
     # Everything but the head must come from the base; a silent random layer would train to a bad model.
     missing = sorted(set(report["missing_keys"]) - {"score.weight"})
@@ -129,7 +135,7 @@ def load_base_tokenizer(base_model: str) -> Tokenizer:
     try:
         fast = AutoTokenizer.from_pretrained(base_model)
         tokenizer: Tokenizer = fast.backend_tokenizer
-    except (OSError, ValueError, AttributeError) as exc:
+    except Exception as exc:  # transformers and tokenizers raise whatever a file's content leads them to
         raise ModelError(f"base model {base_model!r}: its tokenizer cannot be loaded: {_first_line(exc)}") from exc
     if tokenizer.get_vocab_size(with_added_tokens=False) < 2:
         raise ModelError(f"base model {base_model!r}: its tokenizer has an empty vocabulary")
@@ -147,7 +153,7 @@ def load_weights(directory: Path, dtype: torch.dtype = torch.float32) -> GPT2Cla
         model, report = GPT2Classifier.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as exc:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
         raise ModelError(f"{directory}: the weights cannot be loaded: {_first_line(exc)}") from exc
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])]
     if wrong:

@@ -4,8 +4,9 @@ Exit codes: 0 stopped on request with all accepted work answered, 1 the model ca
 2 a setting is wrong.
 """
 
+import logging
 import math
-import signal
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -49,11 +50,12 @@ class Server(uvicorn.Server):
         if self._stop_requested:
             self.should_exit = True
         self._stop_requested = True
-        self._runtime.drain()
-        log("draining", signal=signal.Signals(sig).name)
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second."""
+        if self._stop_requested and self._runtime.status not in ("draining", "failed"):
+            self._runtime.drain()
+            log("draining", in_flight=self._runtime.in_flight)
         if self._stop_requested and not self.should_exit:
             self.should_exit = self._drained(time.monotonic())
         return await super().on_tick(counter)
@@ -108,10 +110,13 @@ def serve(settings: Settings) -> int:
     )
     server = Server(config, app.state.runtime, settings.drain_s)
     server.run()
-    if failures or not server.started:
-        return LOAD_FAILED
-    log("stopped")
-    return 0
+    code = LOAD_FAILED if failures or not server.started else 0
+    if not code:
+        log("stopped")
+    if app.state.runtime.loading:  # its thread may be deep in imports; the interpreter's end would trip over it
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 def _load_engine(settings: Settings) -> Engine:

@@ -64,6 +64,10 @@ class _Job:
     done: "asyncio.Future[None]"
     remaining: int
     deadline: float
+    queued_items: int = 0
+    queued_tokens: int = 0
+    left: bool = False
+    """Its caller is gone; what it had in the queue counts no more."""
 
 
 @dataclass(eq=False, slots=True)
@@ -82,6 +86,11 @@ class Load:
     tokens: int = 0
     tokens_per_s: float = field(default=0.0)
     """Measured over recent batches; 0 before the first."""
+
+
+def deadline_exceeded(timeout_s: float) -> ServiceError:
+    """Time is up for a request that was allowed `timeout_s` seconds."""
+    return ServiceError("deadline_exceeded", f"no answer within {timeout_s * 1000:.0f} ms; the work was dropped")
 
 
 class Batcher:
@@ -111,12 +120,13 @@ class Batcher:
         """The worker lives, and the last forward did not fail as a whole."""
         return self._worker is not None and self._dead is None and not self._probe_needed
 
-    async def submit(self, items: Sequence[Item], timeout_s: float) -> list[Result]:
+    async def submit(self, items: Sequence[Item], timeout_s: float, spent_s: float = 0.0) -> list[Result]:
         """Classify the windows of one request.
 
         Args:
             items: at least one.
-            timeout_s: seconds from now until the caller is told that time is up.
+            timeout_s: seconds that the request was allowed.
+            spent_s: seconds of them that are gone.
 
         Returns:
             One result an item, in order.
@@ -128,7 +138,8 @@ class Batcher:
         self._admit(len(items), tokens)
         loop = asyncio.get_running_loop()
         now = loop.time()
-        job = _Job([None] * len(items), loop.create_future(), len(items), now + timeout_s)
+        deadline = now + max(timeout_s - spent_s, 0.0)
+        job = _Job([None] * len(items), loop.create_future(), len(items), deadline, len(items), tokens)
         self._jobs.add(job)
         self._queue.extend(_Entry(item, job, index, now) for index, item in enumerate(items))
         self.load.items += len(items)
@@ -139,12 +150,9 @@ class Batcher:
             async with asyncio.timeout_at(job.deadline):
                 await job.done
         except TimeoutError:
-            raise ServiceError(
-                "deadline_exceeded", f"no answer within {timeout_s * 1000:.0f} ms; the work was dropped"
-            ) from None
+            raise deadline_exceeded(timeout_s) from None
         finally:
-            job.done.cancel()  # marks the job as left; no effect if it is done
-            self._jobs.discard(job)
+            self._leave(job)
         return [result for result in job.results if result is not None]
 
     async def close(self) -> None:
@@ -155,6 +163,16 @@ class Batcher:
             await asyncio.gather(self._worker, return_exceptions=True)
         self._fail_waiting(ServiceError("draining", "the service stopped before this request was answered"))
         await asyncio.to_thread(self._thread.shutdown)  # waits for the model's thread, not on the loop's
+
+    def _leave(self, job: _Job) -> None:
+        """The caller has its answer or is gone: what is left of the job in the queue takes nobody's place."""
+        job.done.cancel()  # no effect if it is done
+        self._jobs.discard(job)
+        if job.queued_items:
+            job.left = True
+            self.load.items -= job.queued_items
+            self.load.tokens -= job.queued_tokens
+            self._show_load()
 
     def retry_after_s(self) -> float:
         """Seconds until what is here now will be done, by the measured rate; 1 before there is one."""
@@ -212,6 +230,8 @@ class Batcher:
         taken = set(map(id, batch))
         self._queue.extendleft(entry for entry in reversed(alive) if id(entry) not in taken)
         for entry in batch:
+            entry.job.queued_items -= 1
+            entry.job.queued_tokens -= entry.item.tokens
             self._metrics.queue_seconds.observe(now - entry.queued_at)
         return batch
 
@@ -275,7 +295,10 @@ class Batcher:
 
     def _drop(self, entry: _Entry, now: float) -> None:
         self._metrics.dropped.labels("deadline" if now >= entry.job.deadline else "departed").inc()
-        self._release(entry)
+        if not entry.job.left:
+            entry.job.queued_items -= 1
+            entry.job.queued_tokens -= entry.item.tokens
+            self._release(entry)
 
     def _answer(self, entry: _Entry, result: Result) -> None:
         self._release(entry)
@@ -292,8 +315,7 @@ class Batcher:
 
     def _fail_waiting(self, error: ServiceError) -> None:
         """Give `error` to every caller that still waits, also those whose windows are in the model."""
-        while self._queue:
-            self._release(self._queue.popleft())
+        self._queue.clear()
         for job in self._jobs:
             if not job.done.done():
                 job.done.set_exception(error)

@@ -8,7 +8,6 @@ into `{"error", "kind", "request_id", "details"?}`.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -62,8 +61,14 @@ MEANING: Final[Mapping[str, str]] = {
     "deadline_exceeded": "the answer was not ready within the time allowed",
 }
 
+UNION_TAGS: Final = frozenset({"shape:text", "shape:inputs"})
+"""Names of the wire models' union branches, which no caller sent and none should see."""
+
+MAX_DETAILS = 20
+MAX_NAME_CHARS = 100
+"""A field's name may be the caller's own and as long as the body."""
+
 _KIND_OF_STATUS: Final[Mapping[int, str]] = {
-    400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
     413: "body_too_large",
@@ -132,6 +137,9 @@ def install_handlers(app: FastAPI) -> None:
 
     async def http_exception(_: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, HTTPException)
+        if exc.status_code == 400:  # FastAPI's answer if the body cannot even be decoded
+            message = "the body is not valid JSON: not UTF-8, nested too deeply, or a number of too many digits"
+            return error_response(ServiceError("invalid_json", message))
         kind = _KIND_OF_STATUS.get(exc.status_code, "internal" if exc.status_code >= 500 else "bad_request")
         return error_response(ServiceError(kind, _sentence(kind, exc)), exc.headers)
 
@@ -147,19 +155,16 @@ def from_validation(exc: RequestValidationError) -> ServiceError:
         error = errors[0]
         reason = error.get("ctx", {}).get("error", "not JSON")
         return ServiceError("invalid_json", f"the body is not valid JSON: {reason} at character {error['loc'][-1]}")
-    details = [{"field": _field(error["loc"]), "problem": error["msg"]} for error in errors]
+    details = [{"field": _field(error["loc"]), "problem": error["msg"]} for error in errors[:MAX_DETAILS]]
     first = details[0]
-    more = f" (and {len(details) - 1} more, see details)" if len(details) > 1 else ""
+    more = f" (and {len(errors) - 1} more, see details)" if len(errors) > 1 else ""
     return ServiceError("invalid_request", f"{first['field']}: {first['problem']}{more}", details=details)
-
-
-_UNION_BRANCH = re.compile(r"shape:|function-|list\[")
 
 
 def _field(location: Sequence[Any]) -> str:
     """("body", "texts", 3) -> "texts.3"; the names of union branches, which the caller never sent, stay out."""
-    parts = [str(part) for part in location if part != "body" and not _UNION_BRANCH.match(str(part))]
-    return ".".join(parts) or "the body"
+    parts = [str(part) for part in location[1:] if part not in UNION_TAGS]
+    return ".".join(parts)[:MAX_NAME_CHARS] or "the body"
 
 
 def _sentence(kind: str, exc: HTTPException) -> str:

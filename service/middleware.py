@@ -49,7 +49,6 @@ class RequestContext:
                 raise HTTPException(413, _too_large(limit))
             return message
 
-        self._runtime.in_flight += 1
         self._runtime.last_arrival = time.monotonic()
         try:
             declared = headers.get("content-length", "")
@@ -65,7 +64,6 @@ class RequestContext:
             else:  # the answer had begun: the server must cut the connection, not end it as if all were well
                 raise
         finally:
-            self._runtime.in_flight -= 1
             self._finish(scope, status, time.perf_counter() - started)
 
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:

@@ -9,17 +9,27 @@ in that text's place; a problem of the request is raised.
 """
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
-from service.batcher import Batcher, Limits
+from service.batcher import Batcher, Limits, deadline_exceeded
 from service.engine import Encoded, Engine, InferenceError, OnLong, Prediction, TextProblem
 from service.errors import ServiceError
 from service.settings import Settings
 from service.telemetry import Metrics, log
+
+T = TypeVar("T")
+
+CHUNK_CHARS = 50_000
+"""Characters tokenised at once, some ten milliseconds."""
+
+CHARS_PER_TOKEN = 4
+"""Of English under a byte-level BPE; only for the bound on what waits to be tokenised."""
 
 Status = Literal["loading", "ready", "draining", "failed"]
 
@@ -62,17 +72,19 @@ class Runtime:
         self.metrics = metrics
         self.status: Status = "loading"
         self.in_flight = 0
-        """Requests being answered, of any kind."""
+        """Requests whose body has been read and whose answer has not been made."""
         self.last_arrival = 0.0
         """When the latest request came, by `time.monotonic`."""
         self._engine: Engine | None = None
         self._batcher: Batcher | None = None
+        self._loader: threading.Thread | None = None
+        self._encoding_chars = 0
         self._tokenizers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
 
     async def start(self, load_engine: Callable[[Settings], Engine]) -> None:
         """Load the engine in a thread and open for work. What `load_engine` raises leaves the status "failed"."""
         try:
-            engine = await asyncio.to_thread(load_engine, self.settings)
+            engine = await self._in_daemon_thread(lambda: load_engine(self.settings))
         except BaseException:
             self.status = "failed"
             raise
@@ -86,6 +98,37 @@ class Runtime:
             self.status = "ready"
             self.metrics.ready.set(1)
             log("ready", model=engine.info.name, version=engine.info.version)
+
+    @property
+    def loading(self) -> bool:
+        """`load_engine` is running, although perhaps nobody waits for it any more."""
+        return self._loader is not None and self._loader.is_alive()
+
+    async def _in_daemon_thread(self, call: Callable[[], T]) -> T:
+        """As `asyncio.to_thread`, but in a thread that the process does not wait for when it ends."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)  # type: ignore[arg-type]
+
+        def work() -> None:
+            result, error = None, None
+            try:
+                result = call()
+            except BaseException as exc:
+                error = exc
+            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+                loop.call_soon_threadsafe(settle, result, error)
+
+        self._loader = threading.Thread(target=work, name="load", daemon=True)
+        self._loader.start()
+        return await future
 
     def drain(self) -> None:
         """Refuse new work; what was accepted goes on."""
@@ -131,12 +174,16 @@ class Runtime:
                 "too_many_texts", f"{len(texts)} texts in one request, the limit is {self.settings.max_texts}"
             )
         allowed_s = self._timeout_s(timeout_ms)
-        outcomes, encoded = await self._encode(engine, texts, on_long)
+        try:
+            async with asyncio.timeout(allowed_s):
+                outcomes, encoded = await self._encode(engine, texts, on_long)
+        except TimeoutError:
+            raise deadline_exceeded(allowed_s) from None
         encoded_at = time.perf_counter()
         timing.tokenize_ms = (encoded_at - timing.started) * 1000
         if encoded:
-            left_s = allowed_s - timing.tokenize_ms / 1000
-            results = iter(await batcher.submit([i for e in encoded.values() for i in e.items], max(left_s, 0.0)))
+            items = [item for text in encoded.values() for item in text.items]
+            results = iter(await batcher.submit(items, allowed_s, timing.tokenize_ms / 1000))
             for place, text in encoded.items():
                 outcomes[place] = _decode(engine, text, [next(results) for _ in text.items])
         timing.model_ms = (time.perf_counter() - encoded_at) * 1000
@@ -171,15 +218,32 @@ class Runtime:
                 problems[place] = ServiceError("text_too_large", f"{len(text)} characters, the limit is {most}")
             else:
                 fitting[place] = text
-        loop = asyncio.get_running_loop()
-        results = await loop.run_in_executor(self._tokenizers, engine.encode, list(fitting.values()), on_long)
         encoded: dict[int, Encoded] = {}
-        for place, result in zip(fitting, results, strict=True):
-            if isinstance(result, TextProblem):
-                problems[place] = ServiceError(result.kind, result.message)
-            else:
-                encoded[place] = result
+        characters = sum(map(len, fitting.values()))
+        self._admit_characters(characters)
+        self._encoding_chars += characters
+        try:
+            for chunk in _chunks(fitting):
+                results = await asyncio.get_running_loop().run_in_executor(
+                    self._tokenizers, engine.encode, [fitting[place] for place in chunk], on_long
+                )
+                for place, result in zip(chunk, results, strict=True):
+                    if isinstance(result, TextProblem):
+                        problems[place] = ServiceError(result.kind, result.message)
+                    else:
+                        encoded[place] = result
+        finally:
+            self._encoding_chars -= characters
         return problems, encoded
+
+    def _admit_characters(self, characters: int) -> None:
+        """The queue's bound holds before tokenising, too, where the tokens can only be guessed at."""
+        limit = self.settings.max_queue_tokens * CHARS_PER_TOKEN
+        if self._encoding_chars and self._encoding_chars + characters > limit:
+            retry_after_s = self._batcher.retry_after_s() if self._batcher else 1.0
+            raise ServiceError(
+                "overloaded", f"{self._encoding_chars} characters wait to be tokenised", retry_after_s=retry_after_s
+            )
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
@@ -191,6 +255,21 @@ class Runtime:
                 self.metrics.truncated.inc(outcome.truncated)
                 self.metrics.unsure.inc(outcome.prediction.unsure)
                 self.metrics.predictions.labels(outcome.prediction.label).inc()
+
+
+def _chunks(texts: Mapping[int, str]) -> Iterator[list[int]]:
+    """Places of texts in stretches of about `CHUNK_CHARS`, so that a small request waits for a stretch of a large
+    one, not for all of it."""
+    chunk: list[int] = []
+    size = 0
+    for place, text in texts.items():
+        chunk.append(place)
+        size += len(text)
+        if size >= CHUNK_CHARS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _decode(engine: Engine, text: Encoded, results: Sequence[object]) -> Outcome:

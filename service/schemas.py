@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, PlainValidator, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from service.engine import OnLong
@@ -56,7 +56,9 @@ class BatchRequest(Options):
         json_schema_extra={"examples": [{"texts": [EXAMPLE_TEXT, "The striker scored twice."], "top_k": 1}]}
     )
 
-    texts: list[Text] = Field(min_length=1, description="the texts to classify; a limit is in /info")
+    texts: Annotated[list[Text], FailFast()] = Field(
+        min_length=1, description="the texts to classify; a limit is in /info"
+    )
 
 
 class Score(_Wire):
@@ -131,12 +133,31 @@ class InferenceParameters(_Wire):
     truncation: bool = Field(False, description="read only the beginning of a long text; else all of it, by windows")
 
 
+def _inputs(value: object) -> str | list[str]:
+    """One check for both forms: pydantic's union would name branches that the caller never sent."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise PydanticCustomError("inputs_type", "must be a string or a list of strings that is not empty")
+    for i, text in enumerate(value):
+        if not isinstance(text, str):
+            raise PydanticCustomError("inputs_type", "must be strings, item {index} is not", {"index": i})
+    return value
+
+
+Inputs = Annotated[
+    str | list[str],
+    PlainValidator(_inputs),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+
+
 class InputsInvocation(_Wire):
     """Hugging Face's form, answered as its text-classification pipeline does."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [EXAMPLE_TEXT], "parameters": {"top_k": 2}}]})
 
-    inputs: Text | Annotated[list[Text], Field(min_length=1)]
+    inputs: Inputs
     parameters: InferenceParameters = InferenceParameters()
 
 

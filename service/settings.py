@@ -24,7 +24,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True)
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 in a container")
     port: int = Field(
         8080,
         ge=0,
@@ -42,11 +42,11 @@ class Settings(BaseSettings):
     max_texts: int = Field(256, ge=1, description="texts of one request")
     max_queue_items: int = Field(4096, ge=1, description="windows of texts waiting or in the model")
     max_queue_tokens: int = Field(1_000_000, ge=1, description="tokens waiting or in the model")
-    max_batch_tokens: int = Field(4096, ge=1, description="tokens that the model computes at once, padding included")
+    max_batch_tokens: int = Field(4096, ge=1, le=262_144, description="tokens computed at once, padding included")
     default_timeout_ms: int = Field(30_000, ge=1, description="time for a request that names none")
     max_timeout_ms: int = Field(55_000, ge=1, description="most time a request may ask for; SageMaker hangs up at 60 s")
     drain_s: float = Field(
-        20.0, ge=0, le=28, description="seconds for accepted work after SIGTERM; SageMaker kills at 30"
+        20.0, ge=0, le=25, description="seconds for accepted work after SIGTERM; SageMaker kills at 30"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 

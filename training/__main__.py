@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 something about the input that the message explains (nothi
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from classifier.errors import ClassifierError
 
     command: Callable[[argparse.Namespace], None] = parsed.command
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: temporary checkpoints go, nothing half is left
     try:
         command(parsed)
     except (TrainingError, ClassifierError) as exc:
@@ -33,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("interrupted; nothing was written\n")
         return INTERRUPTED
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--no-use-title", dest="use_title", action="store_false", help="leave titles out")
     evaluate.add_argument("--encoding", default="utf-8")
     evaluate.add_argument("--skip-unlabelled", action="store_true", help="leave out rows whose label is empty")
+    evaluate.add_argument("--report", type=Path, help="write report.html, metrics.json and plots to this directory")
     evaluate.add_argument("--json", action="store_true", help="all figures as JSON")
     evaluate.set_defaults(command=_evaluate)
 
@@ -80,7 +87,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _train(parsed: argparse.Namespace) -> None:
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     config = load_config(parsed.config, {key: value for key, value in vars(parsed).items() if key in names})
-    from training.run import run
+    from training.run import report_directory, run
 
     artifact = run(config)
     measured = artifact.manifest.metrics
@@ -88,7 +95,7 @@ def _train(parsed: argparse.Namespace) -> None:
     if "baseline" in measured:
         baseline = measured["baseline"]
         print(f"baseline_accuracy={baseline['accuracy']:.4f}; baseline_macro_f1={baseline['macro_f1']:.4f};")
-    print(f"wrote {artifact.directory}")
+    print(f"wrote {artifact.directory}" + (f" and {report_directory(config)}" if config.report else ""))
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:
@@ -98,7 +105,12 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     columns = Columns(text=parsed.text_column, label=parsed.label_column, title=parsed.title_column)
     columns = dataclasses.replace(columns, use_title=parsed.use_title)
     measured = evaluate(
-        parsed.artifact, parsed.data, columns, encoding=parsed.encoding, skip_unlabelled=parsed.skip_unlabelled
+        parsed.artifact,
+        parsed.data,
+        columns,
+        encoding=parsed.encoding,
+        skip_unlabelled=parsed.skip_unlabelled,
+        report=parsed.report,
     )
     if parsed.json:
         print(json.dumps(measured, indent=2))

@@ -43,6 +43,7 @@ class TrainConfig:
     encoding: str = _setting("utf-8", "encoding of text files")
     val_fraction: float = _setting(0.1, "part of the rows for validation, where no file is given", low=0.01, high=0.5)
     test_fraction: float = _setting(0.1, "part of the rows for the test, where no file is given", low=0.01, high=0.5)
+    near_duplicates: bool = _setting(True, "keep texts that tell the same story on one side of the split")
     allow_leaks: bool = _setting(False, "go on although texts of one given split stand in another")
 
     # Model
@@ -75,6 +76,9 @@ class TrainConfig:
     max_grad_norm: float = _setting(1.0, "gradients are scaled down to this norm", low=0.0)
     seed: int = _setting(42, "of the split, the head's first weights, dropout and the order of texts", low=0)
 
+    checkpoints: str = _setting("", "directory for checkpoints; a run that finds its own there goes on from them")
+    save_steps: int = _setting(0, "steps between checkpoints; 0: one an epoch", low=0)
+
     # Artifact
     weights_dtype: str = _setting(
         "float32", "precision in which the weights are stored", choices=("float32", "float16", "bfloat16")
@@ -83,6 +87,7 @@ class TrainConfig:
         0.02, "share of wrong answers allowed among those not marked unsure", low=0.0, high=1.0
     )
     overwrite: bool = _setting(False, "replace an artifact that stands at the output")
+    report: bool = _setting(True, "write OUTPUT-report/ with report.html, metrics.json and plots")
     baseline: bool = _setting(True, "also fit TF-IDF + logistic regression on the same split, for comparison")
 
     def __post_init__(self) -> None:

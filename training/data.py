@@ -4,6 +4,7 @@ CSV, TSV, JSON Lines and Parquet. Every problem of every file is collected and r
 trained. Splitting is in `splits.py`, near-duplicates are in `duplicates.py`.
 """
 
+import codecs
 import csv
 import hashlib
 import io
@@ -64,10 +65,10 @@ def read_examples(
     records = list(_read_records(path, encoding))
     if not records:
         raise DataError([Problem(str(path), 0, 0, "", "the file has no data rows")])
-    whole = next((record for record in records if record.values), None)
-    if whole is None:
+    names = dict.fromkeys(name for record in records for name in record.values)
+    if not names:
         raise DataError([record.problem(path, "", record.broken) for record in records])
-    fields = _find_columns(path, whole.values.keys(), columns)
+    fields = _find_columns(path, names, columns)
     problems: list[Problem] = []
     examples: list[Example] = []
     for record in records:
@@ -128,6 +129,8 @@ def _check(path: Path, record: _Record, fields: _Fields) -> Iterator[Problem]:
         yield record.problem(path, fields.text, f"must be text, is {type(text).__name__}: {text!r:.60}")
     if not isinstance(label, str | int | None) or isinstance(label, bool):
         yield record.problem(path, fields.label, f"must be a label, is {type(label).__name__}: {label!r:.60}")
+    elif isinstance(label, str) and not label.isprintable() and "\n" not in label.strip():
+        yield record.problem(path, fields.label, f"a label with characters that cannot be shown: {label!r:.60}")
     elif isinstance(label, str) and "\n" in label.strip():
         yield record.problem(path, fields.label, f"a label of several lines; a lost quote? {label.strip()!r:.60}")
 
@@ -135,10 +138,11 @@ def _check(path: Path, record: _Record, fields: _Fields) -> Iterator[Problem]:
 def _example(record: _Record, fields: _Fields) -> Example:
     title = record.values.get(fields.title) if fields.title else None
     text = record.values[fields.text]
+    label = record.values.get(fields.label)
     group = record.values.get(fields.group) if fields.group else None
     return Example(
         text=text if _is_blank(title) else f"{title}\n\n{text}",
-        label=str(record.values.get(fields.label) or "").strip(),
+        label="" if label is None else str(label).strip(),
         group=None if _is_blank(group) else str(group),
         row=record.row,
     )
@@ -189,7 +193,7 @@ def _read_records(path: Path, encoding: str) -> Iterator[_Record]:
 def _decode(path: Path, encoding: str) -> str:
     raw = path.read_bytes()
     try:
-        return raw.decode("utf-8-sig" if encoding.lower().replace("_", "-") == "utf-8" else encoding)
+        return raw.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
     except LookupError:
         raise DataError([Problem(str(path), 0, 0, "", f"Python knows no encoding {encoding!r}")]) from None
     except UnicodeDecodeError as exc:
@@ -232,7 +236,7 @@ def _read_jsonl(content: str) -> Iterator[_Record]:
         row += 1
         try:
             values = json.loads(raw)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             yield _Record(row, line, {}, f"not valid JSON: {exc}")
             continue
         if not isinstance(values, dict):

@@ -13,22 +13,28 @@ MIN_CONTAINMENT = 0.5
 """Two texts are near-duplicates if they share at least this part of the shorter one's distinct shingles."""
 MAX_TEXTS_PER_SHINGLE = 200
 """A shingle found in more texts than this is boilerplate ("The full story is at ...") and joins nobody."""
+MIN_SHARED = 3
+"""And at least so many: "please cancel my order number 5" and "... number 7" are two texts."""
 
 _WORD = re.compile(r"\w+")
 
 
 def normalise(text: str) -> str:
-    """Lower-cased words joined by single spaces: equal for texts that differ in case, spacing and punctuation only."""
-    return " ".join(_WORD.findall(text.lower()))
+    """Lower-cased words joined by single spaces: equal for texts that differ in case, spacing and punctuation only.
+
+    A text without a single word, of emoji for instance, stands for itself.
+    """
+    return " ".join(_WORD.findall(text.lower())) or " ".join(text.split())
 
 
-def find_groups(texts: Sequence[str], given: Sequence[str | None] | None = None) -> list[int]:
+def find_groups(texts: Sequence[str], given: Sequence[str | None] | None = None, *, near: bool = True) -> list[int]:
     """Number the groups of near-duplicate texts.
 
     Args:
         texts: the texts.
         given: groups already known, one a text; texts of one given group are joined. Where every text has one, only
             exact duplicates are looked for beside them: whoever wrote the groups has done the rest.
+        near: look for near-duplicates at all.
 
     Returns:
         For each text the index of its group's first text. Being alike is made transitive: if a is like b and b like
@@ -51,13 +57,13 @@ def find_groups(texts: Sequence[str], given: Sequence[str | None] | None = None)
     join(_same(given))
     words = [normalise(text) for text in texts]
     join(_same(words))
-    if any(group is None for group in given):
+    if near and any(group is None for group in given):
         join(near_duplicate_pairs(words))
     return [root(i) for i in range(len(texts))]
 
 
 def near_duplicate_pairs(normalised: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs (a, b), a < b, of texts that share at least `MIN_CONTAINMENT` of the shorter one's shingles.
+    """Pairs (a, b), a < b, of texts that share `MIN_CONTAINMENT` of the shorter one's shingles, and `MIN_SHARED`.
 
     Exact, by an inverted index from shingle to texts; memory and time grow with the number of shingles.
 
@@ -78,7 +84,11 @@ def near_duplicate_pairs(normalised: Sequence[str]) -> list[tuple[int, int]]:
         if length <= MAX_TEXTS_PER_SHINGLE:
             members = owners[start : start + length].tolist()
             shared.update((members[i], members[j]) for i in range(length) for j in range(i + 1, length))
-    return [(a, b) for (a, b), n in shared.items() if n >= MIN_CONTAINMENT * min(len(shingles[a]), len(shingles[b]))]
+    return [
+        (a, b)
+        for (a, b), n in shared.items()
+        if n >= max(MIN_SHARED, MIN_CONTAINMENT * min(len(shingles[a]), len(shingles[b])))
+    ]
 
 
 def _same(values: Sequence[str | None]) -> Iterable[tuple[int, int]]:

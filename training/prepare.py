@@ -12,6 +12,8 @@ import os
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +102,7 @@ def _articles(source: str, raw: bytes) -> list[Article]:
             continue
         try:
             title, _, text = _decode(files.read(info)).strip().partition("\n")
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as exc:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as exc:
             problems.append(Problem(where, 0, 0, "", f"damaged: {exc}"))
             continue
         lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -143,10 +145,12 @@ def _read(archive: Path) -> bytes:
 
 
 def _write(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(content, encoding="utf-8")
         os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    except OSError as exc:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise DataError([Problem(str(path), 0, 0, "", f"cannot be written: {exc}")]) from exc

@@ -1,12 +1,10 @@
 """One training run, from files to artifact: the whole path in the order in which it happens."""
 
 import datetime
-import platform
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from classifier.artifact import Artifact, Calibration, Golden, Manifest, check_writable_target, write_artifact
 from classifier.decoding import probabilities
@@ -24,18 +23,55 @@ from training import metrics
 from training.baseline import baseline_predictions, fit_baseline
 from training.card import model_card
 from training.config import TrainConfig
-from training.data import Columns, Example, fingerprint
+from training.data import Columns, Example
 from training.errors import ConfigError, DataError, Problem
+from training.evaluate import accuracy_by_words, measure
 from training.golden import GOLDEN_TEXTS
 from training.predict import predict_logits
+from training.provenance import provenance
+from training.report import ReportData, write_report
 from training.splits import Splits, load_splits, refuse_leaks
 from training.trainer import fine_tune
 
-NOT_RECORDED = frozenset({"data", "output", "overwrite", "base_model"})
-"""Settings that name places on the trainer's machine; base_model and data are recorded by name only."""
-
 WHOLE_TEXT = 1 << 40
 """More tokens than any text has: one window holds all of it, and training takes its rows from there."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One split, read and tokenised."""
+
+    texts: list[str]
+    ids: list[int]
+    """Label ids."""
+    encoded: list[EncodedText]
+
+    @property
+    def sequences(self) -> list[Sequence[int]]:
+        return [text.windows[0].ids for text in self.encoded]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A run's inputs, all of them checked."""
+
+    config: TrainConfig
+    splits: Splits
+    model: GPT2Classifier
+    tokenizer: Tokenizer
+    encoder: Encoder
+    parts: dict[str, _Part]
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What validation and test rows say about the trained model."""
+
+    temperature: float
+    unsure_below: float
+    test_logits: NDArray[np.float32]
+    golden_logits: NDArray[np.float32]
+    metrics: dict[str, Any]
 
 
 def run(config: TrainConfig) -> Artifact:
@@ -47,59 +83,104 @@ def run(config: TrainConfig) -> Artifact:
         TrainingError, ClassifierError: with a message for the person who started the run.
     """
     started = time.monotonic()
+    work = _prepare(config)
+    train, val = work.parts["train"], work.parts["val"]
+    baseline = _baseline(work.parts, work.splits.labels) if config.baseline else None
+    log = fine_tune(work.model, config, (train.sequences, train.ids), (val.sequences, val.ids))
+    # From here on the weights are what the artifact stores: rounded once, before anything is measured.
+    stored_dtype = getattr(torch, config.weights_dtype)
+    work.model.to(stored_dtype).float()
+    figures = _measure(work, baseline)
+    manifest = _manifest(work, figures, provenance(config, work.splits, work.model, log, time.monotonic() - started))
+    if config.report:
+        write_report(_report(work, figures, manifest, log), report_directory(config))
+    return write_artifact(
+        Path(config.output),
+        model=work.model.to(stored_dtype),
+        tokenizer=work.tokenizer,
+        manifest=manifest,
+        card=model_card(manifest),
+        overwrite=config.overwrite,
+    )
+
+
+def _prepare(config: TrainConfig) -> _Work:
     if not config.data or not config.output:
         raise ConfigError("both data and output must be given (--data, --output)")
     check_writable_target(Path(config.output), overwrite=config.overwrite)
     splits = _load(config)
     transformers.set_seed(config.seed)
     model = load_base(config.base_model, splits.labels)
-    _check_sizes(config, model)
-    cleaning = TextCleaning(lowercase=config.lowercase)
     tokenizer = load_base_tokenizer(config.base_model)
-    encoder = Encoder(tokenizer, cleaning, config.max_seq_len, config.resolved_stride())
+    _check_sizes(config, model, tokenizer)
+    cleaning = TextCleaning(lowercase=config.lowercase)
     whole = Encoder(tokenizer, cleaning, WHOLE_TEXT, WHOLE_TEXT)
-    encoded = {part: _encode(whole, part, examples) for part, examples in splits.items()}
-    ids = {part: [splits.labels.id_of(e.label) for e in examples] for part, examples in splits.items()}
-    sequences = {part: [text.windows[0].ids for text in texts] for part, texts in encoded.items()}
-    log = fine_tune(model, config, (sequences["train"], ids["train"]), (sequences["val"], ids["val"]))
+    parts = {
+        part: _Part(
+            [e.text for e in examples],
+            [splits.labels.id_of(e.label) for e in examples],
+            _encode(whole, part, examples),
+        )
+        for part, examples in splits.items()
+    }
+    encoder = Encoder(tokenizer, cleaning, config.max_seq_len, config.resolved_stride())
+    return _Work(config, splits, model, tokenizer, encoder, parts)
 
-    # From here on the weights are what the artifact stores: rounded once, before anything is measured.
-    stored = model.to(getattr(torch, config.weights_dtype))
-    model = stored.float()
-    texts = {part: [e.text for e in examples] for part, examples in splits.items()}
-    val_logits = predict_logits(model, encoder, texts["val"])
-    temperature = metrics.fit_temperature(val_logits, ids["val"])
+
+def _measure(work: _Work, baseline: dict[str, Any] | None) -> _Figures:
+    labels, val, test = work.splits.labels, work.parts["val"], work.parts["test"]
+    val_logits = predict_logits(work.model, work.encoder, val.texts)
+    temperature = metrics.fit_temperature(val_logits, val.ids)
     val_probs = probabilities(val_logits, temperature)
-    unsure_below = metrics.unsure_threshold(val_probs, ids["val"], config.unsure_error)
-    test_logits = predict_logits(model, encoder, texts["test"])
-    measured = _measure(test_logits, ids["test"], splits.labels, temperature, unsure_below)
-    if config.baseline:
-        measured["baseline"] = _baseline(texts, ids, splits.labels)
-    golden_logits = predict_logits(model, encoder, GOLDEN_TEXTS)
-    manifest = Manifest(
+    unsure_below = metrics.unsure_threshold(val_probs, val.ids, work.config.unsure_error)
+    test_logits = predict_logits(work.model, work.encoder, test.texts)
+    measured = measure(test_logits, test.ids, labels, temperature, unsure_below)
+    if baseline is not None:
+        measured["baseline"] = baseline
+    golden_logits = predict_logits(work.model, work.encoder, GOLDEN_TEXTS)
+    return _Figures(temperature, unsure_below, test_logits, golden_logits, measured)
+
+
+def _manifest(work: _Work, figures: _Figures, made: dict[str, Any]) -> Manifest:
+    config, labels = work.config, work.splits.labels
+    return Manifest(
         name=config.name or Path(config.output).name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        labels=list(splits.labels.names),
+        labels=list(labels.names),
         max_tokens=config.max_seq_len,
         window_stride=config.resolved_stride(),
-        cleaning=cleaning,
-        calibration=Calibration(temperature=temperature),
-        unsure_below=unsure_below,
+        cleaning=work.encoder.cleaning,
+        calibration=Calibration(temperature=figures.temperature),
+        unsure_below=figures.unsure_below,
         golden=[
-            Golden(text=t, logits=[float(x) for x in row]) for t, row in zip(GOLDEN_TEXTS, golden_logits, strict=True)
+            Golden(text=text, logits=[float(x) for x in row])
+            for text, row in zip(GOLDEN_TEXTS, figures.golden_logits, strict=True)
         ],
-        metrics=measured,
-        provenance=_provenance(config, splits, model, log, time.monotonic() - started),
-        reference=_reference(test_logits, temperature, encoded["test"], splits.labels),
+        metrics=figures.metrics,
+        provenance=made,
+        reference=_reference(figures, work.parts["test"].encoded, labels),
     )
-    return write_artifact(
-        Path(config.output),
-        model=model.to(getattr(torch, config.weights_dtype)),
-        tokenizer=tokenizer,
-        manifest=manifest,
-        card=model_card(manifest),
-        overwrite=config.overwrite,
+
+
+def _report(work: _Work, figures: _Figures, manifest: Manifest, log: Sequence[Mapping[str, float]]) -> ReportData:
+    test = work.parts["test"]
+    made = manifest.provenance
+    return ReportData(
+        title=manifest.name,
+        labels=manifest.labels,
+        texts=test.texts,
+        truth=test.ids,
+        probs_bc=probabilities(figures.test_logits, figures.temperature),
+        metrics=figures.metrics,
+        by_words=accuracy_by_words(work.model, work.encoder, test.texts, test.ids) | {0: figures.metrics["accuracy"]},
+        log=log,
+        facts={key: value for key, value in made.items() if not isinstance(value, dict)} | made["recipe"],
     )
+
+
+def report_directory(config: TrainConfig) -> Path:
+    """Beside the artifact: what is served should not carry its test texts."""
+    return Path(config.output).with_name(Path(config.output).name + "-report")
 
 
 def _load(config: TrainConfig) -> Splits:
@@ -113,6 +194,7 @@ def _load(config: TrainConfig) -> Splits:
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
         seed=config.seed,
+        near_duplicates=config.near_duplicates,
     )
     if leaks and config.allow_leaks:
         for leak in leaks:
@@ -122,11 +204,16 @@ def _load(config: TrainConfig) -> Splits:
     return splits
 
 
-def _check_sizes(config: TrainConfig, model: GPT2Classifier) -> None:
+def _check_sizes(config: TrainConfig, model: GPT2Classifier, tokenizer: Tokenizer) -> None:
     if config.hidden_size and config.hidden_size != model.config.n_embd:
         raise ConfigError(
             f"hidden-size is {config.hidden_size}, but base model {config.base_model!r} is "
             f"{model.config.n_embd} wide; leave hidden-size out to take the base's"
+        )
+    if tokenizer.get_vocab_size() > model.config.vocab_size:
+        raise ConfigError(
+            f"base model {config.base_model!r}: its tokenizer has {tokenizer.get_vocab_size()} tokens, its embedding "
+            f"only {model.config.vocab_size}"
         )
     if config.max_seq_len > model.config.n_positions:
         raise ConfigError(
@@ -148,50 +235,21 @@ def _encode(encoder: Encoder, part: str, examples: Sequence[Example]) -> list[En
     return encoded
 
 
-def _measure(
-    logits: NDArray[np.float32], truth: Sequence[int], labels: Labels, temperature: float, unsure_below: float
-) -> dict[str, Any]:
-    predicted = logits.argmax(axis=1).tolist()
-    measured = metrics.classification_metrics(truth, predicted, labels.names)
-    return measured | {"calibration": metrics.calibration_metrics(logits, truth, temperature, unsure_below)}
-
-
-def _baseline(texts: dict[str, list[str]], ids: dict[str, list[int]], labels: Labels) -> dict[str, Any]:
+def _baseline(parts: Mapping[str, _Part], labels: Labels) -> dict[str, Any]:
     """The baseline gets the validation rows to train on, too: it has no epoch or temperature to choose by them."""
-    pipeline = fit_baseline(texts["train"] + texts["val"], ids["train"] + ids["val"])
-    predicted = baseline_predictions(pipeline, texts["test"])
-    scores = metrics.classification_metrics(ids["test"], predicted, labels.names)
-    return {"model": "TF-IDF + logistic regression", **{key: scores[key] for key in ("accuracy", "macro_f1")}}
-
-
-def _provenance(
-    config: TrainConfig, splits: Splits, model: GPT2Classifier, log: Sequence[dict[str, float]], seconds: float
-) -> dict[str, Any]:
-    recipe = {key: value for key, value in asdict(config).items() if key not in NOT_RECORDED}
+    train, val, test = parts["train"], parts["val"], parts["test"]
+    predicted = baseline_predictions(fit_baseline(train.texts + val.texts, train.ids + val.ids), test.texts)
+    scores = metrics.classification_metrics(test.ids, predicted, labels.names)
     return {
-        "data": Path(config.data).name,
-        "data_fingerprint": fingerprint(e for _, examples in splits.items() for e in examples),
-        "split_sizes": splits.sizes(),
-        "near_duplicate_groups": splits.groups,
-        "base_model": Path(config.base_model).name,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "recipe": recipe,
-        "best_val_loss": min((entry["eval_loss"] for entry in log if "eval_loss" in entry), default=None),
-        "training_seconds": round(seconds, 1),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "git_commit": _git_commit(),
+        "model": "TF-IDF + logistic regression",
+        **{key: scores[key] for key in ("accuracy", "macro_f1")},
+        "intervals": metrics.bootstrap_intervals(test.ids, predicted, len(labels)),
     }
 
 
-def _reference(
-    logits: NDArray[np.float32], temperature: float, encoded: Sequence[EncodedText], labels: Labels
-) -> dict[str, Any]:
+def _reference(figures: _Figures, encoded: Sequence[EncodedText], labels: Labels) -> dict[str, Any]:
     """What the test split looks like to the model; traffic that looks otherwise has drifted."""
-    probs = probabilities(logits, temperature)
+    probs = probabilities(figures.test_logits, figures.temperature)
     quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
     shares = np.bincount(probs.argmax(axis=1), minlength=len(labels)) / len(probs)
     return {
@@ -201,12 +259,3 @@ def _reference(
         "confidence": np.quantile(probs.max(axis=1), quantiles).round(6).tolist(),
         "tokens": np.quantile([text.tokens for text in encoded], quantiles).round(1).tolist(),
     }
-
-
-def _git_commit() -> str | None:
-    """The commit of the code that trains, if it runs from a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

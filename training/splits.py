@@ -64,6 +64,7 @@ def load_splits(
     val_fraction: float,
     test_fraction: float,
     seed: int,
+    near_duplicates: bool = True,
 ) -> tuple[Splits, list[Leak]]:
     """Read one file and split it, or read a directory with train, val and test files.
 
@@ -75,39 +76,57 @@ def load_splits(
     """
     if path.is_file():
         examples = read_examples(path, columns, encoding=encoding)
-        return split(path, examples, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed), []
+        fractions = {"test": test_fraction, "val": val_fraction}
+        return split(path, examples, fractions, seed, near_duplicates=near_duplicates), []
     given = _read_given(path, columns, encoding)
     train, val, test = given["train"], given.get("val"), given["test"]
     labels = _labels(path, train)
     if val is None:
-        parts = _cut(train, {"val": val_fraction}, seed)
+        parts = _cut(train, _groups(train, near_duplicates), {"val": val_fraction}, seed)
         train, val = parts["train"], parts["val"]
+        if not val:
+            raise DataError([Problem(str(path), 0, 0, "", "train has too few different texts to take val from")])
     _check_labels(path, labels, {"val": val, "test": test})
     splits = Splits(train, val, test, labels, groups=0)
-    return splits, find_leaks(dict(splits.items()))
+    return splits, find_leaks(dict(splits.items()), near_duplicates=near_duplicates)
 
 
-def split(path: Path, examples: Sequence[Example], *, val_fraction: float, test_fraction: float, seed: int) -> Splits:
+def split(
+    path: Path, examples: Sequence[Example], fractions: Mapping[str, float], seed: int, *, near_duplicates: bool = True
+) -> Splits:
     """Split examples: seeded, stratified by label, near-duplicate groups kept whole.
+
+    Args:
+        path: for messages.
+        examples: all of them.
+        fractions: of the rows for "test" and "val"; the rest is "train".
+        seed: decides the split, together with the rows.
+        near_duplicates: look for them where the rows have no groups; exact copies are always kept together.
 
     Raises:
         DataError: fewer than two labels, or a label with too few groups to stand in all three splits.
     """
     labels = _labels(path, examples)
-    parts = _cut(examples, {"test": test_fraction, "val": val_fraction}, seed)
+    ids = _groups(examples, near_duplicates)
+    parts = _cut(examples, ids, fractions, seed)
     problems = [
-        Problem(str(path), 0, 0, "", f"label {name!r} has too few different texts to stand in {part}, too")
+        Problem(
+            str(path),
+            0,
+            0,
+            "",
+            f"label {name!r} has too few different texts (near-duplicates are one) to stand in {part}",
+        )
         for name in labels.names
         for part, rows in parts.items()
         if not any(e.label == name for e in rows)
     ]
     if problems:
         raise DataError(problems)
-    groups = len(set(find_groups([e.text for e in examples], [e.group for e in examples])))
-    return Splits(parts["train"], parts["val"], parts["test"], labels, groups)
+    return Splits(parts["train"], parts["val"], parts["test"], labels, groups=len(set(ids)))
 
 
-def find_leaks(splits: Mapping[str, Sequence[Example]]) -> list[Leak]:
+def find_leaks(splits: Mapping[str, Sequence[Example]], *, near_duplicates: bool = True) -> list[Leak]:
     """What of val and test stands in train, and what of test in val; pairs without a leak are left out."""
     words = {name: [normalise(e.text) for e in examples] for name, examples in splits.items()}
     leaks = []
@@ -115,7 +134,7 @@ def find_leaks(splits: Mapping[str, Sequence[Example]]) -> list[Leak]:
         known = set(words[into])
         exact = {i for i, text in enumerate(words[of]) if text in known}
         offset = len(words[into])
-        pairs = near_duplicate_pairs([*words[into], *words[of]])
+        pairs = near_duplicate_pairs([*words[into], *words[of]]) if near_duplicates else []
         near = {b - offset for a, b in pairs if a < offset <= b}
         if exact or near:
             leaks.append(Leak(of, into, len(exact), len(exact | near), len(words[of])))
@@ -133,9 +152,14 @@ def refuse_leaks(leaks: Sequence[Leak]) -> None:
         )
 
 
-def _cut(examples: Sequence[Example], fractions: Mapping[str, float], seed: int) -> dict[str, list[Example]]:
+def _groups(examples: Sequence[Example], near_duplicates: bool) -> list[int]:
+    return find_groups([e.text for e in examples], [e.group for e in examples], near=near_duplicates)
+
+
+def _cut(
+    examples: Sequence[Example], ids: Sequence[int], fractions: Mapping[str, float], seed: int
+) -> dict[str, list[Example]]:
     """Deal the groups of each label out to the parts of `fractions` until each has its share; the rest is "train"."""
-    ids = find_groups([e.text for e in examples], [e.group for e in examples])
     members: dict[int, list[Example]] = defaultdict(list)
     for number, example in zip(ids, examples, strict=True):
         members[number].append(example)
@@ -148,16 +172,28 @@ def _cut(examples: Sequence[Example], fractions: Mapping[str, float], seed: int)
         random.Random(f"{seed}:{label}").shuffle(groups)
         total = sum(map(len, groups))
         for name, fraction in fractions.items():
-            taken = 0
-            # the last group is left for "train": a label that cannot be learnt is worse than one not tested
-            while len(groups) > 1 and taken < round(fraction * total):
-                group = groups.pop()
-                taken += len(group)
-                parts[name] += group
+            _deal(groups, parts[name], max(1, round(fraction * total)))
         parts["train"] += [e for group in groups for e in group]
     for rows in parts.values():
         rows.sort(key=lambda e: e.row)
     return parts
+
+
+def _deal(groups: list[list[Example]], part: list[Example], share: int) -> None:
+    """Move whole groups from `groups` to `part` until it has its share of rows, or one group is left.
+
+    A group that would overshoot the share by half is passed over: one story told seventy times belongs in train.
+    """
+    taken = 0
+    passed_over: list[list[Example]] = []
+    while len(groups) + len(passed_over) > 1 and groups and taken < share:
+        group = groups.pop()
+        if taken + len(group) > max(1.5 * share, 1):
+            passed_over.append(group)
+        else:
+            taken += len(group)
+            part += group
+    groups += passed_over
 
 
 def _read_given(path: Path, columns: Columns | None, encoding: str) -> dict[str, list[Example]]:

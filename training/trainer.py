@@ -1,15 +1,19 @@
 """The training loop: transformers' Trainer with this project's batches and progress lines."""
 
+import hashlib
 import math
+import random
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers import (
     EvalPrediction,
     PrinterCallback,
@@ -22,7 +26,15 @@ from transformers import (
 
 from classifier.encoding import pad
 from classifier.model import GPT2Classifier, last_tokens
+from training.checkpoints import BestWeights, claim, latest_complete, mark_complete
 from training.config import TrainConfig
+
+
+@dataclass
+class Epoch:
+    """The number of the pass over the training texts, from 0; shared by what must know it."""
+
+    number: int = 0
 
 
 class TokenizedTexts(Dataset[dict[str, Any]]):
@@ -32,16 +44,23 @@ class TokenizedTexts(Dataset[dict[str, Any]]):
         texts: token ids of whole texts.
         label_ids: one a text.
         max_tokens: tokens of one row at most.
-        crops: every other time a longer text is asked for, a stretch that begins anywhere. Drawn from torch's global
-            generator, whose state checkpoints keep.
+        crop_seed: if given, every other time a longer text is asked for, it gives a stretch that begins anywhere.
+        epoch: which stretch depends on seed, epoch and text alone, so that a resumed run sees the same ones.
     """
 
     def __init__(
-        self, texts: Sequence[Sequence[int]], label_ids: Sequence[int], max_tokens: int, *, crops: bool = False
+        self,
+        texts: Sequence[Sequence[int]],
+        label_ids: Sequence[int],
+        max_tokens: int,
+        *,
+        crop_seed: int | None = None,
+        epoch: Epoch | None = None,
     ) -> None:
         self._rows = list(zip(texts, label_ids, strict=True))
         self._max_tokens = max_tokens
-        self._crops = crops
+        self._crop_seed = crop_seed
+        self._epoch = epoch or Epoch()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -50,9 +69,48 @@ class TokenizedTexts(Dataset[dict[str, Any]]):
         ids, label = self._rows[index]
         spare = len(ids) - self._max_tokens
         start = 0
-        if self._crops and spare > 0 and torch.rand(()) < 0.5:
-            start = int(torch.randint(spare + 1, ()))
+        if self._crop_seed is not None and spare > 0:
+            rng = random.Random(f"{self._crop_seed}:{self._epoch.number}:{index}")
+            start = rng.randint(0, spare) if rng.random() < 0.5 else 0
         return {"input_ids": ids[start : start + self._max_tokens], "labels": label}
+
+    def length(self, index: int) -> int:
+        """Tokens of a row."""
+        return min(len(self._rows[index][0]), self._max_tokens)
+
+
+class LengthGroupedOrder(Sampler[int]):
+    """A random order in which neighbours are of like length, so that batches waste little on padding.
+
+    Texts are shuffled, sorted within stretches of `BATCHES_SORTED` batches, and the batches shuffled again. The order
+    depends on seed and epoch alone: transformers' own sampler draws it from the global generator, and a run resumed
+    within an epoch would go on in another order.
+    """
+
+    BATCHES_SORTED = 50
+
+    def __init__(self, texts: TokenizedTexts, batch_size: int, seed: int, epoch: Epoch) -> None:
+        self._texts = texts
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"order:{self._seed}:{self._epoch.number}")
+        order = list(range(len(self._texts)))
+        rng.shuffle(order)
+        size = self._batch_size
+        batches: list[list[int]] = []
+        for start in range(0, len(order), size * self.BATCHES_SORTED):
+            stretch = sorted(order[start : start + size * self.BATCHES_SORTED], key=self._texts.length)
+            batches += [stretch[i : i + size] for i in range(0, len(stretch), size)]
+        # the one short batch stays last: a loader cuts the order every `size` texts
+        short = [batches.pop()] if len(batches[-1]) < size else []
+        rng.shuffle(batches)
+        return iter([index for batch in [*batches, *short] for index in batch])
 
 
 class Collator:
@@ -95,87 +153,155 @@ def fine_tune(
     train: tuple[Sequence[Sequence[int]], Sequence[int]],
     val: tuple[Sequence[Sequence[int]], Sequence[int]],
 ) -> list[dict[str, float]]:
-    """Train `model` in place; it ends with the weights of the epoch whose validation loss was lowest.
+    """Train `model` in place; it ends with the weights of the evaluation whose validation loss was lowest.
+
+    With `config.checkpoints`, a run that was killed goes on from its newest complete checkpoint and ends with the
+    very weights of a run that was not.
 
     Args:
         model: float32, head initialised.
         config: the recipe.
         train: token ids of whole texts, and label ids.
-        val: the same, used to choose the epoch.
+        val: the same, used to choose the weights.
 
     Returns:
         The Trainer's log: one record a logged step or evaluation.
+
+    Raises:
+        ConfigError: the checkpoints there are another run's.
     """
-    interactive = sys.stderr.isatty()
     _set_dropout(model, config.dropout)
-    output = Path(config.output).absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Checkpoints stand beside the output, on the same disk, and go whatever happens: Ctrl-C leaves nothing.
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.checkpoints.", dir=output.parent) as checkpoints:
-        arguments = TrainingArguments(
-            output_dir=checkpoints,
-            num_train_epochs=config.epochs,
-            per_device_train_batch_size=config.batch_size,
-            per_device_eval_batch_size=config.batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation,
-            learning_rate=config.lr,
-            lr_scheduler_type="linear",
-            warmup_steps=math.ceil(config.warmup * _steps(config, len(train[0]))),
-            weight_decay=config.weight_decay,
-            label_smoothing_factor=0.0,  # the model computes its own loss, see ClassifierTrainer
-            max_grad_norm=config.max_grad_norm,
-            seed=config.seed,
-            data_seed=config.seed,
-            bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
-            train_sampling_strategy="group_by_length",
-            eval_strategy="epoch",
-            save_strategy="epoch",
-            save_total_limit=2,
-            load_best_model_at_end=True,
-            metric_for_best_model="eval_loss",
-            greater_is_better=False,
-            logging_steps=10,
-            disable_tqdm=not interactive,
-            report_to="none",
-            label_names=["labels"],
-            remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        )
+    with _checkpoint_directory(config) as directory:
+        claim(directory, _identity(config, train, val))
+        best = BestWeights(directory)
+        interactive = sys.stderr.isatty()
         trainer = ClassifierTrainer(
+            config,
+            TokenizedTexts(*val, config.max_seq_len),
+            train,
             model=model,
-            args=arguments,
-            train_dataset=TokenizedTexts(*train, config.max_seq_len, crops=config.crops),
-            eval_dataset=TokenizedTexts(*val, config.max_seq_len),
+            args=_arguments(config, directory, len(train[0]), interactive),
             data_collator=Collator(model.config.pad_token_id),
             compute_metrics=_accuracy,
-            callbacks=None if interactive else [LogLines()],
+            callbacks=[best] if interactive else [best, LogLines()],
         )
         if not interactive:
             trainer.remove_callback(PrinterCallback)
-        trainer.label_smoothing = config.label_smoothing
-        trainer.dense_from = config.dense_from
-        trainer.train()
+        newest = latest_complete(directory)
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        best.restore(model)
         return list(trainer.state.log_history)
 
 
-class ClassifierTrainer(Trainer):
-    """Trainer whose loss is cross-entropy after the last real token; see `classification_loss` for training."""
+@contextmanager
+def _checkpoint_directory(config: TrainConfig) -> Iterator[Path]:
+    """The one that was asked for, which stays; else one beside the output, which goes whatever happens."""
+    if config.checkpoints:
+        yield Path(config.checkpoints).absolute()
+        return
+    output = Path(config.output).absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.checkpoints.", dir=output.parent) as directory:
+        yield Path(directory)
 
-    label_smoothing = 0.0
-    dense_from = 0
+
+def _identity(config: TrainConfig, *parts: tuple[Sequence[Sequence[int]], Sequence[int]]) -> dict[str, Any]:
+    """What the trained weights depend on."""
+    settings = {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT}
+    digest = hashlib.sha256()
+    for sequences, labels in parts:
+        for ids, label in zip(sequences, labels, strict=True):
+            digest.update(f"{label}:{','.join(map(str, ids))};".encode())
+    return settings | {"tokens_sha256": digest.hexdigest()}
+
+
+WITHOUT_EFFECT = frozenset(
+    {
+        "data", "output", "encoding", "name", "checkpoints", "save_steps", "weights_dtype", "unsure_error",
+        "overwrite", "report", "baseline", "window_stride", "allow_leaks",
+    }
+)  # fmt: skip
+"""Settings that do not change the trained weights, or only through the tokens."""
+
+
+def _arguments(config: TrainConfig, directory: Path, texts: int, interactive: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(directory),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.lr,
+        lr_scheduler_type="linear",
+        warmup_steps=math.ceil(config.warmup * _steps(config, texts)),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        data_seed=config.seed,
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        eval_strategy="epoch",
+        save_strategy="steps" if config.save_steps else "epoch",
+        save_steps=config.save_steps or 500,
+        save_total_limit=2,
+        logging_steps=10,
+        disable_tqdm=not interactive,
+        report_to="none",
+        label_names=["labels"],
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+class ClassifierTrainer(Trainer):
+    """Trainer with this project's order of texts, loss, and complete checkpoints."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        val: TokenizedTexts,
+        train: tuple[Sequence[Sequence[int]], Sequence[int]],
+        callbacks: Sequence[TrainerCallback],
+        **keywords: Any,
+    ) -> None:
+        self._config = config
+        epoch = Epoch()
+        texts = TokenizedTexts(*train, config.max_seq_len, crop_seed=config.seed if config.crops else None, epoch=epoch)
+        self._order = LengthGroupedOrder(texts, config.batch_size, config.seed, epoch)
+        super().__init__(train_dataset=texts, eval_dataset=val, callbacks=[_CountEpochs(epoch), *callbacks], **keywords)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self._order
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """See `classification_loss`; in evaluation the plain cross-entropy after the last token."""
         labels = inputs["labels"]
         tensors = {key: value for key, value in inputs.items() if key != "labels"}
         if model.training and not return_outputs:
             logits_btc = model(**tensors, every_token=True).logits.float()
-            mask = inputs["attention_mask"]
-            return classification_loss(logits_btc, mask, labels, self.dense_from, self.label_smoothing)
+            settings = self._config
+            return classification_loss(
+                logits_btc, inputs["attention_mask"], labels, settings.dense_from, settings.label_smoothing
+            )
         logits_bc = model(**tensors).logits.float()
         loss = torch.nn.functional.cross_entropy(logits_bc, labels)
         return (loss, {"loss": loss, "logits": logits_bc}) if return_outputs else loss
+
+
+class _CountEpochs(TrainerCallback):
+    """A resumed run begins within an epoch: its number is the whole part of the Trainer's count."""
+
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._epoch.number = int(state.epoch or 0)
 
 
 def classification_loss(

@@ -1,10 +1,12 @@
 """What the route families share: JSON bodies, documented errors, the runtime."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from service.engine import EngineInfo, Prediction
 from service.errors import MEANING, STATUS, ServiceError
@@ -16,6 +18,9 @@ def _runtime(request: Request) -> Runtime:
     runtime: Runtime = request.app.state.runtime
     return runtime
 
+
+CLIENT_LEFT = 499
+"""nginx's code for logs and metrics; nobody receives it."""
 
 RuntimeOf = Annotated[Runtime, Depends(_runtime)]
 
@@ -49,13 +54,36 @@ class JsonRoute(APIRoute):
             if request.method == "POST":
                 declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 if declared != "application/json" and not declared.endswith("+json"):
+                    shown = f"{declared[:100]!r}" if declared else "missing"
                     raise ServiceError(
-                        "unsupported_media_type",
-                        f"Content-Type is {declared or 'missing'!r}; this path reads application/json",
+                        "unsupported_media_type", f"Content-Type is {shown}; this path reads application/json"
                     )
+                return await _unless_client_leaves(handler, request)
             return await handler(request)
 
         return checked
+
+
+async def _unless_client_leaves(
+    handler: Callable[[Request], Coroutine[Any, Any, Response]], request: Request
+) -> Response:
+    """Answer, or stop working if the connection breaks: Starlette would let the handler go on for nobody."""
+    try:
+        await request.body()
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_LEFT)
+    runtime = _runtime(request)
+    runtime.in_flight += 1
+    work = asyncio.ensure_future(handler(request))
+    departure = asyncio.ensure_future(request.receive())  # after the body, the only message left is the disconnect
+    try:
+        await asyncio.wait({work, departure}, return_when=asyncio.FIRST_COMPLETED)
+        return await work if work.done() else Response(status_code=CLIENT_LEFT)
+    finally:
+        runtime.in_flight -= 1
+        for task in (work, departure):
+            task.cancel()
+        await asyncio.gather(work, departure, return_exceptions=True)
 
 
 def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:

@@ -164,3 +164,70 @@ def test_what_is_no_artifact_is_never_replaced(tmp_path: Path) -> None:
 def test_artifact_is_readable_for_other_users(artifact: Artifact) -> None:
     assert artifact.directory.stat().st_mode & 0o777 == 0o755
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in artifact.directory.iterdir())
+
+
+def test_interrupted_overwrite_keeps_the_old_artifact(
+    artifact_copy: Artifact, model: GPT2Classifier, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if Path(target) == artifact_copy.directory and Path(source).name != "old":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_artifact(
+            artifact_copy.directory,
+            model=model,
+            tokenizer=tokenizer,
+            manifest=artifact_copy.manifest,
+            card="new",
+            overwrite=True,
+        )
+    monkeypatch.undo()
+    assert read_artifact(artifact_copy.directory).manifest == artifact_copy.manifest
+    assert [path.name for path in artifact_copy.directory.parent.iterdir()] == ["copy"]
+
+
+def test_mount_point_is_filled_instead_of_replaced(
+    model: GPT2Classifier, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SageMaker's /opt/ml/model and Docker's volumes can be written into but not renamed."""
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    inode = mounted.stat().st_ino
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == mounted)
+    check_writable_target(mounted, overwrite=False)
+    artifact_of(model, tokenizer, mounted)
+    assert mounted.stat().st_ino == inode
+    assert sorted(os.listdir(mounted)) == sorted([*REQUIRED, "README.md", MANIFEST])
+    with pytest.raises(ArtifactError, match="empty it first"):
+        check_writable_target(mounted, overwrite=True)
+
+
+def test_places_that_cannot_be_written_are_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        check_writable_target(tmp_path / "file" / "model", overwrite=False)
+    with pytest.raises(ArtifactError, match="symbolic link"):
+        check_writable_target(tmp_path / "link", overwrite=False)
+    check_writable_target(tmp_path / "deep" / "er" / "model", overwrite=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "link"]
+
+
+def test_files_that_the_manifest_does_not_list_are_refused(artifact_copy: Artifact) -> None:
+    (artifact_copy.directory / ".DS_Store").touch()
+    read_artifact(artifact_copy.directory)
+    (artifact_copy.directory / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"does not list adapter_config\.json"):
+        read_artifact(artifact_copy.directory)
+
+
+def test_infinite_temperature_is_refused(artifact_copy: Artifact) -> None:
+    rewrite(artifact_copy, calibration={"temperature": float("inf")})
+    with pytest.raises(ArtifactError, match=r"calibration\.temperature"):
+        read_artifact(artifact_copy.directory)

@@ -157,3 +157,11 @@ def test_gpt2_tokenizer_of_the_real_files(shared: Path, tmp_path: Path) -> None:
     bpe.save(str(tmp_path / "tokenizer.json"))
     encoder = Encoder(load_tokenizer(tmp_path / "tokenizer.json"), TextCleaning(), 1024, 768)
     assert ids_of(encoder.encode(["Hello world"])[0]) == [(15496, 995)]
+
+
+def test_endless_combining_marks_are_cut_and_cost_no_time(encoder: Encoder) -> None:
+    """Unicode's reordering of them is quadratic: 200,000 took the whole process for more than a minute."""
+    marks = "a" + "\u0301" * 100_000 + "\u0316" * 100_000 + " goal"
+    cleaned = TextCleaning().clean(marks)
+    assert len(cleaned) < 50 and cleaned.endswith(" goal")
+    assert TextCleaning().clean("Việt Nam, ภาษาไทย, हिन्दी, e\u0301") == "Việt Nam, ภาษาไทย, हिन्दी, \u00e9"

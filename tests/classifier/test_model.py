@@ -141,3 +141,32 @@ def test_same_seed_same_head(base_model: Path) -> None:
         torch.manual_seed(3)
         heads.append(load_base(str(base_model), Labels(("a", "b"))).score.weight.detach().clone())
     assert torch.equal(*heads)
+
+
+def test_damaged_base_files_are_model_errors(base_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    damaged = shutil.copytree(base_model, tmp_path / "base")
+    (damaged / "model.safetensors").write_bytes(b"garbage" * 100)
+    with pytest.raises(ModelError, match="weights cannot be loaded"):
+        load_base(str(damaged), LABELS)
+    (damaged / "tokenizer.json").write_text('{"a": 1}', encoding="utf-8")
+    with pytest.raises(ModelError, match="tokenizer cannot be loaded"):
+        load_base_tokenizer(str(damaged))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"), [({"eos_token_id": None}, 0), ({"pad_token_id": 5}, 5), ({"pad_token_id": 400}, None)]
+)
+def test_padding_id_is_found_or_refused(
+    base_model: Path, tmp_path: Path, changes: dict[str, object], expected: int | None
+) -> None:
+    import json
+
+    config = json.loads((base_model / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    if expected is None:
+        with pytest.raises(ModelError, match="pad_token_id 400 is outside the vocabulary of 400"):
+            load_base(str(tmp_path), LABELS, random_weights=True)
+    else:
+        assert load_base(str(tmp_path), LABELS, random_weights=True).config.pad_token_id == expected

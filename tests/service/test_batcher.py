@@ -173,6 +173,25 @@ async def test_expired_caller_is_told_and_its_work_dropped(engine: FakeEngine, b
     assert batcher.load.items == 0
 
 
+async def test_callers_that_gave_up_take_nobodys_place(engine: FakeEngine, batcher: Batcher) -> None:
+    engine.gate.clear()
+    first = await submitted(batcher, items("a"))
+    await reached(engine)
+    with pytest.raises(ServiceError):
+        await batcher.submit(items(*["late"] * 99), 0.0)
+    assert (batcher.load.items, batcher.load.tokens) == (1, 1)
+    second = await submitted(batcher, items(*["b"] * 99))
+    engine.gate.set()
+    await asyncio.gather(*first, *second)
+    assert (batcher.load.items, batcher.load.tokens) == (0, 0)
+
+
+async def test_message_names_the_time_that_was_allowed(engine: FakeEngine, batcher: Batcher) -> None:
+    engine.gate.clear()
+    with pytest.raises(ServiceError, match="within 2000 ms"):
+        await batcher.submit(items("a"), 2.0, spent_s=2.0)
+
+
 async def test_departed_caller_costs_nothing(engine: FakeEngine, batcher: Batcher) -> None:
     engine.gate.clear()
     first = await submitted(batcher, items("a"))

@@ -1,7 +1,9 @@
 """The real service over a tiny model: start, load, signals, exit codes."""
 
+import re
 import signal
 import socket
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +77,49 @@ def test_sigint_stops_cleanly_too(artifact: Artifact) -> None:
         service.wait_for_log("ready")
         assert service.stop(signal.SIGINT) == 0
         assert service.lines[-1]["message"] == "stopped"
+
+
+def test_sigterm_while_loading_does_not_wait_for_the_model(artifact: Artifact) -> None:
+    with service_process(artifact.directory) as service:
+        with client_of(service) as client:
+            while True:
+                try:
+                    client.get("/livez")
+                    break
+                except httpx.TransportError:
+                    continue
+        started = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - started < 10  # imports and warm-up alone take longer than that on a cold machine
+
+
+def test_caller_who_leaves_takes_the_work_along(artifact: Artifact) -> None:
+    with service_process(artifact.directory, SERVICE_MAX_BATCH_TOKENS="64") as service:
+        service.wait_for_log("ready")
+        with client_of(service) as client:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/batch", json={"texts": ["market share " * 3000] * 60}, timeout=0.3)
+            while 'code="499"' not in client.get("/metrics").text:
+                pass
+            metrics = client.get("/metrics").text
+            departed = re.search(r'dropped_total\{reason="departed"\} (\S+)', metrics)
+            waiting = re.search(r"^queue_items (\S+)", metrics, re.MULTILINE)
+        assert departed and waiting and float(waiting[1]) <= 1
+        assert service.stop() == 0
+
+
+def test_unfinished_body_does_not_hold_up_the_stop(artifact: Artifact) -> None:
+    with service_process(artifact.directory) as service:
+        service.wait_for_log("ready")
+        with socket.create_connection(("127.0.0.1", service.port)) as slow:
+            slow.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+            )
+            with client_of(service) as client:
+                client.get("/livez")
+            started = time.monotonic()
+            assert service.stop() == 0
+            assert time.monotonic() - started < 10  # of 20 that accepted work would have
 
 
 def test_flipped_byte_is_one_clear_line_and_exit_code_1(artifact_copy: Artifact) -> None:

@@ -56,3 +56,11 @@ def test_misspelt_variable_is_warned_about(monkeypatch: pytest.MonkeyPatch, capl
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("name", "value"), [("HOST", ""), ("DRAIN_S", "26"), ("MAX_BATCH_TOKENS", "1000000")])
+def test_values_that_would_surprise_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """An empty host listens everywhere; a drain beyond 25 s is killed by SageMaker; such a warm-up eats all memory."""
+    monkeypatch.setenv(f"SERVICE_{name}", value)
+    with pytest.raises(SettingsError, match=f"SERVICE_{name}='{value}'"):
+        load_settings()

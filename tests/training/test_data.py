@@ -139,3 +139,29 @@ def test_fingerprint_depends_on_content_not_on_order(tmp_path: Path) -> None:
 
     assert made(rows, "a.jsonl") == made(rows[::-1], "b.jsonl")
     assert made(rows, "c.jsonl") != made([*rows[:-1], rows[-1] | {"label": "other"}], "d.jsonl")
+
+
+def test_label_zero_is_a_label(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", '{"text": "x", "label": 0}\n{"text": "y", "label": 1}\n')
+    assert [e.label for e in read_examples(path)] == ["0", "1"]
+
+
+def test_columns_missing_in_the_first_json_line_are_found(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", '{"text": "x", "label": "a"}\n{"text": "y", "label": "b", "title": "T"}\n')
+    assert [e.text for e in read_examples(path)] == ["x", "T\n\ny"]
+
+
+def test_labels_that_no_file_can_hold_are_reported(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", '{"text": "x", "label": "a\\ud800"}\n{"text": "y", "label": "b"}\n')
+    assert [(p.row, p.field) for p in problems_of(path)] == [(1, "label")]
+
+
+def test_absurdly_nested_json_is_a_broken_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", "[" * 200_000 + '\n{"text": "y", "label": "b"}\n')
+    assert [p.row for p in problems_of(path)] == [1]
+
+
+def test_any_spelling_of_utf_8_takes_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.csv", b"\xef\xbb\xbftext,label\nx,a\n")
+    for name in ("utf8", "UTF_8", "utf-8"):
+        assert read_examples(path, encoding=name)[0].label == "a"

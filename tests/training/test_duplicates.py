@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.texts import news_rows
 from training.data import Columns, read_examples
-from training.duplicates import SHINGLE_WORDS, find_groups, near_duplicate_pairs, normalise
+from training.duplicates import MIN_SHARED, SHINGLE_WORDS, find_groups, near_duplicate_pairs, normalise
 
 STORY = (
     "The council will build a new bridge over the river next year, its leader said on Monday. Work will begin in "
@@ -26,6 +26,18 @@ def test_story_with_another_beginning_is_found() -> None:
 
 def test_excerpt_counts_as_a_duplicate_of_the_whole() -> None:
     assert find_groups([STORY + " ".join(row["text"] for row in news_rows(9)), STORY]) == [0, 0]
+
+
+def test_short_messages_from_one_template_are_different_texts() -> None:
+    assert len(set(find_groups([f"please cancel my order number {i}" for i in range(20)]))) == 20
+
+
+def test_texts_without_words_are_equal_only_if_they_are() -> None:
+    assert find_groups(["🙂 🙂", "🙁", "🙂  🙂"]) == [0, 1, 0]
+
+
+def test_search_for_near_duplicates_can_be_turned_off() -> None:
+    assert find_groups([STORY, STORY + " Amen.", STORY.upper()], near=False) == [0, 1, 0]
 
 
 def test_a_shared_phrase_is_no_duplicate() -> None:
@@ -66,7 +78,7 @@ def test_pairs_equal_a_plain_comparison(texts: list[str]) -> None:
         (a, b)
         for b in range(len(texts))
         for a in range(b)
-        if sets[a] & sets[b] and len(sets[a] & sets[b]) >= 0.5 * min(len(sets[a]), len(sets[b]))
+        if len(sets[a] & sets[b]) >= max(MIN_SHARED, 0.5 * min(len(sets[a]), len(sets[b])))
     }
     assert set(near_duplicate_pairs(texts)) == expected
 

@@ -86,7 +86,10 @@ def test_prepare_train_evaluate_from_the_shell(tmp_path: Path, base_model: Path,
     assert '"accuracy"' in evaluated.stdout
 
 
-def test_ctrl_c_leaves_no_half_artifact(tmp_path: Path, base_model: Path, news_csv: Path) -> None:
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_leaves_no_half_artifact(
+    sig: signal.Signals, tmp_path: Path, base_model: Path, news_csv: Path
+) -> None:
     output = tmp_path / "models" / "m"
     arguments = ["--data", str(news_csv), "--base-model", str(base_model), "--output", str(output)]
     process = subprocess.Popen(
@@ -101,7 +104,7 @@ def test_ctrl_c_leaves_no_half_artifact(tmp_path: Path, base_model: Path, news_c
     for line in process.stdout:  # until training is under way and has written checkpoints
         if line.startswith("step=") and "eval_loss" in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sig)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "interrupted; nothing was written" in errors

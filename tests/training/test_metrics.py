@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from classifier.decoding import probabilities
 from training.metrics import (
+    bootstrap_intervals,
     brier_score,
     calibration_metrics,
     classification_metrics,
@@ -35,6 +36,17 @@ def test_brier_score_by_hand() -> None:
     assert brier_score([[1.0, 0.0]], [0]) == 0.0
     assert brier_score([[1.0, 0.0]], [1]) == 2.0
     assert brier_score([[0.5, 0.5]], [0]) == 0.5
+
+
+def test_intervals_hold_the_estimate_and_narrow_with_more_rows() -> None:
+    truth, predicted = [0, 0, 1, 1, 1] * 20, [0, 1, 1, 1, 1] * 20
+    few, many = bootstrap_intervals(truth[:25], predicted[:25], 2), bootstrap_intervals(truth, predicted, 2)
+    for name, value in classification_metrics(truth, predicted, ["a", "b"]).items():
+        if name in ("accuracy", "macro_f1"):
+            assert few[name][0] <= many[name][0] < value < many[name][1] <= few[name][1]
+    # the binomial interval of 80 right answers of 100 is 0.72 to 0.88
+    assert many["accuracy"] == pytest.approx([0.72, 0.88], abs=0.011)
+    assert bootstrap_intervals([0, 1], [0, 1], 2)["accuracy"] == [1.0, 1.0]
 
 
 def test_temperature_recovers_the_one_that_made_the_labels() -> None:

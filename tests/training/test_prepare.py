@@ -123,3 +123,18 @@ def test_failed_fetch_says_how_to_go_on(host: str, tmp_path: Path) -> None:
         DataError, match=r"cannot be fetched: .*404.*; download it elsewhere and pass it with --archive"
     ):
         prepare(tmp_path / "bbc.csv", url=f"{host}/gone.zip")
+
+
+def test_damaged_member_and_unwritable_output_are_explained(tmp_path: Path, local: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as written:
+        written.writestr("bbc/sport/1.txt", b"title\n" + b"text " * 1000)
+    content = bytearray(buffer.getvalue())
+    content[40:60] = bytes(20)
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        prepare(tmp_path / "bbc.csv", archive=tmp_path / "a.zip")
+    (tmp_path / "directory").mkdir()
+    for output in (tmp_path / "directory", local / "bbc.csv"):
+        with pytest.raises(DataError, match="cannot be written"):
+            prepare(output, archive=local)

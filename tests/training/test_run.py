@@ -40,8 +40,10 @@ def test_run_writes_a_whole_artifact_that_learnt(config: TrainConfig, capsys: py
     assert manifest.provenance["recipe"]["lr"] == 5e-3
     assert (manifest.max_tokens, manifest.window_stride, manifest.name) == (32, 24, "model")
     assert math.isclose(sum(manifest.reference["label_shares"].values()), 1.0, abs_tol=1e-5)
-    # nothing but the artifact is left: no checkpoints, no half directory
-    assert [path.name for path in Path(config.output).parent.iterdir()] == ["model"]
+    # nothing but the artifact and its report is left: no checkpoints, no half directory
+    assert sorted(path.name for path in Path(config.output).parent.iterdir()) == ["model", "model-report"]
+    report = Path(config.output).with_name("model-report")
+    assert (report / "report.html").is_file() and (report / "curves.png").is_file()
     assert "step=48/48; train_runtime=" in capsys.readouterr().out
 
 
@@ -133,7 +135,8 @@ def test_evaluate_gives_the_runs_own_figures(config: TrainConfig, tmp_path: Path
     artifact = run(changed(config, epochs=2.0, baseline=False))
     path = tmp_path / "new.jsonl"
     path.write_text("\n".join(map(json.dumps, news_rows(30, seed=9))), encoding="utf-8")
-    measured = evaluate(artifact.directory, path)
+    measured = evaluate(artifact.directory, path, report=tmp_path / "report")
+    assert (tmp_path / "report" / "report.html").is_file()
     texts = [row["text"] for row in news_rows(30, seed=9)]
     loaded = read_artifact(artifact.directory)
     predicted = predict_logits(loaded.model(), loaded.encoder(), texts).argmax(axis=1)

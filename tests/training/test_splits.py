@@ -25,7 +25,7 @@ def examples(count: int, *, labels: int = 3, groups: int | None = None) -> list[
 @given(st.integers(0, 5), st.integers(60, 150), st.sampled_from([None, 30, 45]))
 def test_no_group_crosses_the_split_and_no_row_is_lost(seed: int, count: int, groups: int | None) -> None:
     rows = examples(count, groups=groups)
-    splits = split(HERE, rows, val_fraction=0.2, test_fraction=0.2, seed=seed)
+    splits = split(HERE, rows, {"test": 0.2, "val": 0.2}, seed)
     assert sorted(e.row for _, part in splits.items() for e in part) == [e.row for e in rows]
     if groups:
         seen = [{e.group for e in part} for _, part in splits.items()]
@@ -33,27 +33,48 @@ def test_no_group_crosses_the_split_and_no_row_is_lost(seed: int, count: int, gr
 
 
 def test_split_is_stratified_and_has_the_sizes_asked_for() -> None:
-    splits = split(HERE, examples(300), val_fraction=0.1, test_fraction=0.2, seed=1)
+    splits = split(HERE, examples(300), {"test": 0.2, "val": 0.1}, 1)
     assert splits.sizes() == {"train": 210, "val": 30, "test": 60}
     assert set(Counter(e.label for e in splits.test).values()) == {20}
 
 
 def test_seed_decides_the_split_and_row_order_does_not_break_it() -> None:
     rows = examples(90)
-    first = split(HERE, rows, val_fraction=0.2, test_fraction=0.2, seed=1)
-    assert first == split(HERE, rows, val_fraction=0.2, test_fraction=0.2, seed=1)
-    assert first.test != split(HERE, rows, val_fraction=0.2, test_fraction=0.2, seed=2).test
+    first = split(HERE, rows, {"test": 0.2, "val": 0.2}, 1)
+    assert first == split(HERE, rows, {"test": 0.2, "val": 0.2}, 1)
+    assert first.test != split(HERE, rows, {"test": 0.2, "val": 0.2}, 2).test
 
 
 def test_one_label_only_is_refused() -> None:
     with pytest.raises(DataError, match="at least two labels, got \\['0'\\]"):
-        split(HERE, examples(20, labels=1), val_fraction=0.2, test_fraction=0.2, seed=1)
+        split(HERE, examples(20, labels=1), {"test": 0.2, "val": 0.2}, 1)
 
 
 def test_a_label_too_rare_for_three_splits_is_named() -> None:
     rows = [*examples(30, labels=2), Example("a text of its own", "rare", None, 99)]
     with pytest.raises(DataError, match="label 'rare' has too few different texts"):
-        split(HERE, rows, val_fraction=0.2, test_fraction=0.2, seed=1)
+        split(HERE, rows, {"test": 0.2, "val": 0.2}, 1)
+
+
+def test_large_group_goes_to_train_rather_than_overshoot_its_share() -> None:
+    rows = examples(300, labels=2)
+    rows = [Example(e.text, e.label, "one story" if e.row <= 200 and e.label == "0" else None, e.row) for e in rows]
+    for seed in range(8):
+        splits = split(HERE, rows, {"test": 0.1, "val": 0.1}, seed)
+        assert 10 <= sum(e.label == "0" for e in splits.test) <= 23
+        assert sum(e.group == "one story" for e in splits.train) == 100
+
+
+def test_small_labels_get_a_row_in_each_part() -> None:
+    splits = split(HERE, examples(9), {"test": 0.1, "val": 0.1}, 0)
+    assert splits.sizes() == {"train": 3, "val": 3, "test": 3}
+
+
+def test_train_too_small_to_take_val_from_says_so(tmp_path: Path) -> None:
+    rows = [Example(f"words of {label}", label, None, i) for i, label in enumerate("012")]
+    write_given(tmp_path, train=rows, test=examples(6))
+    with pytest.raises(DataError, match="too few different texts to take val from"):
+        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
 
 
 def write_given(directory: Path, **parts: list[Example]) -> Path:

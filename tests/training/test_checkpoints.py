@@ -1,0 +1,101 @@
+"""Killed runs go on, and end as if nothing had happened."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from classifier.artifact import read_artifact
+from tests.conftest import ROOT
+from training.checkpoints import COMPLETE, claim, latest_complete, mark_complete
+from training.config import TrainConfig
+from training.errors import ConfigError
+from training.run import run
+
+RECIPE: dict[str, Any] = {
+    "max_seq_len": 16, "epochs": 6.0, "batch_size": 8, "lr": 5e-3, "dropout": 0.2, "crops": True, "dense_from": 4,
+    "seed": 5, "save_steps": 4, "baseline": False, "report": False,
+}  # fmt: skip
+
+
+def flags(**settings: object) -> list[str]:
+    parts = []
+    for key, value in settings.items():
+        name = key.replace("_", "-")
+        parts += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
+    return parts
+
+
+def train_process(config: TrainConfig) -> "subprocess.Popen[str]":
+    places = {k: getattr(config, k) for k in ("data", "base_model", "output", "checkpoints")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "training", "train", *flags(**places, **RECIPE)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def signal_at(process: "subprocess.Popen[str]", step: int, sig: int) -> int:
+    """Send the signal once the log has reached the step; return the exit code."""
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"step={step}/"):
+                process.send_signal(sig)
+                break
+        process.stdout.read()
+    return process.returncode
+
+
+@pytest.mark.parametrize("kill_at", [10, 30])
+def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    kill_at: int, news_csv: Path, base_model: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "whole"), **RECIPE)
+    whole = run(config)
+    killed = dataclasses.replace(config, output=str(tmp_path / "killed"), checkpoints=str(tmp_path / "checkpoints"))
+    assert signal_at(train_process(killed), kill_at, signal.SIGKILL) == -signal.SIGKILL
+    assert not Path(killed.output).exists()
+    newest = latest_complete(Path(killed.checkpoints))
+    assert newest is not None and int(newest.name.split("-")[1]) <= kill_at + 4
+    resumed = run(killed)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert resumed.manifest.metrics == whole.manifest.metrics
+    assert read_artifact(killed.output).manifest.calibration == whole.manifest.calibration
+
+
+def test_incomplete_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:
+    for step in (4, 8, 12):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    mark_complete(tmp_path / "checkpoint-4")
+    mark_complete(tmp_path / "checkpoint-8")
+    assert latest_complete(tmp_path) == tmp_path / "checkpoint-8"
+    assert not (tmp_path / "checkpoint-12").exists()
+    assert (tmp_path / "checkpoint-4" / COMPLETE).is_file()
+    assert latest_complete(tmp_path / "none") is None
+
+
+def test_checkpoints_of_another_run_are_refused_with_what_differs(tmp_path: Path) -> None:
+    claim(tmp_path, {"lr": 0.1, "seed": 1})
+    claim(tmp_path, {"seed": 1, "lr": 0.1})
+    with pytest.raises(ConfigError, match=r"another run: lr is 0\.1 there and 0\.2 here"):
+        claim(tmp_path, {"lr": 0.2, "seed": 1})
+    (tmp_path / "run.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match="remove the directory to begin anew"):
+        claim(tmp_path, {"lr": 0.1})
+
+
+def test_interrupted_run_keeps_its_checkpoints(news_csv: Path, base_model: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "out"), checkpoints=str(tmp_path / "c")
+    )
+    assert signal_at(train_process(config), 20, signal.SIGINT) in (0, 130)  # 0: through before the signal came
+    assert latest_complete(tmp_path / "c") is not None

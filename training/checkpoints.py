@@ -1,0 +1,113 @@
+"""Checkpoints that can be trusted: complete or ignored, of this run or refused, and the best weights beside them.
+
+DIR/run.json               what run the checkpoints belong to
+DIR/checkpoint-120/        the Trainer's own files, and COMPLETE, written last
+DIR/best.safetensors       weights of the best evaluation so far, replaced in one step
+DIR/best.json              its loss
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from classifier.model import GPT2Classifier
+from training.errors import ConfigError
+
+COMPLETE = "COMPLETE"
+RUN = "run.json"
+
+
+def claim(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Make the directory this run's, or make sure that it already is.
+
+    Args:
+        directory: of the checkpoints.
+        identity: everything that the weights depend on, as JSON values.
+
+    Raises:
+        ConfigError: it holds checkpoints of another run; the message names what differs.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / RUN
+    wanted = json.loads(json.dumps(identity))
+    if not path.exists():
+        _replace(path, json.dumps(wanted, indent=2))
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise ConfigError(f"{path}: not readable ({exc}); remove the directory to begin anew") from exc
+    differing = sorted(key for key in wanted.keys() | there.keys() if wanted.get(key) != there.get(key))
+    if differing:
+        shown = "; ".join(f"{key} is {there.get(key)!r} there and {wanted.get(key)!r} here" for key in differing)
+        raise ConfigError(f"{directory} holds checkpoints of another run: {shown}. Choose another --checkpoints")
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Call after everything else of the checkpoint is written."""
+    _replace(checkpoint / COMPLETE, "")
+
+
+def latest_complete(directory: Path) -> Path | None:
+    """The newest complete checkpoint. Incomplete ones, cut off by a kill, are removed on the way."""
+    complete: dict[int, Path] = {}
+    for path in directory.glob("checkpoint-*"):
+        if (path / COMPLETE).is_file():
+            complete[int(path.name.rpartition("-")[2])] = path
+        else:
+            shutil.rmtree(path)
+    return complete[max(complete)] if complete else None
+
+
+class BestWeights(TrainerCallback):
+    """Keeps the weights of the evaluation with the lowest loss.
+
+    The Trainer could, but only where it also writes a whole checkpoint after each evaluation.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._weights = directory / "best.safetensors"
+        self._record = directory / "best.json"
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, float] | None = None,
+        model: GPT2Classifier | None = None,
+        **_: Any,
+    ) -> None:
+        if not state.is_world_process_zero or metrics is None or model is None or metrics["eval_loss"] >= self.loss():
+            return
+        unfinished = self._weights.with_suffix(".unfinished")
+        save_file({name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}, unfinished)
+        os.replace(unfinished, self._weights)
+        _replace(self._record, json.dumps({"eval_loss": metrics["eval_loss"], "step": state.global_step}))
+
+    def loss(self) -> float:
+        """Validation loss of the weights kept, in nats; infinite before the first."""
+        if not self._record.exists():
+            return float("inf")
+        return float(json.loads(self._record.read_text(encoding="utf-8"))["eval_loss"])
+
+    def restore(self, model: GPT2Classifier) -> None:
+        """Put the best weights into the model."""
+        if self._weights.exists():
+            model.load_state_dict(load_file(self._weights, device=str(model.device)))
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write a small file in one step, on the disk when this returns."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
