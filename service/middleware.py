@@ -12,7 +12,7 @@ from service.runtime import Runtime
 from service.telemetry import REQUEST_ID_HEADER, log, logger, start_request
 
 QUIET = frozenset({"/livez", "/readyz", "/ping", "/metrics"})
-"""Paths that are called every few seconds; logged at level debug unless they fail."""
+"""Paths that are called every few seconds; what they say in good and bad times is logged at level debug."""
 
 
 class RequestContext:
@@ -73,7 +73,7 @@ class RequestContext:
         metrics = self._runtime.metrics
         metrics.requests.labels(endpoint, str(status)).inc()
         metrics.request_seconds.labels(endpoint).observe(seconds)
-        level = logging.DEBUG if scope["path"] in QUIET and status < 500 else logging.INFO
+        level = logging.DEBUG if scope["path"] in QUIET and status in (200, 503) else logging.INFO
         log(
             "request",
             level=level,
