@@ -37,11 +37,11 @@ def model_card(manifest: Manifest) -> str:
             *_flags(recipe),
             "```",
             "",
+            *(["## Data and licence", "", recipe["sources"], ""] if recipe.get("sources") else []),
             "## Limits",
             "",
             "The figures hold for texts like those it was trained on. Its probabilities are calibrated on the "
             "validation split of the same data. Every text gets one of the labels, also one that is about none.",
-            "The texts it learnt from belong to their publishers; see the project's README for their sources.",
             "",
         ]
     )
@@ -84,7 +84,11 @@ def _flags(recipe: dict[str, Any]) -> list[str]:
     from training.config import TrainConfig
 
     default = TrainConfig()
-    changed = {key: value for key, value in recipe.items() if value != getattr(default, key) or key == "seed"}
+    changed = {
+        key: value
+        for key, value in recipe.items()
+        if key != "sources" and (value != getattr(default, key) or key == "seed")
+    }
     flags = []
     for key, value in changed.items():
         flag = key.replace("_", "-")

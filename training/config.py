@@ -57,6 +57,7 @@ class TrainConfig:
         False, "train on a random stretch of max-seq-len tokens of a longer text, every other time; else its beginning"
     )
     lowercase: bool = _setting(False, "lower-case every text, in serving too")
+    sources: str = _setting("", "where texts and base model come from, and their licences; stands in the model card")
     name: str = _setting("", "the model's name in its card; default: the output directory's name")
 
     # Optimisation

@@ -63,6 +63,7 @@ def evaluate(
             probs_bc=probabilities(logits, temperature),
             metrics=measured,
             by_words=accuracy_by_words(model, encoder, texts, truth) | {0: measured["accuracy"]},
+            rows=[e.row for e in examples],
             facts={"artifact": manifest.name, "weights (SHA-256)": artifact.weights_sha256, "data": data.name},
         )
         write_report(page, report)

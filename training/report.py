@@ -42,6 +42,8 @@ class ReportData:
     probs_bc: NDArray[np.float64]
     metrics: Mapping[str, Any]
     by_words: Mapping[int, float]
+    rows: Sequence[int] = ()
+    """The texts' rows in their file; if not given, they are counted from 1."""
     log: Sequence[Mapping[str, float]] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
     """Lines of the "how it was made" table."""
@@ -84,7 +86,7 @@ def worst_mistakes(data: ReportData) -> list[dict[str, Any]]:
     ranked = wrong[np.argsort(-data.probs_bc[wrong].max(axis=1), kind="stable")][:MISTAKES]
     return [
         {
-            "row": int(i) + 1,
+            "row": data.rows[i] if data.rows else int(i) + 1,
             "truth": data.labels[data.truth[i]],
             "predicted": data.labels[predicted[i]],
             "confidence": float(data.probs_bc[i].max()),

@@ -173,6 +173,7 @@ def _report(work: _Work, figures: _Figures, manifest: Manifest, log: Sequence[Ma
         probs_bc=probabilities(figures.test_logits, figures.temperature),
         metrics=figures.metrics,
         by_words=accuracy_by_words(work.model, work.encoder, test.texts, test.ids) | {0: figures.metrics["accuracy"]},
+        rows=[e.row for e in work.splits.test],
         log=log,
         facts={key: value for key, value in made.items() if not isinstance(value, dict)} | made["recipe"],
     )

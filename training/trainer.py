@@ -218,7 +218,7 @@ def _identity(config: TrainConfig, *parts: tuple[Sequence[Sequence[int]], Sequen
 WITHOUT_EFFECT = frozenset(
     {
         "data", "output", "encoding", "name", "checkpoints", "save_steps", "weights_dtype", "unsure_error",
-        "overwrite", "report", "baseline", "window_stride", "allow_leaks",
+        "overwrite", "report", "baseline", "sources", "window_stride", "allow_leaks",
     }
 )  # fmt: skip
 """Settings that do not change the trained weights, or only through the tokens."""

@@ -12,16 +12,16 @@ from training.report import MISTAKES, ReportData, worst_mistakes, write_report
 LABELS = Labels(("a", "b"))
 
 
-def report_data(rows: int = 40, **changes: object) -> ReportData:
+def report_data(count: int = 40, **changes: object) -> ReportData:
     rng = np.random.default_rng(0)
-    truth = [i % 2 for i in range(rows)]
-    logits = rng.normal(size=(rows, 2)).astype(np.float32) + 2 * np.eye(2, dtype=np.float32)[truth]
+    truth = [i % 2 for i in range(count)]
+    logits = rng.normal(size=(count, 2)).astype(np.float32) + 2 * np.eye(2, dtype=np.float32)[truth]
     measured = measure(logits, truth, LABELS, 1.0, 0.6)
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     values = {
         "title": "A <b>model</b>",
         "labels": LABELS.names,
-        "texts": [f"text {i} <script>alert(1)</script>" for i in range(rows)],
+        "texts": [f"text {i} <script>alert(1)</script>" for i in range(count)],
         "truth": truth,
         "probs_bc": probs.astype(np.float64),
         "metrics": measured,
@@ -61,7 +61,7 @@ def test_verdict_against_the_baseline_is_plain(tmp_path: Path, accuracy: float, 
 
 
 def test_mistakes_are_the_surest_wrong_ones_in_order() -> None:
-    data = report_data(rows=400)
+    data = report_data(count=400)
     mistakes = worst_mistakes(data)
     assert len(mistakes) == MISTAKES
     confidences = [m["confidence"] for m in mistakes]
@@ -69,3 +69,9 @@ def test_mistakes_are_the_surest_wrong_ones_in_order() -> None:
     wrong = data.probs_bc.argmax(1) != np.asarray(data.truth)
     assert confidences[0] == data.probs_bc[wrong].max()
     assert all(m["truth"] != m["predicted"] for m in mistakes)
+
+
+def test_mistakes_name_the_row_of_the_file() -> None:
+    rows = [1000 + 2 * i for i in range(40)]
+    found, numbered = worst_mistakes(report_data()), worst_mistakes(report_data(rows=rows))
+    assert [m["row"] for m in numbered] == [rows[m["row"] - 1] for m in found]
