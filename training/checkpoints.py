@@ -66,12 +66,17 @@ def latest_complete(directory: Path) -> Path | None:
 
 
 class BestWeights(TrainerCallback):
-    """Keeps the weights of the evaluation with the lowest loss.
+    """Keeps the weights of the evaluation with the lowest loss, and stops a run that gets no better.
+
+    Args:
+        directory: of the checkpoints.
+        patience: evaluations without a better one after which training stops; 0: never.
 
     The Trainer could, but only where it also writes a whole checkpoint after each evaluation.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, patience: int = 0) -> None:
+        self._patience = patience
         self._weights = directory / "best.safetensors"
         self._record = directory / "best.json"
 
@@ -84,7 +89,12 @@ class BestWeights(TrainerCallback):
         model: GPT2Classifier | None = None,
         **_: Any,
     ) -> None:
-        if not state.is_world_process_zero or metrics is None or model is None or metrics["eval_loss"] >= self.loss():
+        if not state.is_world_process_zero or metrics is None or model is None:
+            return
+        if metrics["eval_loss"] >= self.loss():
+            # counted from the log, which checkpoints keep: a resumed run stops where an uninterrupted one does
+            since = sum("eval_loss" in entry and entry["step"] > self._best()["step"] for entry in state.log_history)
+            control.should_training_stop |= bool(self._patience and since >= self._patience)
             return
         unfinished = self._weights.with_suffix(".unfinished")
         save_file({name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}, unfinished)
@@ -93,9 +103,11 @@ class BestWeights(TrainerCallback):
 
     def loss(self) -> float:
         """Validation loss of the weights kept, in nats; infinite before the first."""
-        if not self._record.exists():
-            return float("inf")
-        return float(json.loads(self._record.read_text(encoding="utf-8"))["eval_loss"])
+        return float(self._best()["eval_loss"]) if self._record.exists() else float("inf")
+
+    def _best(self) -> dict[str, float]:
+        best: dict[str, float] = json.loads(self._record.read_text(encoding="utf-8"))
+        return best
 
     def restore(self, model: GPT2Classifier) -> None:
         """Put the best weights into the model."""

@@ -30,7 +30,9 @@ class TrainConfig:
 
     # Data
     data: str = _setting(
-        "", "a file to split, or a directory with train, val and test files (CSV, TSV, JSON Lines, Parquet)"
+        "",
+        "a file to split (CSV, TSV, JSON Lines, Parquet), a directory with train, val and test files, or with a "
+        "folder of .txt files for each label",
     )
     output: str = _setting("", "the artifact's directory")
     text_column: str = _setting("text", "column of the texts")
@@ -71,6 +73,8 @@ class TrainConfig:
     dropout: float = _setting(
         0.1, "dropout in embeddings and residuals while training; none in attention", low=0.0, high=0.9
     )
+    class_weights: bool = _setting(False, "weigh each text by how rare its label is, for data with few of some label")
+    patience: int = _setting(0, "stop after so many evaluations (one an epoch) without a better one; 0: never", low=0)
     dense_from: int = _setting(
         0, "half of the loss is taken after every token from this one on; 0: all of it after the last token", low=0
     )

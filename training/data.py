@@ -86,6 +86,42 @@ def read_examples(
     return examples
 
 
+def read_class_folders(path: Path, *, encoding: str = "utf-8") -> list[Example]:
+    """Read a directory with a folder a label and a text file an example, as the BBC archive is laid out.
+
+    Args:
+        path: its folders' names are the labels; `.txt` files in them are the texts, in the order of their names.
+        encoding: of the files.
+
+    Raises:
+        DataError: with every problem of every file.
+    """
+    examples: list[Example] = []
+    problems: list[Problem] = []
+    for file in class_files(path):
+        try:
+            text = _decode(file, encoding)
+        except DataError as exc:
+            problems += exc.problems
+            continue
+        if text.strip():
+            examples.append(Example(text, file.parent.name, None, len(examples) + 1))
+        else:
+            problems.append(Problem(str(file), 0, 0, "", "the text is empty"))
+    if problems:
+        raise DataError(problems)
+    return examples
+
+
+def class_files(path: Path) -> list[Path]:
+    """Text files of a directory's folders; hidden ones are the system's."""
+    return sorted(
+        file
+        for file in path.glob("*/*.txt")
+        if file.is_file() and not file.name.startswith(".") and not file.parent.name.startswith((".", "__"))
+    )
+
+
 def fingerprint(examples: Iterable[Example]) -> str:
     """SHA-256 over the (label, text) pairs, whatever their order: the same data gives the same value."""
     digest = hashlib.sha256()

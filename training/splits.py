@@ -8,7 +8,7 @@ from pathlib import Path
 
 from classifier.errors import LabelError
 from classifier.labels import Labels
-from training.data import SUFFIXES, Columns, Example, read_examples
+from training.data import SUFFIXES, Columns, Example, class_files, read_class_folders, read_examples
 from training.duplicates import find_groups, near_duplicate_pairs, normalise
 from training.errors import DataError, LeakError, Problem
 
@@ -66,7 +66,7 @@ def load_splits(
     seed: int,
     near_duplicates: bool = True,
 ) -> tuple[Splits, list[Leak]]:
-    """Read one file and split it, or read a directory with train, val and test files.
+    """Read one file, or a folder a label, and split it; or read a directory with train, val and test files.
 
     A directory without a val file has one split off its train file. The leaks of given files are returned, not judged:
     see `refuse_leaks`.
@@ -76,6 +76,10 @@ def load_splits(
     """
     if path.is_file():
         examples = read_examples(path, columns, encoding=encoding)
+        fractions = {"test": test_fraction, "val": val_fraction}
+        return split(path, examples, fractions, seed, near_duplicates=near_duplicates), []
+    if path.is_dir() and not _split_files(path, "train") and class_files(path):
+        examples = read_class_folders(path, encoding=encoding)
         fractions = {"test": test_fraction, "val": val_fraction}
         return split(path, examples, fractions, seed, near_duplicates=near_duplicates), []
     given = _read_given(path, columns, encoding)
@@ -201,8 +205,8 @@ def _read_given(path: Path, columns: Columns | None, encoding: str) -> dict[str,
         raise DataError([Problem(str(path), 0, 0, "", "no such file or directory")])
     problems: list[Problem] = []
     given: dict[str, list[Example]] = {}
-    for part, stems in SPLIT_NAMES.items():
-        files = sorted(p for p in path.iterdir() if p.stem.lower() in stems and p.suffix.lower() in SUFFIXES)
+    for part in SPLIT_NAMES:
+        files = _split_files(path, part)
         if len(files) > 1:
             problems.append(
                 Problem(str(path), 0, 0, "", f"several {part} files: {', '.join(p.name for p in files)}; keep one")
@@ -217,6 +221,10 @@ def _read_given(path: Path, columns: Columns | None, encoding: str) -> dict[str,
     if problems:
         raise DataError(problems)
     return given
+
+
+def _split_files(path: Path, part: str) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.stem.lower() in SPLIT_NAMES[part] and p.suffix.lower() in SUFFIXES)
 
 
 def _labels(path: Path, examples: Sequence[Example]) -> Labels:

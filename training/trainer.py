@@ -173,7 +173,7 @@ def fine_tune(
     _set_dropout(model, config.dropout)
     with _checkpoint_directory(config) as directory:
         claim(directory, _identity(config, train, val))
-        best = BestWeights(directory)
+        best = BestWeights(directory, config.patience)
         interactive = sys.stderr.isatty()
         trainer = ClassifierTrainer(
             config,
@@ -266,6 +266,7 @@ class ClassifierTrainer(Trainer):
         self._config = config
         epoch = Epoch()
         texts = TokenizedTexts(*train, config.max_seq_len, crop_seed=config.seed if config.crops else None, epoch=epoch)
+        self._weights = class_weights(train[1], max(train[1]) + 1) if config.class_weights else None
         self._order = LengthGroupedOrder(texts, config.batch_size, config.seed, epoch)
         super().__init__(train_dataset=texts, eval_dataset=val, callbacks=[_CountEpochs(epoch), *callbacks], **keywords)
 
@@ -287,7 +288,12 @@ class ClassifierTrainer(Trainer):
             logits_btc = model(**tensors, every_token=True).logits.float()
             settings = self._config
             return classification_loss(
-                logits_btc, inputs["attention_mask"], labels, settings.dense_from, settings.label_smoothing
+                logits_btc,
+                inputs["attention_mask"],
+                labels,
+                settings.dense_from,
+                settings.label_smoothing,
+                None if self._weights is None else self._weights.to(labels.device),
             )
         logits_bc = model(**tensors).logits.float()
         loss = torch.nn.functional.cross_entropy(logits_bc, labels)
@@ -305,7 +311,12 @@ class _CountEpochs(TrainerCallback):
 
 
 def classification_loss(
-    logits_btc: torch.Tensor, mask_bt: torch.Tensor, labels: torch.Tensor, dense_from: int, label_smoothing: float
+    logits_btc: torch.Tensor,
+    mask_bt: torch.Tensor,
+    labels: torch.Tensor,
+    dense_from: int,
+    label_smoothing: float,
+    weights_c: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy in nats of B texts.
 
@@ -317,23 +328,34 @@ def classification_loss(
         mask_bt: (B, T), 1 on real tokens.
         labels: (B,) int64.
         dense_from: 0: the loss after each text's last token. n: half of that, and half of the mean over the text's
-            tokens from the n-th on (the last one always among them), each text weighing the same.
+            tokens from the n-th on (the last one always among them).
         label_smoothing: probability mass spread over all labels.
+        weights_c: (C,) what a text of each label weighs in the mean; all the same if not given.
     """
     texts, tokens, _ = logits_btc.shape
     rows = torch.arange(texts, device=labels.device)
     last_b = last_tokens(mask_bt)
-    cross_entropy = torch.nn.functional.cross_entropy
-    final = cross_entropy(logits_btc[rows, last_b], labels, label_smoothing=label_smoothing)
-    if not dense_from:
-        return final
-    losses_bt = cross_entropy(
+    losses_bt = torch.nn.functional.cross_entropy(
         logits_btc.flatten(0, 1), labels.repeat_interleave(tokens), label_smoothing=label_smoothing, reduction="none"
     ).view(texts, tokens)
-    asked_bt = (mask_bt == 1) & (mask_bt.long().cumsum(-1) >= dense_from)
-    asked_bt[rows, last_b] = True
-    inner_b = (losses_bt * asked_bt).sum(1) / asked_bt.sum(1)
-    return 0.5 * final + 0.5 * inner_b.mean()
+    loss_b = losses_bt[rows, last_b]
+    if dense_from:
+        asked_bt = (mask_bt == 1) & (mask_bt.long().cumsum(-1) >= dense_from)
+        asked_bt[rows, last_b] = True
+        # where, not a product: what stands in padding may be anything
+        inner_b = losses_bt.where(asked_bt, 0.0).sum(1) / asked_bt.sum(1)
+        loss_b = 0.5 * loss_b + 0.5 * inner_b
+    if weights_c is None:
+        return loss_b.mean()
+    weights_b = weights_c[labels]
+    return (loss_b * weights_b).sum() / weights_b.sum()
+
+
+def class_weights(label_ids: Sequence[int], labels: int) -> torch.Tensor:
+    """Inverse frequency, (C,) float32, the mean over texts being 1; 0 for a label without texts."""
+    counts = torch.bincount(torch.tensor(label_ids), minlength=labels)
+    present = counts > 0
+    return torch.where(present, len(label_ids) / (present.sum() * counts.clamp(min=1)), 0.0).float()
 
 
 def _set_dropout(model: GPT2Classifier, dropout: float) -> None:

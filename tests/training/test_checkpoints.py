@@ -1,5 +1,6 @@
 """Killed runs go on, and end as if nothing had happened."""
 
+import copy
 import dataclasses
 import os
 import signal
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import TrainerControl, TrainerState
 
 from classifier.artifact import read_artifact
+from classifier.model import GPT2Classifier
 from tests.conftest import ROOT
-from training.checkpoints import COMPLETE, claim, latest_complete, mark_complete
+from training.checkpoints import COMPLETE, BestWeights, claim, latest_complete, mark_complete
 from training.config import TrainConfig
 from training.errors import ConfigError
 from training.run import run
@@ -70,6 +74,39 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert resumed.weights_sha256 == whole.weights_sha256
     assert resumed.manifest.metrics == whole.manifest.metrics
     assert read_artifact(killed.output).manifest.calibration == whole.manifest.calibration
+
+
+def evaluated(best: BestWeights, model: GPT2Classifier, losses: list[float]) -> list[bool]:
+    """Feed evaluations of one an epoch; say after which of them training stops."""
+    state = TrainerState(is_world_process_zero=True)
+    stops = []
+    for step, loss in enumerate(losses, start=1):
+        state.global_step = step
+        state.log_history.append({"eval_loss": loss, "step": step})
+        control = TrainerControl()
+        best.on_evaluate(None, state, control, metrics={"eval_loss": loss}, model=model)
+        stops.append(control.should_training_stop)
+    return stops
+
+
+def test_training_stops_after_evaluations_without_a_better_one(model: GPT2Classifier, tmp_path: Path) -> None:
+    losses = [0.9, 0.5, 0.6, 0.4, 0.4, 0.7, 0.8]
+    assert evaluated(BestWeights(tmp_path, patience=2), model, losses) == [False] * 5 + [True, True]
+    (tmp_path / "never").mkdir()
+    assert not any(evaluated(BestWeights(tmp_path / "never"), model, losses))
+
+
+def test_best_weights_are_those_of_the_lowest_loss(model: GPT2Classifier, tmp_path: Path) -> None:
+    changed = copy.deepcopy(model)
+    best = BestWeights(tmp_path)
+    evaluated(best, changed, [0.5])
+    with torch.no_grad():
+        changed.score.weight.zero_()
+    best.on_evaluate(
+        None, TrainerState(is_world_process_zero=True), TrainerControl(), metrics={"eval_loss": 0.6}, model=changed
+    )
+    best.restore(changed)
+    assert torch.equal(changed.score.weight, model.score.weight) and best.loss() == 0.5
 
 
 def test_incomplete_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:

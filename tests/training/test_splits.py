@@ -91,6 +91,27 @@ def test_given_files_are_taken_as_they_are(tmp_path: Path) -> None:
     assert splits.sizes() == {"train": 40, "val": 10, "test": 10} and leaks == []
 
 
+def test_folder_a_label_is_read_and_split(tmp_path: Path) -> None:
+    for row in news_rows(60):
+        folder = tmp_path / row["label"]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{abs(hash(row['text']))}.txt").write_text(row["text"], encoding="utf-8")
+    (tmp_path / "README.md").touch()
+    (tmp_path / "sport" / ".hidden.txt").touch()
+    splits, leaks = load_splits(tmp_path, val_fraction=0.2, test_fraction=0.2, seed=1)
+    assert splits.labels.names == ("business", "politics", "sport") and leaks == []
+    assert splits.sizes() == {"train": 36, "val": 12, "test": 12}
+
+
+def test_problems_of_a_folder_a_label_come_together(tmp_path: Path) -> None:
+    for name, content in (("a/1.txt", b"fine"), ("a/2.txt", b" "), ("b/1.txt", b"\xff")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_splits(tmp_path, val_fraction=0.2, test_fraction=0.2, seed=1)
+    assert [Path(p.file).parent.name for p in caught.value.problems] == ["a", "b"]
+
+
 def test_missing_val_file_is_split_off_train(tmp_path: Path) -> None:
     rows = examples(60)
     write_given(tmp_path, train=rows[:45], test=rows[45:])
