@@ -120,6 +120,10 @@ def serve(settings: Settings) -> int:
 
 
 def _load_engine(settings: Settings) -> Engine:
+    directory = settings.model_dir
+    if not (directory / "manifest.json").is_file():  # a mistyped path should not cost the imports below
+        problem = "manifest.json is missing" if directory.is_dir() else "no such directory"
+        raise EngineLoadError(f"artifact {directory}: {problem}; SERVICE_MODEL_DIR names the artifact to serve")
     from service.torch_engine import load_torch_engine  # seconds of imports: after the port is bound, off the loop
 
     return load_torch_engine(settings)

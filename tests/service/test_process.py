@@ -3,6 +3,8 @@
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ import pytest
 
 from classifier.artifact import Artifact
 from service.__main__ import main
+from tests.conftest import ROOT
 from tests.processes import ServiceProcess, client_of, service_process
 from tests.texts import news_rows
 
@@ -140,7 +143,17 @@ def test_flipped_byte_is_one_clear_line_and_exit_code_1(artifact_copy: Artifact)
 def test_missing_model_is_exit_code_1(tmp_path: Path) -> None:
     with service_process(tmp_path / "none") as service:
         assert service.wait() == 1
-    assert any("no such directory" in line["message"] for line in service.lines)
+    assert any("no such directory; SERVICE_MODEL_DIR names" in line["message"] for line in service.lines)
+
+
+def test_mistyped_model_is_noticed_without_the_imports_of_a_model(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from service.settings import Settings; "
+        "from service.__main__ import serve; "
+        f"code = serve(Settings(port=0, model_dir=Path({str(tmp_path)!r}))); print(code, 'torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["1", "False"]
 
 
 def test_taken_port_is_a_failure(artifact: Artifact) -> None:
