@@ -42,7 +42,7 @@ STATUS: Final[Mapping[str, int]] = {
 
 MEANING: Final[Mapping[str, str]] = {
     "invalid_json": "the body is not JSON",
-    "bad_request": "the request is not HTTP that the service understands",
+    "bad_request": "refused by the web framework for a reason that has no kind of its own",
     "not_found": "there is no such path",
     "method_not_allowed": "the path does not take this method",
     "body_too_large": "the body has more bytes than `SERVICE_MAX_BODY_BYTES`",

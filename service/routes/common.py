@@ -26,7 +26,6 @@ RuntimeOf = Annotated[Runtime, Depends(_runtime)]
 
 WORK_ERRORS = (
     "invalid_json",
-    "bad_request",
     "body_too_large",
     "too_many_texts",
     "unsupported_media_type",
