@@ -6,7 +6,8 @@
 
 A directory is whole or absent. It is written beside its final place and renamed into it; the manifest is written last
 and names every other file with its SHA-256, so that a copy cut short or a flipped byte is refused when it is read.
-`transformers.pipeline("text-classification", DIRECTORY)` can load the directory too. Nothing in it is a pickle.
+`transformers.pipeline("text-classification", DIRECTORY)` can load the directory too, except with the head `flatten`.
+Nothing in it is a pickle.
 """
 
 import hashlib
@@ -25,14 +26,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from classifier.encoding import Encoder, TextCleaning, load_tokenizer
+from classifier.encoding import Encoder, OnLong, TextCleaning, load_tokenizer
 from classifier.errors import ArtifactError, LabelError, ModelError
+from classifier.flatten import FlattenClassifier
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_weights
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
 SCHEMA_VERSION = 1
+
+Head = Literal["last_token", "flatten"]
+HEADS: dict[Head, type[GPT2Classifier]] = {"last_token": GPT2Classifier, "flatten": FlattenClassifier}
 
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """Files without which the artifact cannot be served."""
@@ -65,9 +70,10 @@ class Manifest(_Frozen):
     name: str = Field(min_length=1, description="the model's name, free text")
     created: str = Field(description="ISO 8601, UTC")
     labels: list[str] = Field(min_length=2)
-    head: Literal["last_token"] = "last_token"
+    head: Head = "last_token"
     max_tokens: int = Field(ge=1, description="tokens of one window")
     window_stride: int = Field(ge=1, description="tokens between the starts of neighbouring windows")
+    on_long: OnLong = Field("windows", description="what becomes of longer texts where a caller does not say")
     cleaning: TextCleaning = TextCleaning()
     calibration: Calibration = Calibration()
     unsure_below: float = Field(0.0, ge=0, le=1, description='answers with a smaller top probability are "unsure"')
@@ -113,12 +119,12 @@ class Artifact:
         except ModelError as exc:
             raise ArtifactError(self.directory, str(exc)) from exc
         m = self.manifest
-        return Encoder(tokenizer, m.cleaning, m.max_tokens, m.window_stride)
+        return Encoder(tokenizer, m.cleaning, m.max_tokens, m.window_stride, m.on_long)
 
     def model(self, dtype: torch.dtype = torch.float32) -> GPT2Classifier:
         """Raises ArtifactError if the weights do not fit config.json, or config.json does not fit the manifest."""
         try:
-            model = load_weights(self.directory, dtype)
+            model = load_weights(self.directory, dtype, HEADS[self.manifest.head])
             labels = Labels.from_id2label(model.config.id2label)
         except (ModelError, LabelError) as exc:
             raise ArtifactError(self.directory, str(exc)) from exc
@@ -126,6 +132,12 @@ class Artifact:
             raise ArtifactError(
                 self.directory,
                 f"config.json has the labels {list(labels.names)}, manifest.json has {self.manifest.labels}",
+            )
+        flat = getattr(model.config, "flatten_tokens", self.manifest.max_tokens)
+        if self.manifest.max_tokens > flat:
+            raise ArtifactError(
+                self.directory,
+                f"manifest.json reads {self.manifest.max_tokens} tokens at once, config.json's head reads {flat}",
             )
         if self.manifest.max_tokens > model.config.n_positions:
             raise ArtifactError(
@@ -241,7 +253,8 @@ def _write_model_files(directory: Path, model: GPT2Classifier, tokenizer: Tokeni
     # Others load it by transformers' own class; GPT2Classifier is a class of ours that they do not have.
     config_path = directory / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
-    config["architectures"] = ["GPT2ForSequenceClassification"]
+    if manifest.head == "last_token":
+        config["architectures"] = ["GPT2ForSequenceClassification"]
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     special = tokenizer.id_to_token(model.config.pad_token_id)
     PreTrainedTokenizerFast(

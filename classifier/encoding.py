@@ -143,9 +143,17 @@ class Encoder:
         cleaning: the clean-up.
         max_tokens: tokens of one window, at least 1.
         window_stride: tokens between the starts of neighbouring windows, 1..max_tokens.
+        on_long: what becomes of longer texts where a caller does not say.
     """
 
-    def __init__(self, tokenizer: Tokenizer, cleaning: TextCleaning, max_tokens: int, window_stride: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        cleaning: TextCleaning,
+        max_tokens: int,
+        window_stride: int,
+        on_long: OnLong = "windows",
+    ) -> None:
         if not 1 <= window_stride <= max_tokens:
             raise EncodingError(f"window stride must be 1..max_tokens, got {window_stride} with {max_tokens} tokens")
         tokenizer.encode_special_tokens = True
@@ -155,8 +163,9 @@ class Encoder:
         self.cleaning = cleaning
         self.max_tokens = max_tokens
         self.window_stride = window_stride
+        self.on_long = on_long
 
-    def encode(self, texts: Sequence[str], on_long: OnLong = "windows") -> list[EncodedText | EncodingError]:
+    def encode(self, texts: Sequence[str], on_long: OnLong | None = None) -> list[EncodedText | EncodingError]:
         """Encode each text on its own terms, in the order given.
 
         A text that cannot be encoded gives an `EncodingError` *in its place*; the others are not touched by it.
@@ -174,7 +183,7 @@ class Encoder:
                 results[place] = problem
         encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
         for place, text, encoding in zip(places, cleaned, encodings, strict=True):
-            results[place] = self._windows(encoding.ids, encoding.offsets, len(text), on_long)
+            results[place] = self._windows(encoding.ids, encoding.offsets, len(text), on_long or self.on_long)
         return [result for result in results if result is not None]
 
     def _windows(

@@ -5,12 +5,13 @@ so its weights load as `GPT2ForSequenceClassification`, but neither of that clas
 the mask, not from the column, and the last token is found by the mask, not by its id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging as transformers_logging
@@ -85,7 +86,14 @@ def infer_sequences(model: GPT2Classifier, sequences: Sequence[Sequence[int]]) -
     return infer(model, pad(sequences, model.config.pad_token_id, "left"))
 
 
-def load_base(base_model: str, labels: Labels, *, random_weights: bool = False) -> GPT2Classifier:
+def load_base(
+    base_model: str,
+    labels: Labels,
+    *,
+    random_weights: bool = False,
+    kind: type[GPT2Classifier] = GPT2Classifier,
+    extra_config: Mapping[str, Any] | None = None,
+) -> GPT2Classifier:
     """A float32 classifier on a pre-trained GPT-2, its head freshly initialised from torch's generator.
 
     Args:
@@ -93,12 +101,15 @@ def load_base(base_model: str, labels: Labels, *, random_weights: bool = False) 
             safetensors and `tokenizer.json`.
         labels: label names, which become the configuration's `id2label`.
         random_weights: take only the configuration; for tests and speed measurements.
+        kind: the class of its head.
+        extra_config: what that class needs in the configuration.
 
     Raises:
         ModelError: nothing there, not a GPT-2, or weights missing other than the head's.
     """
     config = _base_config(base_model)
     config.id2label, config.label2id = labels.id2label, dict(labels.label2id)
+    config.update(extra_config or {})
     config.problem_type = "single_label_classification"
     if config.pad_token_id is None:  # the mask decides, never this id; transformers' own class insists on having one
         config.pad_token_id = 0 if config.eos_token_id is None else config.eos_token_id
@@ -108,17 +119,17 @@ def load_base(base_model: str, labels: Labels, *, random_weights: bool = False) 
             f"{config.vocab_size}"
         )
     if random_weights:
-        fresh: GPT2Classifier = GPT2Classifier(config).float()
+        fresh: GPT2Classifier = kind(config).float()
         return fresh
     model: GPT2Classifier
     try:
-        model, report = GPT2Classifier.from_pretrained(
+        model, report = kind.from_pretrained(
             base_model, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
         raise ModelError(f"base model {base_model!r}: its weights cannot be loaded: {_first_line(exc)}") from exc
     # Everything but the head must come from the base; a silent random layer would train to a bad model.
-    missing = sorted(set(report["missing_keys"]) - {"score.weight"})
+    missing = sorted(set(report["missing_keys"]) - {"score.weight", "score.bias"})
     if missing:
         raise ModelError(
             f"base model {base_model!r}: weights missing: {', '.join(missing[:5])} ({len(missing)} in all)"
@@ -132,9 +143,14 @@ def load_base_tokenizer(base_model: str) -> Tokenizer:
     Raises:
         ModelError: there is none, or its vocabulary is empty.
     """
+    vocab, merges = (Path(base_model) / name for name in ("vocab.json", "merges.txt"))
     try:
-        fast = AutoTokenizer.from_pretrained(base_model)
-        tokenizer: Tokenizer = fast.backend_tokenizer
+        if vocab.is_file() and merges.is_file() and not (Path(base_model) / "tokenizer.json").exists():
+            # transformers 5 builds an empty tokenizer of these two without a word
+            tokenizer = Tokenizer.from_str(ByteLevelBPETokenizer(str(vocab), str(merges)).to_str())
+            tokenizer.add_special_tokens(["<|endoftext|>"])
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(base_model).backend_tokenizer
     except Exception as exc:  # transformers and tokenizers raise whatever a file's content leads them to
         raise ModelError(f"base model {base_model!r}: its tokenizer cannot be loaded: {_first_line(exc)}") from exc
     if tokenizer.get_vocab_size(with_added_tokens=False) < 2:
@@ -142,15 +158,22 @@ def load_base_tokenizer(base_model: str) -> Tokenizer:
     return tokenizer
 
 
-def load_weights(directory: Path, dtype: torch.dtype = torch.float32) -> GPT2Classifier:
+def load_weights(
+    directory: Path, dtype: torch.dtype = torch.float32, kind: type[GPT2Classifier] = GPT2Classifier
+) -> GPT2Classifier:
     """The classifier stored in an artifact's directory, for inference.
+
+    Args:
+        directory: with `config.json` and `model.safetensors`.
+        dtype: of the weights in memory.
+        kind: the class of its head.
 
     Raises:
         ModelError: files missing or unreadable, or keys that do not match the configuration.
     """
     model: GPT2Classifier
     try:
-        model, report = GPT2Classifier.from_pretrained(
+        model, report = kind.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:

@@ -70,6 +70,10 @@ class EngineInfo:
     labels: tuple[str, ...]
     max_tokens: int
     window_stride: int
+    on_long: OnLong
+    """What becomes of longer texts where a caller does not say."""
+    head: str
+    """"last_token" or "flatten"."""
     temperature: float
     unsure_below: float
     parameters: int
@@ -91,8 +95,8 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
-    def encode(self, texts: Sequence[str], on_long: OnLong) -> list[Encoded | TextProblem]:
-        """One result a text, in order; a text's problem stands in its own place."""
+    def encode(self, texts: Sequence[str], on_long: OnLong | None) -> list[Encoded | TextProblem]:
+        """One result a text, in order; a text's problem stands in its own place. `on_long` None: `info.on_long`."""
 
     def batch_cost(self, tokens: Sequence[int]) -> int:
         """Tokens that the model computes for a batch of windows of these lengths, padding included."""

@@ -155,7 +155,7 @@ class Runtime:
         return self.status
 
     async def classify(
-        self, texts: Sequence[str], on_long: OnLong, timeout_ms: int | None, timing: Timing
+        self, texts: Sequence[str], on_long: OnLong | None, timeout_ms: int | None, timing: Timing
     ) -> list[Outcome]:
         """One outcome a text, in order.
 
@@ -207,7 +207,7 @@ class Runtime:
         return (timeout_ms or self.settings.default_timeout_ms) / 1000
 
     async def _encode(
-        self, engine: Engine, texts: Sequence[str], on_long: OnLong
+        self, engine: Engine, texts: Sequence[str], on_long: OnLong | None
     ) -> tuple[dict[int, Outcome], dict[int, Encoded]]:
         """By place: errors of texts that cannot be encoded, and the encoded others."""
         problems: dict[int, Outcome] = {}

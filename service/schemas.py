@@ -35,10 +35,10 @@ class Options(_Wire):
     top_k: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         None, description="answer with the k most probable labels only; all labels if not given"
     )
-    on_long: OnLong = Field(
-        "windows",
+    on_long: OnLong | None = Field(
+        None,
         description='texts longer than the model reads at once: overlapping "windows" over all of it, "truncate" to '
-        'its beginning, or "error"',
+        'its beginning, or "error"; if not given, what the model says (`on_long` in /info), usually "windows"',
     )
     timeout_ms: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         None, description="milliseconds after which the answer is no longer wanted; a limit is in /info"

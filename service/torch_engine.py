@@ -38,11 +38,12 @@ class TorchEngine:
         self._labels = artifact.labels
         self.info = info
 
-    def encode(self, texts: Sequence[str], on_long: OnLong) -> list[Encoded | TextProblem]:
+    def encode(self, texts: Sequence[str], on_long: OnLong | None) -> list[Encoded | TextProblem]:
         return [_plain(result) for result in self._encoder.encode(texts, on_long)]
 
     def batch_cost(self, tokens: Sequence[int]) -> int:
-        return max(tokens) * len(tokens)
+        # the head "flatten" pads every row to its full width
+        return (self.info.max_tokens if self.info.head == "flatten" else max(tokens)) * len(tokens)
 
     def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
         rows: list[list[float]] = infer_sequences(self._model, [item.payload for item in items]).tolist()
@@ -105,6 +106,8 @@ def _info(artifact: Artifact, model: GPT2Classifier, threads: int, difference: f
         labels=artifact.labels.names,
         max_tokens=manifest.max_tokens,
         window_stride=manifest.window_stride,
+        on_long=manifest.on_long,
+        head=manifest.head,
         temperature=manifest.calibration.temperature,
         unsure_below=manifest.unsure_below,
         parameters=sum(p.numel() for p in model.parameters()),

@@ -1,4 +1,4 @@
-"""The command line of training: prepare, train, evaluate.
+"""The command line of training: prepare, inspect, pretrain, train, evaluate, convert.
 
 Exit codes: 0 done, 2 something about the input that the message explains (nothing was written), 130 interrupted.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config import TrainConfig, load_config
+from training.config import Config, PretrainConfig, TrainConfig, load_config
 from training.errors import TrainingError
 
 INPUT_ERROR = 2
@@ -47,21 +47,44 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="fine-tune GPT-2 on labelled texts and write an artifact")
     train.add_argument("--config", type=Path, help="a TOML file with settings, see training/configs")
-    _add_settings(train)
+    _add_settings(train, TrainConfig)
     train.set_defaults(command=_train)
+
+    pretrain = commands.add_parser("pretrain", help="make a compact GPT-2 language model to fine-tune from")
+    pretrain.add_argument("--config", type=Path, help="a TOML file with settings, see training/configs")
+    _add_settings(pretrain, PretrainConfig)
+    pretrain.set_defaults(command=_pretrain)
 
     evaluate = commands.add_parser("evaluate", help="measure an artifact on a file of labelled texts")
     evaluate.add_argument("--artifact", type=Path, required=True, help="the artifact's directory")
-    evaluate.add_argument("--data", type=Path, required=True, help="CSV, TSV, JSON Lines or Parquet")
-    evaluate.add_argument("--text-column", default="text")
-    evaluate.add_argument("--label-column", default="", help="default: 'label' or 'category'")
-    evaluate.add_argument("--title-column", default="", help="default: 'title' where there is one")
-    evaluate.add_argument("--no-use-title", dest="use_title", action="store_false", help="leave titles out")
-    evaluate.add_argument("--encoding", default="utf-8")
+    _add_columns(evaluate)
     evaluate.add_argument("--skip-unlabelled", action="store_true", help="leave out rows whose label is empty")
     evaluate.add_argument("--report", type=Path, help="write report.html, metrics.json and plots to this directory")
     evaluate.add_argument("--json", action="store_true", help="all figures as JSON")
     evaluate.set_defaults(command=_evaluate)
+
+    inspect = commands.add_parser("inspect", help="report classes, lengths, duplicates, leaks and suspicious labels")
+    _add_columns(inspect)
+    inspect.add_argument("--group-column", default="", help="default: 'near_dup_group' or 'group', else computed")
+    inspect.add_argument("--output", type=Path, required=True, help="directory for data.md and data.json")
+    inspect.set_defaults(command=_inspect)
+
+    convert = commands.add_parser("convert", help="make an artifact of the article's model.pth or model.tar.gz")
+    convert.add_argument("checkpoint", type=Path, help="model.pth, or a model.tar.gz with it")
+    convert.add_argument("--output", type=Path, required=True, help="the artifact's directory")
+    convert.add_argument("--labels", required=True, help="separated by commas, in the order of the head's rows")
+    convert.add_argument("--tokenizer", default="gpt2", help="a Hugging Face name or a local directory")
+    convert.add_argument("--heads", type=int, default=0, help="attention heads; default: one each 64 dimensions")
+    convert.add_argument(
+        "--padded-rows",
+        choices=("transformers-4", "transformers-5"),
+        default="transformers-4",
+        help="the transformers it was trained with; they compute padding differently, and this head reads padding",
+    )
+    convert.add_argument("--keep-case", action="store_true", help="its texts were not lower-cased")
+    convert.add_argument("--name", default="", help="the model's name; default: the output directory's")
+    convert.add_argument("--overwrite", action="store_true", help="replace an artifact that stands at the output")
+    convert.set_defaults(command=_convert)
 
     prepare = commands.add_parser("prepare", help="make one clean CSV of the public BBC News archive")
     prepare.add_argument("--archive", type=Path, help="a local bbc-fulltext.zip; default: fetch the public one")
@@ -71,13 +94,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    for field in dataclasses.fields(TrainConfig):
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, help="as `train` takes it; local, or anything fsspec opens")
+    parser.add_argument("--text-column", default="text")
+    parser.add_argument("--label-column", default="", help="default: 'label' or 'category'")
+    parser.add_argument("--title-column", default="", help="default: 'title' where there is one")
+    parser.add_argument("--no-use-title", dest="use_title", action="store_false", help="leave titles out")
+    parser.add_argument("--encoding", default="utf-8")
+
+
+def _add_settings(parser: argparse.ArgumentParser, settings: type[TrainConfig] | type[PretrainConfig]) -> None:
+    for field in dataclasses.fields(settings):
         flag = "--" + field.name.replace("_", "-")
         text = field.metadata["help"].replace("%", "%%")
         keywords: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
         if field.type is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text, **keywords)
+        elif field.type == tuple[str, ...]:
+            parser.add_argument(flag, nargs="+", help=text, **keywords)
         else:
             shown = text if field.default == "" else f"{text} (default: {field.default})"
             choices = field.metadata["choices"] or None
@@ -85,11 +119,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(parsed: argparse.Namespace) -> None:
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
-    config = load_config(parsed.config, {key: value for key, value in vars(parsed).items() if key in names})
+    config = _config(TrainConfig, parsed)
     from training.run import report_directory, run
+    from training.workers import joined
 
-    artifact = run(config)
+    with joined():
+        artifact = run(config)
+    if artifact is None:
+        return
     measured = artifact.manifest.metrics
     _print_figures(measured)
     if "baseline" in measured:
@@ -98,24 +135,76 @@ def _train(parsed: argparse.Namespace) -> None:
     print(f"wrote {artifact.directory}" + (f" and {report_directory(config)}" if config.report else ""))
 
 
+def _pretrain(parsed: argparse.Namespace) -> None:
+    config = _config(PretrainConfig, parsed)
+    from training.pretrain import pretrain
+    from training.workers import joined
+
+    with joined():
+        measured = pretrain(config)
+    if measured is None:
+        return
+    print(" ".join(f"{key}={value:.6g};" for key, value in measured.items()))
+    print(f"wrote {config.output}")
+
+
+def _config(kind: type[Config], parsed: argparse.Namespace) -> Config:
+    """The command's settings: the file's, and on top of them those given as flags."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return load_config(kind, parsed.config, {key: value for key, value in vars(parsed).items() if key in names})
+
+
 def _evaluate(parsed: argparse.Namespace) -> None:
     from training.data import Columns
     from training.evaluate import evaluate
+    from training.sources import local_copy
 
-    columns = Columns(text=parsed.text_column, label=parsed.label_column, title=parsed.title_column)
-    columns = dataclasses.replace(columns, use_title=parsed.use_title)
-    measured = evaluate(
-        parsed.artifact,
-        parsed.data,
-        columns,
-        encoding=parsed.encoding,
-        skip_unlabelled=parsed.skip_unlabelled,
-        report=parsed.report,
-    )
+    columns = Columns(parsed.text_column, parsed.label_column, parsed.title_column, use_title=parsed.use_title)
+    with local_copy(parsed.data) as data:
+        measured = evaluate(
+            parsed.artifact,
+            data,
+            columns,
+            encoding=parsed.encoding,
+            skip_unlabelled=parsed.skip_unlabelled,
+            report=parsed.report,
+        )
     if parsed.json:
         print(json.dumps(measured, indent=2))
     else:
         _print_figures(measured)
+
+
+def _inspect(parsed: argparse.Namespace) -> None:
+    from training.data import Columns
+    from training.data_report import report_data
+    from training.sources import local_copy
+
+    columns = Columns(
+        parsed.text_column, parsed.label_column, parsed.title_column, parsed.group_column, parsed.use_title
+    )
+    with local_copy(parsed.data) as data:
+        facts = report_data(data, parsed.output, columns, encoding=parsed.encoding)
+    print(
+        f"rows={facts['rows']}; labels={len(facts['labels'])}; near_duplicate_groups={facts['near_duplicate_groups']}; "
+        f"leaks={len(facts['leaks'])}; groups_with_several_labels={len(facts['groups_with_several_labels'])}; "
+        f"suspicious_labels={len(facts['suspicious'])};"
+    )
+    print(f"wrote {parsed.output / 'data.md'}")
+
+
+def _convert(parsed: argparse.Namespace) -> None:
+    from training.convert import Conversion, convert
+
+    settings = Conversion(
+        labels=tuple(name.strip() for name in parsed.labels.split(",")),
+        tokenizer=parsed.tokenizer,
+        heads=parsed.heads,
+        padded_rows=parsed.padded_rows,
+        lowercase=not parsed.keep_case,
+        name=parsed.name,
+    )
+    print(f"wrote {convert(parsed.checkpoint, parsed.output, settings, overwrite=parsed.overwrite).directory}")
 
 
 def _prepare(parsed: argparse.Namespace) -> None:

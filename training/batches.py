@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -60,6 +60,14 @@ class TokenizedTexts(Dataset[dict[str, Any]]):
         return min(len(self._rows[index][0]), self._max_tokens)
 
 
+class HasLengths(Protocol):
+    """Rows of known lengths."""
+
+    def __len__(self) -> int: ...
+    def length(self, index: int) -> int:
+        """Tokens of a row."""
+
+
 class LengthGroupedOrder(Sampler[int]):
     """A random order in which neighbours are of like length, so that batches waste little on padding.
 
@@ -70,7 +78,7 @@ class LengthGroupedOrder(Sampler[int]):
 
     BATCHES_SORTED = 50
 
-    def __init__(self, texts: TokenizedTexts, batch_size: int, seed: int, epoch: Epoch) -> None:
+    def __init__(self, texts: HasLengths, batch_size: int, seed: int, epoch: Epoch) -> None:
         self._texts = texts
         self._batch_size = batch_size
         self._seed = seed

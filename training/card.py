@@ -10,11 +10,13 @@ def model_card(manifest: Manifest) -> str:
     """Markdown with the model's figures, its making and its limits."""
     made = manifest.provenance
     recipe = made.get("recipe", {})
+    heads = {"last_token": "the last token", "flatten": "all positions, padded on the left"}
     return "\n".join(
         [
             f"# {manifest.name}",
             "",
-            f"GPT-2 with a linear head on the last token; {made.get('parameters', 0) / 1e6:.1f} million parameters.",
+            f"GPT-2 with a linear head on {heads[manifest.head]}; {made.get('parameters', 0) / 1e6:.1f} million "
+            "parameters.",
             f"Labels: {', '.join(manifest.labels)}.",
             f"Reads {manifest.max_tokens} tokens at once, longer texts by windows that start every "
             f"{manifest.window_stride} tokens. Created {manifest.created}.",
@@ -42,6 +44,7 @@ def model_card(manifest: Manifest) -> str:
             "",
             "The figures hold for texts like those it was trained on. Its probabilities are calibrated on the "
             "validation split of the same data. Every text gets one of the labels, also one that is about none.",
+            *(["", recipe["limits"]] if recipe.get("limits") else []),
             "",
         ]
     )
@@ -54,13 +57,14 @@ def _figures(measured: dict[str, Any]) -> list[str]:
     lines = [
         f"{measured['rows']} texts that training never saw, no near-duplicate of one it saw.",
         "",
-        "| | accuracy | macro-F1 |",
+        "| with 95 % bootstrap intervals | accuracy | macro-F1 |",
         "| --- | --- | --- |",
-        f"| this model | {measured['accuracy']:.4f} | {measured['macro_f1']:.4f} |",
+        f"| this model | {_with_interval(measured, 'accuracy')} | {_with_interval(measured, 'macro_f1')} |",
     ]
     baseline = measured.get("baseline")
     if baseline:
-        lines.append(f"| {baseline['model']} | {baseline['accuracy']:.4f} | {baseline['macro_f1']:.4f} |")
+        cells = _with_interval(baseline, "accuracy"), _with_interval(baseline, "macro_f1")
+        lines.append(f"| {baseline['model']} | {' | '.join(cells)} |")
     lines += ["", "| label | precision | recall | F1 | texts |", "| --- | --- | --- | --- | --- |"]
     lines += [
         f"| {name} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['rows']} |"
@@ -75,6 +79,11 @@ def _figures(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _with_interval(measured: dict[str, Any], key: str) -> str:
+    low, high = measured["intervals"][key]
+    return f"{measured[key]:.4f} ({low:.4f} to {high:.4f})"
+
+
 def _pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
@@ -87,7 +96,7 @@ def _flags(recipe: dict[str, Any]) -> list[str]:
     changed = {
         key: value
         for key, value in recipe.items()
-        if key != "sources" and (value != getattr(default, key) or key == "seed")
+        if key not in {"sources", "limits"} and (value != getattr(default, key) or key == "seed")
     }
     flags = []
     for key, value in changed.items():

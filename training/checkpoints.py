@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -21,6 +22,7 @@ from training.errors import ConfigError
 
 COMPLETE = "COMPLETE"
 RUN = "run.json"
+AVERAGE = "average.safetensors"
 
 
 def claim(directory: Path, identity: Mapping[str, Any]) -> None:
@@ -79,6 +81,10 @@ class BestWeights(TrainerCallback):
         self._patience = patience
         self._weights = directory / "best.safetensors"
         self._record = directory / "best.json"
+        # Of torchrun's processes one writes, and all must decide alike: each keeps the record in memory.
+        self._best: dict[str, float] = {"eval_loss": float("inf"), "step": 0}
+        if self._record.exists():
+            self._best = json.loads(self._record.read_text(encoding="utf-8"))
 
     def on_evaluate(
         self,
@@ -89,30 +95,81 @@ class BestWeights(TrainerCallback):
         model: GPT2Classifier | None = None,
         **_: Any,
     ) -> None:
-        if not state.is_world_process_zero or metrics is None or model is None:
+        if metrics is None or model is None:
             return
         if metrics["eval_loss"] >= self.loss():
             # counted from the log, which checkpoints keep: a resumed run stops where an uninterrupted one does
-            since = sum("eval_loss" in entry and entry["step"] > self._best()["step"] for entry in state.log_history)
+            since = sum("eval_loss" in entry and entry["step"] > self._best["step"] for entry in state.log_history)
             control.should_training_stop |= bool(self._patience and since >= self._patience)
+            return
+        self._best = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
+        if not state.is_world_process_zero:
             return
         unfinished = self._weights.with_suffix(".unfinished")
         save_file({name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}, unfinished)
         os.replace(unfinished, self._weights)
-        _replace(self._record, json.dumps({"eval_loss": metrics["eval_loss"], "step": state.global_step}))
+        _replace(self._record, json.dumps(self._best))
 
     def loss(self) -> float:
         """Validation loss of the weights kept, in nats; infinite before the first."""
-        return float(self._best()["eval_loss"]) if self._record.exists() else float("inf")
-
-    def _best(self) -> dict[str, float]:
-        best: dict[str, float] = json.loads(self._record.read_text(encoding="utf-8"))
-        return best
+        return self._best["eval_loss"]
 
     def restore(self, model: GPT2Classifier) -> None:
         """Put the best weights into the model."""
         if self._weights.exists():
             model.load_state_dict(load_file(self._weights, device=str(model.device)))
+
+
+class AveragedWeights(TrainerCallback):
+    """The mean of the weights after each of the last steps, which errs less than any of them.
+
+    After P. Izmailov and others, "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018.
+
+    Args:
+        directory: of the checkpoints.
+        part: of all steps, the last ones, that are averaged.
+    """
+
+    def __init__(self, directory: Path, part: float) -> None:
+        self._directory = directory
+        self._part = part
+        self._sum: dict[str, torch.Tensor] = {}
+        self._steps = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        path = self._directory / f"checkpoint-{state.global_step}" / AVERAGE
+        if path.exists():
+            self._sum = load_file(path)
+            self._steps = int(self._sum.pop("steps"))
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: GPT2Classifier | None = None,
+        **_: Any,
+    ) -> None:
+        if model is None or state.global_step <= (1 - self._part) * state.max_steps:
+            return
+        self._steps += 1
+        for name, parameter in model.named_parameters():
+            if name in self._sum:
+                self._sum[name] += parameter.detach().to("cpu")
+            else:
+                self._sum[name] = parameter.detach().to("cpu", copy=True)
+
+    def save(self, checkpoint: Path) -> None:
+        """Before the checkpoint is marked as complete."""
+        if self._steps:
+            save_file(self._sum | {"steps": torch.tensor(self._steps)}, checkpoint / AVERAGE)
+
+    def restore(self, model: GPT2Classifier) -> None:
+        """Put the mean into the model."""
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in self._sum:
+                    parameter.copy_(self._sum[name] / self._steps)
 
 
 def _replace(path: Path, content: str) -> None:

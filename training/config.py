@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from training.errors import ConfigError
 
@@ -18,6 +18,13 @@ def _setting(
 ) -> Any:
     """A field with its help text and its range; both ends belong to the range."""
     return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices})
+
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISION_HELP = (
+    "of matrix products while training; the weights that learn stay float32. auto: bfloat16 where the hardware is "
+    "fast at it (CUDA from Ampere on, CPUs with AMX or AVX-512 BF16), else float32"
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class TrainConfig:
     data: str = _setting(
         "",
         "a file to split (CSV, TSV, JSON Lines, Parquet), a directory with train, val and test files, or with a "
-        "folder of .txt files for each label",
+        "folder of .txt files for each label; local, or anything fsspec opens",
     )
     output: str = _setting("", "the artifact's directory")
     text_column: str = _setting("text", "column of the texts")
@@ -54,12 +61,18 @@ class TrainConfig:
     max_seq_len: int = _setting(
         512, "tokens of a text read at once; longer texts are cut in training and read by windows after it", low=1
     )
+    head: str = _setting(
+        "last_token",
+        "last_token: a linear layer on the last token; flatten: on all max-seq-len left-padded positions",
+        choices=("last_token", "flatten"),
+    )
     window_stride: int = _setting(0, "tokens between the starts of windows; 0: three quarters of max-seq-len", low=0)
     crops: bool = _setting(
         False, "train on a random stretch of max-seq-len tokens of a longer text, every other time; else its beginning"
     )
     lowercase: bool = _setting(False, "lower-case every text, in serving too")
     sources: str = _setting("", "where texts and base model come from, and their licences; stands in the model card")
+    limits: str = _setting("", "what the model is not for; stands in the model card")
     name: str = _setting("", "the model's name in its card; default: the output directory's name")
 
     # Optimisation
@@ -69,14 +82,32 @@ class TrainConfig:
     lr: float = _setting(2e-4, "peak learning rate of AdamW", low=1e-9, high=1.0)
     warmup: float = _setting(0.1, "part of all steps in which the learning rate rises from 0", low=0.0, high=0.9)
     weight_decay: float = _setting(0.01, "AdamW's weight decay, on matrices", low=0.0, high=1.0)
+    average: float = _setting(
+        0.0,
+        "part of all steps, the last ones, whose weights are averaged, at a learning rate that stays; 0: it falls "
+        "to 0 and the weights of the best evaluation are kept",
+        low=0.0,
+        high=1.0,
+    )
     label_smoothing: float = _setting(0.0, "probability mass spread over all labels", low=0.0, high=0.5)
     dropout: float = _setting(
         0.1, "dropout in embeddings and residuals while training; none in attention", low=0.0, high=0.9
     )
+    precision: str = _setting("auto", PRECISION_HELP, choices=PRECISIONS)
     class_weights: bool = _setting(False, "weigh each text by how rare its label is, for data with few of some label")
     patience: int = _setting(0, "stop after so many evaluations (one an epoch) without a better one; 0: never", low=0)
     dense_from: int = _setting(
         0, "half of the loss is taken after every token from this one on; 0: all of it after the last token", low=0
+    )
+    freeze_embeddings: bool = _setting(
+        False, "keep the base's embeddings: words that training never sees stay comparable with those it does"
+    )
+    freeze_layers: int = _setting(0, "keep the base's lowest blocks, this many", low=0)
+    layer_lr_decay: float = _setting(
+        1.0,
+        "each block learns this much slower than the one above it, embeddings slowest; 1: all alike",
+        low=0.01,
+        high=1,
     )
     max_grad_norm: float = _setting(1.0, "gradients are scaled down to this norm", low=0.0)
     seed: int = _setting(42, "of the split, the head's first weights, dropout and the order of texts", low=0)
@@ -105,12 +136,76 @@ class TrainConfig:
                 f"window-stride {self.window_stride} is above max-seq-len {self.max_seq_len}: texts would have gaps"
             )
 
+        if self.average and self.patience:
+            raise ConfigError("average takes the last steps, patience may stop before them: give one of the two")
+        if self.head == "flatten" and self.dense_from:
+            raise ConfigError("head flatten answers once a text: dense-from needs the head last_token")
+
     def resolved_stride(self) -> int:
         """Tokens between the starts of windows."""
         return self.window_stride or max(1, self.max_seq_len * 3 // 4)
 
 
-def load_config(file: Path | None, overrides: Mapping[str, Any]) -> TrainConfig:
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pre-training run. See `python -m training pretrain --help`, which is made from these texts.
+
+    Raises:
+        ConfigError: a value out of its range, or two values that contradict each other.
+    """
+
+    # Text
+    corpus: tuple[str, ...] = _setting(
+        (),
+        "text files, local or anything fsspec opens, .gz and .xz too; documents end with a line <|endoftext|>",
+    )
+    output: str = _setting("", "the base model's directory")
+    val_fraction: float = _setting(0.01, "part of the documents held out to measure on", low=1e-6, high=0.5)
+    sources: str = _setting("", "where the text comes from, and its licences; stands in the README beside the model")
+
+    # Model
+    base_model: str = _setting("", "go on from this model, with its tokenizer and shape; default: begin anew")
+    vocab_size: int = _setting(16384, "tokens of the byte-level BPE trained on the corpus", low=257)
+    layers: int = _setting(6, "transformer blocks", low=1)
+    hidden_size: int = _setting(320, "width; a multiple of heads", low=1)
+    heads: int = _setting(5, "attention heads", low=1)
+    positions: int = _setting(1024, "longest text that the model can ever read, in tokens", low=1)
+
+    # Optimisation
+    block: int = _setting(512, "tokens of one row", low=2)
+    batch_size: int = _setting(16, "rows a step and process", low=1, high=4096)
+    gradient_accumulation: int = _setting(1, "steps summed before the weights move", low=1, high=4096)
+    steps: int = _setting(2000, "optimiser steps", low=1)
+    lr: float = _setting(1.5e-3, "peak learning rate of AdamW", low=1e-9, high=1.0)
+    warmup: float = _setting(0.04, "part of all steps in which the learning rate rises from 0", low=0.0, high=0.9)
+    decay: float = _setting(0.7, "part of all steps, the last ones, in which it falls to a fiftieth", low=0.0, high=1.0)
+    weight_decay: float = _setting(0.1, "AdamW's weight decay, on matrices", low=0.0, high=1.0)
+    max_grad_norm: float = _setting(1.0, "gradients are scaled down to this norm", low=0.0)
+    precision: str = _setting("auto", PRECISION_HELP, choices=PRECISIONS)
+    seed: int = _setting(42, "of the first weights, the order of blocks and the documents held out", low=0)
+
+    checkpoints: str = _setting("", "directory for checkpoints and tokens; default: OUTPUT-checkpoints")
+    save_steps: int = _setting(200, "steps between checkpoints", low=1)
+    eval_steps: int = _setting(500, "steps between measurements on the documents held out", low=1)
+    weights_dtype: str = _setting(
+        "float16", "precision in which the weights are stored", choices=("float32", "float16", "bfloat16")
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.hidden_size % self.heads:
+            raise ConfigError(f"hidden-size {self.hidden_size} is not a multiple of heads {self.heads}")
+        if self.block > self.positions and not self.base_model:
+            raise ConfigError(f"block {self.block} is above positions {self.positions}")
+        if self.warmup + self.decay > 1:
+            raise ConfigError(f"warmup {self.warmup} and decay {self.decay} are more than the whole run together")
+
+
+Config = TypeVar("Config", TrainConfig, PretrainConfig)
+
+
+def load_config(kind: type[Config], file: Path | None, overrides: Mapping[str, Any]) -> Config:
     """Settings from a TOML file, with `overrides` on top.
 
     Raises:
@@ -124,18 +219,24 @@ def load_config(file: Path | None, overrides: Mapping[str, Any]) -> TrainConfig:
             raise ConfigError(f"{file}: no such file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
             raise ConfigError(f"{file}: not readable as TOML: {exc}") from exc
-    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise ConfigError(f"{file}: unknown setting {', '.join(unknown)}; known are {', '.join(fields)}")
+    merged: dict[str, Any] = values | dict(overrides)
+    merged = {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
     try:
-        return TrainConfig(**(values | dict(overrides)))
+        return kind(**merged)
     except ConfigError as exc:
         raise ConfigError(f"{file}: {exc}" if file else str(exc)) from exc
 
 
 def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
     flag = field.name.replace("_", "-")
+    if field.type == tuple[str, ...]:
+        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{flag} must be a list of strings, is {value!r}")
+        return
     kinds = (int, float) if field.type is float else (field.type,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and field.type is not bool):  # type: ignore[arg-type]
         raise ConfigError(f"{flag} must be {field.type.__name__}, is {value!r}")  # type: ignore[union-attr]

@@ -14,7 +14,7 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from classifier.artifact import Artifact, Calibration, Golden, Manifest, check_writable_target, write_artifact
+from classifier.artifact import HEADS, Artifact, Calibration, Golden, Manifest, check_writable_target, write_artifact
 from classifier.decoding import probabilities
 from classifier.encoding import EncodedText, Encoder, TextCleaning
 from classifier.labels import Labels
@@ -30,8 +30,10 @@ from training.golden import GOLDEN_TEXTS
 from training.predict import predict_logits
 from training.provenance import provenance
 from training.report import ReportData, write_report
+from training.sources import local_copy
 from training.splits import Splits, load_splits, refuse_leaks
 from training.trainer import fine_tune
+from training.workers import is_main
 
 WHOLE_TEXT = 1 << 40
 """More tokens than any text has: one window holds all of it, and training takes its rows from there."""
@@ -74,10 +76,13 @@ class _Figures:
     metrics: dict[str, Any]
 
 
-def run(config: TrainConfig) -> Artifact:
+def run(config: TrainConfig) -> Artifact | None:
     """Train, measure, write.
 
     Everything that can be refused is refused before the first step: the output's place, the data, the base model.
+
+    Returns:
+        The artifact; None in all but one of the processes that torchrun starts.
 
     Raises:
         TrainingError, ClassifierError: with a message for the person who started the run.
@@ -85,8 +90,10 @@ def run(config: TrainConfig) -> Artifact:
     started = time.monotonic()
     work = _prepare(config)
     train, val = work.parts["train"], work.parts["val"]
-    baseline = _baseline(work.parts, work.splits.labels) if config.baseline else None
+    baseline = _baseline(work.parts, work.splits.labels) if config.baseline and is_main() else None
     log = fine_tune(work.model, config, (train.sequences, train.ids), (val.sequences, val.ids))
+    if not is_main():
+        return None
     # From here on the weights are what the artifact stores: rounded once, before anything is measured.
     stored_dtype = getattr(torch, config.weights_dtype)
     work.model.to(stored_dtype).float()
@@ -107,10 +114,17 @@ def run(config: TrainConfig) -> Artifact:
 def _prepare(config: TrainConfig) -> _Work:
     if not config.data or not config.output:
         raise ConfigError("both data and output must be given (--data, --output)")
-    check_writable_target(Path(config.output), overwrite=config.overwrite)
+    if is_main():
+        check_writable_target(Path(config.output), overwrite=config.overwrite)
     splits = _load(config)
     transformers.set_seed(config.seed)
-    model = load_base(config.base_model, splits.labels)
+    flat: dict[str, Any] = {"flatten_tokens": config.max_seq_len, "padded_rows": "transformers-4"}
+    model = load_base(
+        config.base_model,
+        splits.labels,
+        kind=HEADS["flatten" if config.head == "flatten" else "last_token"],
+        extra_config=flat if config.head == "flatten" else None,
+    )
     tokenizer = load_base_tokenizer(config.base_model)
     _check_sizes(config, model, tokenizer)
     cleaning = TextCleaning(lowercase=config.lowercase)
@@ -147,6 +161,7 @@ def _manifest(work: _Work, figures: _Figures, made: dict[str, Any]) -> Manifest:
         name=config.name or Path(config.output).name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         labels=list(labels.names),
+        head="flatten" if config.head == "flatten" else "last_token",
         max_tokens=config.max_seq_len,
         window_stride=config.resolved_stride(),
         cleaning=work.encoder.cleaning,
@@ -188,15 +203,16 @@ def _load(config: TrainConfig) -> Splits:
     columns = Columns(
         config.text_column, config.label_column, config.title_column, config.group_column, config.use_title
     )
-    splits, leaks = load_splits(
-        Path(config.data),
-        columns,
-        encoding=config.encoding,
-        val_fraction=config.val_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.seed,
-        near_duplicates=config.near_duplicates,
-    )
+    with local_copy(config.data) as data:
+        splits, leaks = load_splits(
+            data,
+            columns,
+            encoding=config.encoding,
+            val_fraction=config.val_fraction,
+            test_fraction=config.test_fraction,
+            seed=config.seed,
+            near_duplicates=config.near_duplicates,
+        )
     if leaks and config.allow_leaks:
         for leak in leaks:
             sys.stderr.write(f"warning: {leak}\n")

@@ -1,10 +1,8 @@
 """The training loop: transformers' Trainer with this project's batches and progress lines."""
 
 import hashlib
-import math
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,39 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
-from transformers import (
-    EvalPrediction,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EvalPrediction, TrainingArguments
 
-from classifier.model import GPT2Classifier, last_tokens
+from classifier.model import GPT2Classifier
 from training.batches import Collator, Epoch, LengthGroupedOrder, TokenizedTexts
-from training.checkpoints import BestWeights, claim, latest_complete, mark_complete
+from training.checkpoints import AveragedWeights, BestWeights, claim
 from training.config import TrainConfig
-
-
-class LogLines(TrainerCallback):
-    """Progress as plain `key=value;` lines, for places that are no terminal; log collectors parse them."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        if state.is_world_process_zero and logs:
-            numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
-            fields = [f"{'train_loss' if key == 'loss' else key}={value:.6g};" for key, value in numbers.items()]
-            sys.stdout.write(f"step={state.global_step}/{state.max_steps}; {' '.join(fields)}\n")
-            sys.stdout.flush()
+from training.loop import OrderedTrainer, arguments
+from training.losses import class_weights, classification_loss
+from training.workers import is_main, share, state
 
 
 def fine_tune(
@@ -71,26 +45,31 @@ def fine_tune(
         ConfigError: the checkpoints there are another run's.
     """
     _set_dropout(model, config.dropout)
+    freeze(model, embeddings=config.freeze_embeddings, layers=config.freeze_layers)
     with _checkpoint_directory(config) as directory:
-        claim(directory, _identity(config, train, val))
+        with state().main_process_first():
+            claim(directory, _identity(config, train, val))
         best = BestWeights(directory, config.patience)
-        interactive = sys.stderr.isatty()
+        average = AveragedWeights(directory, config.average) if config.average else None
+        epoch = Epoch()
+        texts = TokenizedTexts(*train, config.max_seq_len, crop_seed=config.seed if config.crops else None, epoch=epoch)
         trainer = ClassifierTrainer(
             config,
-            TokenizedTexts(*val, config.max_seq_len),
-            train,
+            class_weights(train[1], max(train[1]) + 1) if config.class_weights else None,
+            average,
+            order=LengthGroupedOrder(texts, config.batch_size, config.seed, epoch),
+            epoch=epoch,
             model=model,
-            args=_arguments(config, directory, len(train[0]), interactive),
+            args=_arguments(config, directory),
+            train_dataset=texts,
+            eval_dataset=TokenizedTexts(*val, config.max_seq_len),
             data_collator=Collator(model.config.pad_token_id),
             compute_metrics=_accuracy,
-            callbacks=[best] if interactive else [best, LogLines()],
+            callbacks=[average or best],
         )
-        if not interactive:
-            trainer.remove_callback(PrinterCallback)
-        newest = latest_complete(directory)
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-        best.restore(model)
-        return list(trainer.state.log_history)
+        log = trainer.train_on(directory)
+        (average or best).restore(model)
+        return log
 
 
 @contextmanager
@@ -99,10 +78,15 @@ def _checkpoint_directory(config: TrainConfig) -> Iterator[Path]:
     if config.checkpoints:
         yield Path(config.checkpoints).absolute()
         return
+    if not is_main():
+        yield Path(share(""))
+        state().wait_for_everyone()
+        return
     output = Path(config.output).absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.checkpoints.", dir=output.parent) as directory:
-        yield Path(directory)
+        yield Path(share(directory))
+        state().wait_for_everyone()
 
 
 def _identity(config: TrainConfig, *parts: tuple[Sequence[Sequence[int]], Sequence[int]]) -> dict[str, Any]:
@@ -118,144 +102,101 @@ def _identity(config: TrainConfig, *parts: tuple[Sequence[Sequence[int]], Sequen
 WITHOUT_EFFECT = frozenset(
     {
         "data", "output", "encoding", "name", "checkpoints", "save_steps", "weights_dtype", "unsure_error",
-        "overwrite", "report", "baseline", "sources", "window_stride", "allow_leaks",
+        "overwrite", "report", "baseline", "sources", "limits", "window_stride", "allow_leaks",
     }
 )  # fmt: skip
 """Settings that do not change the trained weights, or only through the tokens."""
 
 
-def _arguments(config: TrainConfig, directory: Path, texts: int, interactive: bool) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(directory),
+def _arguments(config: TrainConfig, directory: Path) -> TrainingArguments:
+    return arguments(
+        config,
+        directory,
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.lr,
-        lr_scheduler_type="linear",
-        warmup_steps=math.ceil(config.warmup * _steps(config, texts)),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        data_seed=config.seed,
-        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        lr_scheduler_type="constant_with_warmup" if config.average else "linear",
+        warmup_steps=config.warmup,
         eval_strategy="epoch",
         save_strategy="steps" if config.save_steps else "epoch",
         save_steps=config.save_steps or 500,
-        save_total_limit=2,
-        logging_steps=10,
-        disable_tqdm=not interactive,
-        report_to="none",
-        label_names=["labels"],
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
-class ClassifierTrainer(Trainer):
-    """Trainer with this project's order of texts, loss, and complete checkpoints."""
+class ClassifierTrainer(OrderedTrainer):
+    """Fine-tuning: the loss at every token where that is asked for, and labels that weigh differently."""
 
     def __init__(
         self,
         config: TrainConfig,
-        val: TokenizedTexts,
-        train: tuple[Sequence[Sequence[int]], Sequence[int]],
-        callbacks: Sequence[TrainerCallback],
+        weights_c: torch.Tensor | None,
+        average: AveragedWeights | None,
         **keywords: Any,
     ) -> None:
         self._config = config
-        epoch = Epoch()
-        texts = TokenizedTexts(*train, config.max_seq_len, crop_seed=config.seed if config.crops else None, epoch=epoch)
-        self._weights = class_weights(train[1], max(train[1]) + 1) if config.class_weights else None
-        self._order = LengthGroupedOrder(texts, config.batch_size, config.seed, epoch)
-        super().__init__(train_dataset=texts, eval_dataset=val, callbacks=[_CountEpochs(epoch), *callbacks], **keywords)
+        self._average = average
+        self._weights = weights_c
+        super().__init__(**keywords)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return self._order
+    def save_more(self, checkpoint: Path) -> None:
+        if self._average is not None:
+            self._average.save(checkpoint)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over the groups of `learning_rates`; the Trainer's own has one rate for all."""
+        if not getattr(self, "optimizer", None):
+            config = self._config
+            groups = learning_rates(self.model, config.lr, config.layer_lr_decay, config.weight_decay)
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        return self.optimizer
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """See `classification_loss`; in evaluation the plain cross-entropy after the last token."""
-        labels = inputs["labels"]
+        labels, mask_bt = inputs["labels"], inputs["attention_mask"]
         tensors = {key: value for key, value in inputs.items() if key != "labels"}
         if model.training and not return_outputs:
+            config = self._config
+            weights_c = None if self._weights is None else self._weights.to(labels.device)
+            if config.head == "flatten":
+                logits_bc = model(**tensors).logits.float()
+                return torch.nn.functional.cross_entropy(
+                    logits_bc, labels, weights_c, label_smoothing=config.label_smoothing
+                )
             logits_btc = model(**tensors, every_token=True).logits.float()
-            settings = self._config
             return classification_loss(
-                logits_btc,
-                inputs["attention_mask"],
-                labels,
-                settings.dense_from,
-                settings.label_smoothing,
-                None if self._weights is None else self._weights.to(labels.device),
+                logits_btc, mask_bt, labels, config.dense_from, config.label_smoothing, weights_c
             )
         logits_bc = model(**tensors).logits.float()
         loss = torch.nn.functional.cross_entropy(logits_bc, labels)
         return (loss, {"loss": loss, "logits": logits_bc}) if return_outputs else loss
 
 
-class _CountEpochs(TrainerCallback):
-    """A resumed run begins within an epoch: its number is the whole part of the Trainer's count."""
-
-    def __init__(self, epoch: Epoch) -> None:
-        self._epoch = epoch
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._epoch.number = int(state.epoch or 0)
+def freeze(model: GPT2Classifier, *, embeddings: bool, layers: int) -> None:
+    """Take parameters out of training: the embeddings of tokens and positions, and the lowest blocks."""
+    transformer = model.transformer
+    frozen = [*(transformer.wte, transformer.wpe) * embeddings, *transformer.h[:layers]]
+    for module in frozen:
+        module.requires_grad_(False)
 
 
-def classification_loss(
-    logits_btc: torch.Tensor,
-    mask_bt: torch.Tensor,
-    labels: torch.Tensor,
-    dense_from: int,
-    label_smoothing: float,
-    weights_c: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Mean cross-entropy in nats of B texts.
+def learning_rates(model: GPT2Classifier, lr: float, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's parameter groups: head and last norm learn at `lr`, each block below at `layer_decay` of the one above.
 
-    A causal model can be asked after every token. Asking it there too makes its answers good on prefixes, and gives a
-    few thousand texts the weight of a few hundred thousand questions.
-
-    Args:
-        logits_btc: (B, T, C) float32.
-        mask_bt: (B, T), 1 on real tokens.
-        labels: (B,) int64.
-        dense_from: 0: the loss after each text's last token. n: half of that, and half of the mean over the text's
-            tokens from the n-th on (the last one always among them).
-        label_smoothing: probability mass spread over all labels.
-        weights_c: (C,) what a text of each label weighs in the mean; all the same if not given.
+    Matrices decay, biases and norms do not. After BEiT and ELECTRA, which fine-tune so; low layers hold what the base
+    knows of language, high ones what they know of its task.
     """
-    texts, tokens, _ = logits_btc.shape
-    rows = torch.arange(texts, device=labels.device)
-    last_b = last_tokens(mask_bt)
-    losses_bt = torch.nn.functional.cross_entropy(
-        logits_btc.flatten(0, 1), labels.repeat_interleave(tokens), label_smoothing=label_smoothing, reduction="none"
-    ).view(texts, tokens)
-    loss_b = losses_bt[rows, last_b]
-    if dense_from:
-        asked_bt = (mask_bt == 1) & (mask_bt.long().cumsum(-1) >= dense_from)
-        asked_bt[rows, last_b] = True
-        # where, not a product: what stands in padding may be anything
-        inner_b = losses_bt.where(asked_bt, 0.0).sum(1) / asked_bt.sum(1)
-        loss_b = 0.5 * loss_b + 0.5 * inner_b
-    if weights_c is None:
-        return loss_b.mean()
-    weights_b = weights_c[labels]
-    return (loss_b * weights_b).sum() / weights_b.sum()
-
-
-def class_weights(label_ids: Sequence[int], labels: int) -> torch.Tensor:
-    """Inverse frequency, (C,) float32, the mean over texts being 1; 0 for a label without texts."""
-    counts = torch.bincount(torch.tensor(label_ids), minlength=labels)
-    present = counts > 0
-    return torch.where(present, len(label_ids) / (present.sum() * counts.clamp(min=1)), 0.0).float()
+    depth = len(model.transformer.h)
+    groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        parts = name.split(".")
+        below_top = depth - int(parts[2]) if parts[1] == "h" else depth + 1 if parts[1] in ("wte", "wpe") else 0
+        groups.setdefault((below_top, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": parameters, "lr": lr * layer_decay**below_top, "weight_decay": weight_decay if decays else 0.0}
+        for (below_top, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 def _set_dropout(model: GPT2Classifier, dropout: float) -> None:
@@ -269,10 +210,6 @@ def _set_dropout(model: GPT2Classifier, dropout: float) -> None:
             module.p = dropout
     for block in model.transformer.h:
         block.attn.attn_dropout.p = 0.0
-
-
-def _steps(config: TrainConfig, texts: int) -> float:
-    return max(1, texts / config.batch_size / config.gradient_accumulation) * config.epochs
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:

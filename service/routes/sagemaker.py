@@ -37,7 +37,7 @@ async def ping(runtime: RuntimeOf) -> Response:
 )
 async def invocations(body: Invocation, runtime: RuntimeOf) -> Invoked:
     if isinstance(body, TextInvocation):
-        [outcome] = await runtime.classify([body.text], "windows", None, Timing())
+        [outcome] = await runtime.classify([body.text], None, None, Timing())
         if isinstance(outcome, ServiceError):
             raise outcome
         return dict(outcome.prediction.scores)
@@ -48,7 +48,7 @@ async def _pipeline(body: InputsInvocation, runtime: RuntimeOf) -> list[Score | 
     """As transformers' pipeline: without `top_k` one object an input, with it (also as null) a list an input."""
     parameters = body.parameters
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    outcomes = await runtime.classify(texts, "truncate" if parameters.truncation else "windows", None, Timing())
+    outcomes = await runtime.classify(texts, "truncate" if parameters.truncation else None, None, Timing())
     as_lists = "top_k" in parameters.model_fields_set
 
     def wire(outcome: Outcome) -> ErrorBody | list[Score]:

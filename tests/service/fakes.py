@@ -31,6 +31,8 @@ class FakeEngine:
             labels=LABELS,
             max_tokens=MAX_TOKENS,
             window_stride=40,
+            on_long="windows",
+            head="last_token",
             temperature=1.0,
             unsure_below=0.5,
             parameters=0,
@@ -49,10 +51,10 @@ class FakeEngine:
         """While true, every forward fails, the probe included."""
         self.padded = False
 
-    def encode(self, texts: Sequence[str], on_long: OnLong) -> list[Encoded | TextProblem]:
+    def encode(self, texts: Sequence[str], on_long: OnLong | None) -> list[Encoded | TextProblem]:
         return [self._encode(text, on_long) for text in texts]
 
-    def _encode(self, text: str, on_long: OnLong) -> Encoded | TextProblem:
+    def _encode(self, text: str, on_long: OnLong | None) -> Encoded | TextProblem:
         tokens = 1000 if "huge" in text else len(text.split())
         if tokens == 0:
             return TextProblem("empty_text", "the text is empty")

@@ -16,10 +16,10 @@ from transformers import TrainerControl, TrainerState
 from classifier.artifact import read_artifact
 from classifier.model import GPT2Classifier
 from tests.conftest import ROOT
+from tests.training.runs import run
 from training.checkpoints import COMPLETE, BestWeights, claim, latest_complete, mark_complete
 from training.config import TrainConfig
 from training.errors import ConfigError
-from training.run import run
 
 RECIPE: dict[str, Any] = {
     "max_seq_len": 16, "epochs": 6.0, "batch_size": 8, "lr": 5e-3, "dropout": 0.2, "crops": True, "dense_from": 4,
@@ -35,10 +35,10 @@ def flags(**settings: object) -> list[str]:
     return parts
 
 
-def train_process(config: TrainConfig) -> "subprocess.Popen[str]":
+def train_process(config: TrainConfig, recipe: dict[str, Any] = RECIPE) -> "subprocess.Popen[str]":
     places = {k: getattr(config, k) for k in ("data", "base_model", "output", "checkpoints")}
     return subprocess.Popen(
-        [sys.executable, "-m", "training", "train", *flags(**places, **RECIPE)],
+        [sys.executable, "-m", "training", "train", *flags(**places, **recipe)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -74,6 +74,20 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert resumed.weights_sha256 == whole.weights_sha256
     assert resumed.manifest.metrics == whole.manifest.metrics
     assert read_artifact(killed.output).manifest.calibration == whole.manifest.calibration
+
+
+def test_killed_run_ends_with_the_same_average(news_csv: Path, base_model: Path, tmp_path: Path) -> None:
+    recipe = RECIPE | {"average": 0.6}
+    config = TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "whole"), **recipe)
+    whole = run(config)
+    # 36 steps, the last 21 are averaged: a process that ends at 30 and one that goes on from there
+    stopped = dataclasses.replace(config, output=str(tmp_path / "stopped"), checkpoints=str(tmp_path / "checkpoints"))
+    assert signal_at(train_process(stopped, recipe), 30, signal.SIGKILL) == -signal.SIGKILL
+    newest = latest_complete(Path(stopped.checkpoints))
+    assert newest is not None and (newest / "average.safetensors").is_file()
+    assert run(stopped).weights_sha256 == whole.weights_sha256
+    last = run(dataclasses.replace(config, output=str(tmp_path / "last"), average=1 / 36))
+    assert last.weights_sha256 != whole.weights_sha256
 
 
 def evaluated(best: BestWeights, model: GPT2Classifier, losses: list[float]) -> list[bool]:

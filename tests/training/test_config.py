@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from training.config import TrainConfig, load_config
+from training.config import PretrainConfig, TrainConfig, load_config
 from training.errors import ConfigError
 
 PRESETS = sorted((ROOT / "training" / "configs").glob("*.toml"))
@@ -12,13 +12,16 @@ PRESETS = sorted((ROOT / "training" / "configs").glob("*.toml"))
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.name)
 def test_every_preset_loads(preset: Path) -> None:
-    assert load_config(preset, {}) != TrainConfig()
+    if preset.name.startswith("pretrain"):
+        assert load_config(PretrainConfig, preset, {}) != PretrainConfig()
+    else:
+        assert load_config(TrainConfig, preset, {}) != TrainConfig()
 
 
 def test_command_line_wins_over_file_and_file_over_default(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("epochs = 7\nseed = 1\n", encoding="utf-8")
-    config = load_config(file, {"seed": 2})
+    config = load_config(TrainConfig, file, {"seed": 2})
     assert (config.epochs, config.seed, config.batch_size) == (7, 2, TrainConfig().batch_size)
 
 
@@ -40,13 +43,13 @@ def test_wrong_files_are_refused_by_name(tmp_path: Path, content: str, message: 
     file = tmp_path / "c.toml"
     file.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        load_config(file, {})
+        load_config(TrainConfig, file, {})
     assert str(file) in str(caught.value) and message in str(caught.value)
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
-        load_config(tmp_path / "c.toml", {})
+        load_config(TrainConfig, tmp_path / "c.toml", {})
 
 
 def test_stride_is_three_quarters_unless_given() -> None:
@@ -55,6 +58,34 @@ def test_stride_is_three_quarters_unless_given() -> None:
     assert TrainConfig(max_seq_len=512, window_stride=100).resolved_stride() == 100
 
 
-def test_every_setting_says_what_it_means() -> None:
-    for field in dataclasses.fields(TrainConfig):
+@pytest.mark.parametrize("kind", [TrainConfig, PretrainConfig])
+def test_every_setting_says_what_it_means(kind: type[TrainConfig]) -> None:
+    for field in dataclasses.fields(kind):
         assert len(field.metadata["help"]) > 10, field.name
+
+
+def test_lists_come_from_the_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('corpus = ["a.txt", "b.txt.xz"]\n', encoding="utf-8")
+    assert load_config(PretrainConfig, file, {}).corpus == ("a.txt", "b.txt.xz")
+    file.write_text('corpus = "a.txt"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="corpus must be a list of strings"):
+        load_config(PretrainConfig, file, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_size": 100, "heads": 3}, "hidden-size 100 is not a multiple of heads 3"),
+        ({"block": 2048}, "block 2048 is above positions 1024"),
+        ({"warmup": 0.5, "decay": 0.6}, "more than the whole run"),
+    ],
+)
+def test_contradictions_of_pre_training_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PretrainConfig(**values)  # type: ignore[arg-type]
+
+
+def test_flatten_head_refuses_losses_at_inner_tokens() -> None:
+    with pytest.raises(ConfigError, match="answers once a text"):
+        TrainConfig(head="flatten", dense_from=5)

@@ -10,11 +10,11 @@ import torch
 from classifier.artifact import read_artifact
 from classifier.errors import ArtifactError, ModelError
 from tests.texts import news_rows
+from tests.training.runs import run
 from training.config import TrainConfig
 from training.errors import ConfigError, DataError, LeakError
 from training.evaluate import evaluate
 from training.predict import predict_logits
-from training.run import run
 
 QUICK = {"max_seq_len": 32, "epochs": 8.0, "batch_size": 8, "lr": 5e-3, "dropout": 0.0, "seed": 5}
 
@@ -66,6 +66,47 @@ def test_same_seed_same_weights(config: TrainConfig, tmp_path: Path) -> None:
 def test_crops_and_dense_loss_learn_too(config: TrainConfig) -> None:
     artifact = run(changed(config, max_seq_len=16, crops=True, dense_from=4, baseline=False, epochs=12.0))
     assert artifact.manifest.metrics["accuracy"] >= 0.8 and artifact.manifest.provenance["recipe"]["crops"] is True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layer_lr_decay": 0.8},
+        {"average": 0.5, "precision": "bfloat16"},
+        {"head": "flatten"},
+    ],
+    ids=str,
+)
+def test_options_of_the_loop_learn_too(config: TrainConfig, options: dict[str, object]) -> None:
+    artifact = run(changed(config, baseline=False, epochs=12.0, **options))
+    assert artifact.manifest.metrics["accuracy"] >= 0.8
+    assert artifact.manifest.head == options.get("head", "last_token")
+
+
+def test_frozen_layers_are_the_bases_own(config: TrainConfig) -> None:
+    from classifier.model import load_base
+    from tests.conftest import LABELS
+
+    artifact = run(changed(config, baseline=False, epochs=1.0, freeze_embeddings=True, freeze_layers=1))
+    before, after = load_base(config.base_model, LABELS).state_dict(), artifact.model().state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {"transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.mlp.c_fc.weight"} <= same
+    assert "transformer.h.1.mlp.c_fc.weight" not in same
+
+
+def test_data_comes_from_any_file_system(config: TrainConfig, news_csv: Path) -> None:
+    import fsspec
+
+    with fsspec.open("memory://bucket/news.csv", "wb") as file:
+        file.write(news_csv.read_bytes())
+    artifact = run(changed(config, data="memory://bucket/news.csv", baseline=False, epochs=1.0))
+    assert artifact.manifest.provenance["data"] == "news.csv"
+    with fsspec.open("memory://bucket/broken.csv", "wb") as file:
+        file.write(b"text,label\n,a\n")
+    with pytest.raises(DataError, match=r"memory://bucket/broken\.csv, row 1 .*the text is empty"):
+        run(changed(config, data="memory://bucket/broken.csv", overwrite=True))
+    with pytest.raises(DataError, match=r"memory://bucket/none\.csv: cannot be fetched"):
+        run(changed(config, data="memory://bucket/none.csv", overwrite=True))
 
 
 def test_card_repeats_the_run(config: TrainConfig) -> None:

@@ -1,46 +1,8 @@
-import pytest
 import torch
 
 from classifier.model import GPT2Classifier, infer_sequences
 from training.config import TrainConfig
-from training.trainer import _set_dropout, class_weights, classification_loss
-
-
-def test_loss_after_the_last_token_is_plain_cross_entropy() -> None:
-    torch.manual_seed(0)
-    logits, labels = torch.randn(2, 4, 3), torch.tensor([2, 0])
-    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0]])
-    expected = torch.nn.functional.cross_entropy(torch.stack([logits[0, 3], logits[1, 1]]), labels)
-    torch.testing.assert_close(classification_loss(logits, mask, labels, 0, 0.0), expected)
-
-
-def test_dense_loss_by_hand() -> None:
-    torch.manual_seed(0)
-    logits, labels = torch.randn(2, 4, 3), torch.tensor([2, 0])
-    mask = torch.tensor([[0, 1, 1, 1], [1, 0, 0, 0]])
-    losses = -logits.log_softmax(-1)
-    # the first text is asked after its 2nd and 3rd token, the second, shorter than that, after its last
-    inner = ((losses[0, 2, 2] + losses[0, 3, 2]) / 2 + losses[1, 0, 0]) / 2
-    final = (losses[0, 3, 2] + losses[1, 0, 0]) / 2
-    torch.testing.assert_close(classification_loss(logits, mask, labels, 2, 0.0), 0.5 * inner + 0.5 * final)
-
-
-def test_class_weights_make_rare_labels_count_as_much_as_common_ones() -> None:
-    weights = class_weights([0, 0, 0, 1], 3)
-    assert weights.tolist() == pytest.approx([2 / 3, 2.0, 0.0])
-    torch.manual_seed(0)
-    logits, labels, mask = torch.randn(4, 2, 3), torch.tensor([0, 0, 0, 1]), torch.ones(4, 2, dtype=torch.int64)
-    losses = torch.nn.functional.cross_entropy(logits[:, -1], labels, reduction="none")
-    expected = (losses[:3].mean() + losses[3]) / 2
-    torch.testing.assert_close(classification_loss(logits, mask, labels, 0, 0.0, weights), expected)
-
-
-def test_what_stands_in_padding_never_reaches_the_loss() -> None:
-    logits, labels = torch.randn(1, 3, 2), torch.tensor([1])
-    mask = torch.tensor([[0, 1, 1]])
-    clean = classification_loss(logits, mask, labels, 1, 0.0)
-    logits[0, 0] = float("nan")
-    torch.testing.assert_close(classification_loss(logits, mask, labels, 1, 0.0), clean)
+from training.trainer import _set_dropout, freeze, learning_rates
 
 
 def test_every_token_answers_are_those_of_the_prefixes(model: GPT2Classifier) -> None:
@@ -61,6 +23,26 @@ def test_dropout_is_set_everywhere_but_in_attention(model: GPT2Classifier) -> No
     assert {module.p for module in attention} == {0.0}
     others = [m for m in changed.modules() if isinstance(m, torch.nn.Dropout) and m not in attention]
     assert len(others) > 3 and {module.p for module in others} == {0.3}
+
+
+def test_frozen_parts_leave_the_optimiser_and_rates_fall_with_depth(model: GPT2Classifier) -> None:
+    import copy
+
+    changed = copy.deepcopy(model)
+    freeze(changed, embeddings=True, layers=1)
+    learning = {name for name, p in changed.named_parameters() if p.requires_grad}
+    assert all(name.startswith(("transformer.h.1.", "transformer.ln_f.", "score.")) for name in learning)
+    groups = learning_rates(changed, 1.0, 0.5, 0.1)
+    assert sum(len(g["params"]) for g in groups) == len(learning)
+
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {
+        names[id(p)]: (g["lr"], g["weight_decay"]) for g in learning_rates(model, 1.0, 0.5, 0.1) for p in g["params"]
+    }
+    assert len(rates) == len(names)
+    assert rates["score.weight"] == (1.0, 0.1) and rates["transformer.ln_f.bias"] == (1.0, 0.0)
+    assert rates["transformer.h.1.mlp.c_fc.weight"] == (0.5, 0.1) and rates["transformer.h.0.ln_1.bias"] == (0.25, 0.0)
+    assert rates["transformer.wte.weight"] == rates["transformer.wpe.weight"] == (0.125, 0.1)
 
 
 def test_default_config_is_valid() -> None:

@@ -1,0 +1,55 @@
+"""What fine-tuning minimises, over plain tensors."""
+
+from collections.abc import Sequence
+
+import torch
+
+from classifier.model import last_tokens
+
+
+def classification_loss(
+    logits_btc: torch.Tensor,
+    mask_bt: torch.Tensor,
+    labels: torch.Tensor,
+    dense_from: int,
+    label_smoothing: float,
+    weights_c: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean cross-entropy in nats of B texts.
+
+    A causal model can be asked after every token. Asking it there too makes its answers good on prefixes, and gives a
+    few thousand texts the weight of a few hundred thousand questions.
+
+    Args:
+        logits_btc: (B, T, C) float32.
+        mask_bt: (B, T), 1 on real tokens.
+        labels: (B,) int64.
+        dense_from: 0: the loss after each text's last token. n: half of that, and half of the mean over the text's
+            tokens from the n-th on (the last one always among them).
+        label_smoothing: probability mass spread over all labels.
+        weights_c: (C,) what a text of each label weighs in the mean; all the same if not given.
+    """
+    texts, tokens, _ = logits_btc.shape
+    rows = torch.arange(texts, device=labels.device)
+    last_b = last_tokens(mask_bt)
+    losses_bt = torch.nn.functional.cross_entropy(
+        logits_btc.flatten(0, 1), labels.repeat_interleave(tokens), label_smoothing=label_smoothing, reduction="none"
+    ).view(texts, tokens)
+    loss_b = losses_bt[rows, last_b]
+    if dense_from:
+        asked_bt = (mask_bt == 1) & (mask_bt.long().cumsum(-1) >= dense_from)
+        asked_bt[rows, last_b] = True
+        # where, not a product: what stands in padding may be anything
+        inner_b = losses_bt.where(asked_bt, 0.0).sum(1) / asked_bt.sum(1)
+        loss_b = 0.5 * loss_b + 0.5 * inner_b
+    if weights_c is None:
+        return loss_b.mean()
+    weights_b = weights_c[labels]
+    return (loss_b * weights_b).sum() / weights_b.sum()
+
+
+def class_weights(label_ids: Sequence[int], labels: int) -> torch.Tensor:
+    """Inverse frequency, (C,) float32, the mean over texts being 1; 0 for a label without texts."""
+    counts = torch.bincount(torch.tensor(label_ids), minlength=labels)
+    present = counts > 0
+    return torch.where(present, len(label_ids) / (present.sum() * counts.clamp(min=1)), 0.0).float()

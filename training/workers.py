@@ -1,0 +1,42 @@
+"""Several processes that train one model, as `torchrun` starts them: who writes, and how they wait for each other.
+
+Without torchrun there is one process, which is the main one, and nothing waits.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+Value = TypeVar("Value")
+
+
+def state() -> PartialState:
+    """This process's place; joins the others at the first call (NCCL on CUDA, else gloo)."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def is_main() -> bool:
+    """Whether this process writes files and prints."""
+    return bool(state().is_main_process)
+
+
+def share(value: Value) -> Value:
+    """The main process's value, in every process."""
+    if state().num_processes == 1:
+        return value
+    values: list[Value] = broadcast_object_list([value])
+    return values[0]
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Leave the others in good order at the end. An error ends this process alone; torchrun then ends the others."""
+    state()
+    yield
+    if state().num_processes > 1:
+        state().wait_for_everyone()
+        state().destroy_process_group()
