@@ -3,7 +3,8 @@
     python -m benchmarks.seeds --data bbc.csv --base-model BASE --output work/seeds --other masakha.csv ag.csv
 
 Each seed trains one artifact, OUTPUT/SEED, and is measured on its own test split and on every other file (rows without
-a label are left out). A seed whose figures are there already is not run again, so that a stopped run can go on.
+a label are left out). A seed whose figures are there already is not run again, so that a stopped run can go on; another
+recipe wants another OUTPUT.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--other", type=Path, nargs="*", default=[])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45, 46])
-    parsed, more = parser.parse_known_args()
+    parsed = parser.parse_args()
     runs = []
     for seed in parsed.seeds:
         output = parsed.output / str(seed)
@@ -87,7 +88,7 @@ def main() -> None:
             places = {"data": str(parsed.data), "base_model": parsed.base_model, "output": str(output), "seed": seed}
             config = load_config(TrainConfig, parsed.config, places)
             if not output.exists():
-                flags = ["--config", str(parsed.config), "--checkpoints", f"{output}-checkpoints", *more]
+                flags = ["--config", str(parsed.config), "--checkpoints", f"{output}-checkpoints", "--no-baseline"]
                 flags += [item for key, value in places.items() for item in (f"--{key.replace('_', '-')}", str(value))]
                 subprocess.run([sys.executable, "-m", "training", "train", *flags], check=True)
             record.write_text(json.dumps(figures(config, parsed.other), indent=2), encoding="utf-8")

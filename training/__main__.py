@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {exc}\n")
         return INPUT_ERROR
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
+        sys.stderr.write("interrupted; nothing was written but checkpoints, from which the same command goes on\n")
         return INTERRUPTED
     return 0
 
@@ -57,14 +57,14 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure an artifact on a file of labelled texts")
     evaluate.add_argument("--artifact", type=Path, required=True, help="the artifact's directory")
-    _add_columns(evaluate)
+    _add_columns(evaluate, "CSV, TSV, JSON Lines or Parquet")
     evaluate.add_argument("--skip-unlabelled", action="store_true", help="leave out rows whose label is empty")
     evaluate.add_argument("--report", type=Path, help="write report.html, metrics.json and plots to this directory")
     evaluate.add_argument("--json", action="store_true", help="all figures as JSON")
     evaluate.set_defaults(command=_evaluate)
 
     inspect = commands.add_parser("inspect", help="report classes, lengths, duplicates, leaks and suspicious labels")
-    _add_columns(inspect)
+    _add_columns(inspect, "a file or a directory, as `train` takes it")
     inspect.add_argument("--group-column", default="", help="default: 'near_dup_group' or 'group', else computed")
     inspect.add_argument("--output", type=Path, required=True, help="directory for data.md and data.json")
     inspect.set_defaults(command=_inspect)
@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_columns(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, help="as `train` takes it; local, or anything fsspec opens")
+def _add_columns(parser: argparse.ArgumentParser, data: str) -> None:
+    parser.add_argument("--data", required=True, help=f"{data}; local, or anything fsspec opens")
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--label-column", default="", help="default: 'label' or 'category'")
     parser.add_argument("--title-column", default="", help="default: 'title' where there is one")
@@ -121,10 +121,8 @@ def _add_settings(parser: argparse.ArgumentParser, settings: type[TrainConfig] |
 def _train(parsed: argparse.Namespace) -> None:
     config = _config(TrainConfig, parsed)
     from training.run import report_directory, run
-    from training.workers import joined
 
-    with joined():
-        artifact = run(config)
+    artifact = run(config)
     if artifact is None:
         return
     measured = artifact.manifest.metrics
@@ -138,10 +136,8 @@ def _train(parsed: argparse.Namespace) -> None:
 def _pretrain(parsed: argparse.Namespace) -> None:
     config = _config(PretrainConfig, parsed)
     from training.pretrain import pretrain
-    from training.workers import joined
 
-    with joined():
-        measured = pretrain(config)
+    measured = pretrain(config)
     if measured is None:
         return
     print(" ".join(f"{key}={value:.6g};" for key, value in measured.items()))

@@ -5,17 +5,20 @@ from typing import Any
 
 from classifier.artifact import Manifest
 
+HEADS = {"last_token": "the last token", "flatten": "all positions, padded on the left"}
+
 
 def model_card(manifest: Manifest) -> str:
     """Markdown with the model's figures, its making and its limits."""
     made = manifest.provenance
+    if "converted_from" in made:
+        return _conversion_card(manifest)
     recipe = made.get("recipe", {})
-    heads = {"last_token": "the last token", "flatten": "all positions, padded on the left"}
     return "\n".join(
         [
             f"# {manifest.name}",
             "",
-            f"GPT-2 with a linear head on {heads[manifest.head]}; {made.get('parameters', 0) / 1e6:.1f} million "
+            f"GPT-2 with a linear head on {HEADS[manifest.head]}; {made.get('parameters', 0) / 1e6:.1f} million "
             "parameters.",
             f"Labels: {', '.join(manifest.labels)}.",
             f"Reads {manifest.max_tokens} tokens at once, longer texts by windows that start every "
@@ -45,6 +48,30 @@ def model_card(manifest: Manifest) -> str:
             "The figures hold for texts like those it was trained on. Its probabilities are calibrated on the "
             "validation split of the same data. Every text gets one of the labels, also one that is about none.",
             *(["", recipe["limits"]] if recipe.get("limits") else []),
+            "",
+        ]
+    )
+
+
+def _conversion_card(manifest: Manifest) -> str:
+    made = manifest.provenance
+    return "\n".join(
+        [
+            f"# {manifest.name}",
+            "",
+            f"GPT-2 with a linear head on {HEADS[manifest.head]}; {made['parameters'] / 1e6:.1f} million parameters.",
+            f"Labels: {', '.join(manifest.labels)}.",
+            f"Reads the first {manifest.max_tokens} tokens of a text, unless a caller asks for windows. Created "
+            f"{manifest.created}.",
+            "",
+            f"Converted from `{made['converted_from']}`; padding as {made['padded_rows']} computes it, "
+            f"{'lower-cased' if manifest.cleaning.lowercase else 'case kept'}. What it was trained on, and how, the "
+            "checkpoint does not say.",
+            "",
+            "## Limits",
+            "",
+            "Not measured here, and its probabilities are not calibrated: `python -m training evaluate` says how good "
+            "it is on labelled texts. Every text gets one of the labels, also one that is about none.",
             "",
         ]
     )

@@ -1,15 +1,16 @@
 """Checkpoints that can be trusted: complete or ignored, of this run or refused, and the best weights beside them.
 
 DIR/run.json               what run the checkpoints belong to
-DIR/checkpoint-120/        the Trainer's own files, and COMPLETE, written last
+DIR/checkpoint-120/        the Trainer's own files, average.safetensors where weights are averaged, and COMPLETE, last
 DIR/best.safetensors       weights of the best evaluation so far, replaced in one step
 DIR/best.json              its loss
 """
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,46 @@ from training.errors import ConfigError
 COMPLETE = "COMPLETE"
 RUN = "run.json"
 AVERAGE = "average.safetensors"
+BEST = "best.safetensors"
+BEST_RECORD = "best.json"
 
 
-def claim(directory: Path, identity: Mapping[str, Any]) -> None:
+def check_place(directory: Path, output: Path) -> None:
+    """Checkpoints within the output would make it unwritable at the very end.
+
+    Raises:
+        ConfigError: they would stand at or below the output.
+    """
+    if directory.absolute().is_relative_to(output.absolute()):
+        raise ConfigError(f"checkpoints {directory} stand within the output {output}; choose a place beside it")
+
+
+def claim(directory: Path, identity: Mapping[str, Any], *, derived: Iterable[str] = ()) -> None:
     """Make the directory this run's, or make sure that it already is.
+
+    A directory of another run that has no complete checkpoint yet is taken over: nothing is lost with it.
 
     Args:
         directory: of the checkpoints.
         identity: everything that the weights depend on, as JSON values.
+        derived: files in it that were made for the run and go when it is taken over.
 
     Raises:
-        ConfigError: it holds checkpoints of another run; the message names what differs.
+        ConfigError: it holds checkpoints of another run, and the message names what differs; or files of somebody
+            else; or it cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _claim(directory, json.loads(json.dumps(identity)), derived)
+    except OSError as exc:
+        raise ConfigError(f"{directory}: no place for checkpoints: {exc}") from exc
+
+
+def _claim(directory: Path, wanted: dict[str, Any], derived: Iterable[str]) -> None:
     path = directory / RUN
-    wanted = json.loads(json.dumps(identity))
     if not path.exists():
+        if any(directory.iterdir()):
+            raise ConfigError(f"{directory} holds files that are no checkpoints of ours; choose another --checkpoints")
         _replace(path, json.dumps(wanted, indent=2))
         return
     try:
@@ -46,7 +71,11 @@ def claim(directory: Path, identity: Mapping[str, Any]) -> None:
     except ValueError as exc:
         raise ConfigError(f"{path}: not readable ({exc}); remove the directory to begin anew") from exc
     differing = sorted(key for key in wanted.keys() | there.keys() if wanted.get(key) != there.get(key))
-    if differing:
+    if differing and latest_complete(directory) is None:
+        for name in (*derived, BEST, BEST_RECORD):
+            (directory / name).unlink(missing_ok=True)
+        _replace(path, json.dumps(wanted, indent=2))
+    elif differing:
         shown = "; ".join(f"{key} is {there.get(key)!r} there and {wanted.get(key)!r} here" for key in differing)
         raise ConfigError(f"{directory} holds checkpoints of another run: {shown}. Choose another --checkpoints")
 
@@ -60,10 +89,12 @@ def latest_complete(directory: Path) -> Path | None:
     """The newest complete checkpoint. Incomplete ones, cut off by a kill, are removed on the way."""
     complete: dict[int, Path] = {}
     for path in directory.glob("checkpoint-*"):
+        if not re.fullmatch(r"checkpoint-\d+", path.name):
+            continue
         if (path / COMPLETE).is_file():
             complete[int(path.name.rpartition("-")[2])] = path
         else:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
     return complete[max(complete)] if complete else None
 
 
@@ -79,8 +110,8 @@ class BestWeights(TrainerCallback):
 
     def __init__(self, directory: Path, patience: int = 0) -> None:
         self._patience = patience
-        self._weights = directory / "best.safetensors"
-        self._record = directory / "best.json"
+        self._weights = directory / BEST
+        self._record = directory / BEST_RECORD
         # Of torchrun's processes one writes, and all must decide alike: each keeps the record in memory.
         self._best: dict[str, float] = {"eval_loss": float("inf"), "step": 0}
         if self._record.exists():
@@ -126,21 +157,13 @@ class AveragedWeights(TrainerCallback):
     After P. Izmailov and others, "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018.
 
     Args:
-        directory: of the checkpoints.
         part: of all steps, the last ones, that are averaged.
     """
 
-    def __init__(self, directory: Path, part: float) -> None:
-        self._directory = directory
+    def __init__(self, part: float) -> None:
         self._part = part
         self._sum: dict[str, torch.Tensor] = {}
         self._steps = 0
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        path = self._directory / f"checkpoint-{state.global_step}" / AVERAGE
-        if path.exists():
-            self._sum = load_file(path)
-            self._steps = int(self._sum.pop("steps"))
 
     def on_step_end(
         self,
@@ -154,10 +177,19 @@ class AveragedWeights(TrainerCallback):
             return
         self._steps += 1
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:  # a frozen one is kept as it is, not as its own rounded mean
+                continue
             if name in self._sum:
                 self._sum[name] += parameter.detach().to("cpu")
             else:
                 self._sum[name] = parameter.detach().to("cpu", copy=True)
+
+    def load(self, checkpoint: Path) -> None:
+        """Go on from what `save` wrote there, if it did."""
+        path = checkpoint / AVERAGE
+        if path.exists():
+            self._sum = load_file(path)
+            self._steps = int(self._sum.pop("steps"))
 
     def save(self, checkpoint: Path) -> None:
         """Before the checkpoint is marked as complete."""

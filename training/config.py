@@ -20,6 +20,8 @@ def _setting(
     return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices})
 
 
+MAX_SEED = 2**32 - 1
+"""NumPy's generator takes no larger one."""
 PRECISIONS = ("auto", "float32", "bfloat16")
 PRECISION_HELP = (
     "of matrix products while training; the weights that learn stay float32. auto: bfloat16 where the hardware is "
@@ -110,7 +112,9 @@ class TrainConfig:
         high=1,
     )
     max_grad_norm: float = _setting(1.0, "gradients are scaled down to this norm", low=0.0)
-    seed: int = _setting(42, "of the split, the head's first weights, dropout and the order of texts", low=0)
+    seed: int = _setting(
+        42, "of the split, the head's first weights, dropout and the order of texts", low=0, high=MAX_SEED
+    )
 
     checkpoints: str = _setting("", "directory for checkpoints; a run that finds its own there goes on from them")
     save_steps: int = _setting(0, "steps between checkpoints; 0: one an epoch", low=0)
@@ -182,9 +186,11 @@ class PretrainConfig:
     weight_decay: float = _setting(0.1, "AdamW's weight decay, on matrices", low=0.0, high=1.0)
     max_grad_norm: float = _setting(1.0, "gradients are scaled down to this norm", low=0.0)
     precision: str = _setting("auto", PRECISION_HELP, choices=PRECISIONS)
-    seed: int = _setting(42, "of the first weights, the order of blocks and the documents held out", low=0)
+    seed: int = _setting(
+        42, "of the first weights, the order of blocks and the documents held out", low=0, high=MAX_SEED
+    )
 
-    checkpoints: str = _setting("", "directory for checkpoints and tokens; default: OUTPUT-checkpoints")
+    checkpoints: str = _setting("", "directory for checkpoints and tokens, which stay; default: OUTPUT-checkpoints")
     save_steps: int = _setting(200, "steps between checkpoints", low=1)
     eval_steps: int = _setting(500, "steps between measurements on the documents held out", low=1)
     weights_dtype: str = _setting(

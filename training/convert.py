@@ -17,7 +17,6 @@ from transformers import GPT2Config
 
 from classifier.artifact import Artifact, Golden, Manifest, check_writable_target, write_artifact
 from classifier.encoding import Encoder, TextCleaning
-from classifier.errors import ModelError
 from classifier.flatten import FlattenClassifier, PaddedRows
 from classifier.labels import Labels
 from classifier.model import load_base_tokenizer
@@ -82,6 +81,9 @@ def convert(checkpoint: Path, output: Path, settings: Conversion, *, overwrite: 
         model.load_state_dict(state)
     except RuntimeError as exc:
         raise ConfigError(f"{checkpoint}: not a GPT-2's weights: {' '.join(str(exc).split())[:300]}") from exc
+    broken = sorted(name for name, value in state.items() if not value.isfinite().all())
+    if broken:
+        raise ConfigError(f"{checkpoint}: weights that are no finite numbers: {', '.join(broken[:5])}")
     cleaning = TextCleaning(unicode_form="none", lowercase=settings.lowercase, collapse_whitespace=False)
     tokens: int = config.flatten_tokens
     encoder = Encoder(tokenizer, cleaning, tokens, tokens, "truncate")
@@ -117,8 +119,12 @@ def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
     except ConfigError:
         raise
     except Exception as exc:  # an unpickler raises whatever the bytes lead it to
-        reason = str(exc).strip().split("\n", 1)[0]
-        raise ConfigError(f"{checkpoint}: not a readable PyTorch state dict: {reason}") from exc
+        # torch's own sentence may advise to load the file without that care
+        kind = type(exc).__name__
+        raise ConfigError(
+            f"{checkpoint}: not a readable PyTorch state dict of tensors alone ({kind}); write it with "
+            "torch.save(model.state_dict(), ...)"
+        ) from exc
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConfigError(f"{checkpoint}: a state dict is needed (torch.save(model.state_dict(), ...)), not a model")
     return {str(key).removeprefix("module."): value.float() for key, value in state.items()}  # module.: DataParallel's
@@ -149,8 +155,9 @@ def _rename(checkpoint: Path, state: Mapping[str, torch.Tensor]) -> dict[str, to
         ("score.weight", "fc1.weight"),
         ("transformer.wte.weight", "gpt2model.wte.weight"),
         ("transformer.wpe.weight", "gpt2model.wpe.weight"),
+        ("transformer.h.0.mlp.c_fc.weight", "gpt2model.h.0.mlp.c_fc.weight"),
     ):
-        if needed not in renamed or renamed[needed].ndim != 2:
+        if needed not in renamed or renamed[needed].ndim != 2 or not renamed[needed].numel():
             raise ConfigError(f"{checkpoint}: no {theirs} of two dimensions")
     return renamed
 
@@ -168,25 +175,22 @@ def _config(
         raise ConfigError(f"{checkpoint}: fc1 reads {width} values, which is no whole number of positions of {hidden}")
     if rows != len(labels):
         raise ConfigError(f"{checkpoint}: fc1 has {rows} rows, {len(labels)} labels were given: {list(labels.names)}")
-    if not heads or hidden % heads:
+    if heads < 1 or hidden % heads:
         raise ConfigError(f"{checkpoint}: width {hidden} and {heads} attention heads do not fit; pass --heads")
     extra: dict[str, Any] = {"flatten_tokens": tokens, "padded_rows": settings.padded_rows}
     blocks = {key.split(".")[2] for key in state if key.startswith("transformer.h.")}
-    try:
-        return GPT2Config(
-            vocab_size=vocab_size,
-            n_positions=positions,
-            n_embd=hidden,
-            n_layer=len(blocks),
-            n_head=heads,
-            n_inner=state["transformer.h.0.mlp.c_fc.weight"].shape[1],
-            bos_token_id=end,
-            eos_token_id=end,
-            pad_token_id=end,
-            id2label=labels.id2label,
-            label2id=dict(labels.label2id),
-            problem_type="single_label_classification",
-            **extra,
-        )
-    except KeyError as exc:
-        raise ModelError(f"{checkpoint}: {exc} is missing") from exc
+    return GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=positions,
+        n_embd=hidden,
+        n_layer=len(blocks),
+        n_head=heads,
+        n_inner=state["transformer.h.0.mlp.c_fc.weight"].shape[1],
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        id2label=labels.id2label,
+        label2id=dict(labels.label2id),
+        problem_type="single_label_classification",
+        **extra,
+    )

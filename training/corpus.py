@@ -1,7 +1,7 @@
 """A text corpus as one long row of tokens on disk, cut into blocks to pre-train on.
 
-Documents are read one after another, so that a corpus may be larger than memory. Which of them are held out for
-validation depends on their text and the seed alone: a document that stands in the corpus twice is on one side.
+Documents are read one after another, so that a corpus may be larger than memory (one document may not). Which of them
+are held out for validation depends on text and seed alone: a document that stands in the corpus twice is on one side.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from torch.utils.data import Dataset
 
 from training.errors import DataError, Problem
+from training.sources import name_of
 
 END_OF_TEXT = "<|endoftext|>"
 """A line of its own between two documents of a file, and GPT-2's token for it."""
@@ -67,13 +68,15 @@ def read_documents(sources: Sequence[str]) -> Iterator[str]:
     """The documents of text files, without white space around them; empty ones are left out.
 
     Args:
-        sources: local paths or anything fsspec opens (`s3://...` with s3fs installed); `.gz`, `.xz`, `.bz2` and `.zip`
-            are unpacked on the way. Documents are separated by lines `<|endoftext|>`.
+        sources: local paths or anything fsspec opens (`s3://...` with s3fs installed); `.gz`, `.xz` and `.bz2` are
+            unpacked on the way. Documents are separated by lines `<|endoftext|>`.
 
     Raises:
         DataError: a file that cannot be opened, is damaged, or is not UTF-8.
     """
     for source in sources:
+        if name_of(source).endswith(".zip"):  # fsspec would read its first member and say nothing of the others
+            raise DataError([Problem(source, 0, 0, "", "is an archive of files; unpack it, or use .gz or .xz")])
         try:
             with fsspec.open(source, "rt", encoding="utf-8", compression="infer") as file:
                 for is_end, lines in itertools.groupby(file, key=lambda line: line.strip() == END_OF_TEXT):
@@ -81,8 +84,26 @@ def read_documents(sources: Sequence[str]) -> Iterator[str]:
                     document = "" if is_end else "".join(lines).replace(END_OF_TEXT, " ").strip()
                     if document:
                         yield document
-        except (OSError, EOFError, ValueError, ImportError) as exc:  # lzma's and UnicodeDecodeError are among these
-            raise DataError([Problem(source, 0, 0, "", f"cannot be read as UTF-8 text: {exc}")]) from exc
+        except Exception as exc:  # each file system and each packer raises its own
+            raise DataError([Problem(source, 0, 0, "", f"cannot be read as UTF-8 text: {exc!r:.300}")]) from exc
+
+
+def identities(sources: Sequence[str]) -> list[list[Any]]:
+    """Name, size and time of change of each source, without fetching it: another corpus under the same name shows.
+
+    Raises:
+        DataError: one that cannot be found.
+    """
+    found = []
+    for source in sources:
+        try:
+            files, path = fsspec.url_to_fs(source)
+            info = files.info(path)
+        except Exception as exc:
+            raise DataError([Problem(source, 0, 0, "", f"cannot be found: {exc!r:.300}")]) from exc
+        changed = next((info[key] for key in ("mtime", "ETag", "LastModified", "created") if key in info), None)
+        found.append([name_of(source), info.get("size"), str(changed)])
+    return found
 
 
 def train_tokenizer(sources: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -120,13 +141,14 @@ def tokenise(
     """
     record = directory / "tokens.json"
     if record.exists():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        return _from_record(directory, found["train"]), _from_record(directory, found["val"])
+        there = json.loads(record.read_text(encoding="utf-8"))
+        return _from_record(directory, there["train"]), _from_record(directory, there["val"])
     dtype = "uint16" if tokenizer.get_vocab_size() <= 1 << 16 else "uint32"
     counts = {part: {"name": f"{part}.tokens", "dtype": dtype, "tokens": 0, "bytes": 0} for part in ("train", "val")}
     with (directory / "train.tokens").open("wb") as train, (directory / "val.tokens").open("wb") as val:
-        documents = read_documents(sources)
+        documents, found = read_documents(sources), 0
         while stretch := list(itertools.islice(documents, DOCUMENTS_AT_ONCE)):
+            found += len(stretch)
             for text, encoding in zip(stretch, tokenizer.encode_batch(stretch, add_special_tokens=False), strict=True):
                 held_out = _draw(text, seed) < val_fraction
                 ids = np.array([*encoding.ids, end_id], dtype=dtype)
@@ -136,7 +158,11 @@ def tokenise(
                 count["bytes"] += len(text.encode())
     for part, count in counts.items():
         if not count["tokens"]:
-            raise DataError([Problem(", ".join(sources), 0, 0, "", f"too few documents: none of them falls to {part}")])
+            message = (
+                f"{found} documents, none of them falls to {part}; documents are separated by lines {END_OF_TEXT}, "
+                "and --val-fraction says how many are held out"
+            )
+            raise DataError([Problem(", ".join(sources), 0, 0, "", message)])
     unfinished = record.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(counts, indent=2), encoding="utf-8")
     os.replace(unfinished, record)

@@ -14,23 +14,36 @@ from training.baseline import fit_baseline
 from training.data import Columns, Example, fingerprint
 from training.duplicates import find_groups, normalise
 from training.errors import ConfigError
-from training.splits import Splits, load_splits
+from training.splits import WHOLE, find_leaks, read_parts
 
 FOLDS = 5
 SUSPICIOUS_BELOW = 0.1
 """A label is suspicious where a baseline that never saw the text finds it less probable than this ..."""
 SUSPICIOUS_ABOVE = 0.6
 """... and another one more probable than this."""
+MIN_GROUPS = 2
+"""A label of fewer stories cannot be learnt from some and checked on another."""
 SHOWN = 50
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example and the part of a given split that it stands in."""
+
+    part: str
+    example: Example
+
+    @property
+    def name(self) -> str:
+        return f"{self.part} {self.example.row}".strip()
 
 
 @dataclass(frozen=True)
 class Suspicion:
     """A text whose label a baseline trained on the others finds improbable."""
 
-    part: str
-    row: int
+    row: str
     label: str
     probability: float
     other: str
@@ -42,7 +55,7 @@ def report_data(path: Path, output: Path, columns: Columns | None = None, *, enc
     """Write `data.md` and `data.json`.
 
     Args:
-        path: as `training.splits.load_splits` takes it.
+        path: as `training.splits.read_parts` takes it.
         output: directory for the two, made if needed.
         columns: where text, label, title and group stand.
         encoding: of text files.
@@ -54,22 +67,22 @@ def report_data(path: Path, output: Path, columns: Columns | None = None, *, enc
         DataError: with every problem of the data.
         ConfigError: the output cannot be written.
     """
-    splits, leaks = load_splits(path, columns, encoding=encoding, val_fraction=0.1, test_fraction=0.1, seed=0)
-    given = splits.groups == 0
-    examples = [e for _, part in splits.items() for e in part]
-    parts = [name for name, part in splits.items() for _ in part]
-    groups = find_groups([e.text for e in examples], [e.group for e in examples])
+    parts = read_parts(path, columns, encoding=encoding)
+    rows = [Row(part, example) for part, examples in parts.items() for example in examples]
+    groups = find_groups([r.example.text for r in rows], [r.example.group for r in rows])
+    suspicious, unchecked = suspicious_labels(rows, groups)
     facts = {
         "data": path.name,
-        "fingerprint": fingerprint(examples),
-        "rows": len(examples),
-        "parts": splits.sizes() if given else {},
-        "labels": dict(Counter(e.label for e in examples).most_common()),
-        "words": _quantiles([len(e.text.split()) for e in examples]),
-        "characters": _quantiles([len(e.text) for e in examples]),
-        **_duplicates(examples, groups),
-        "leaks": [str(leak) for leak in leaks],
-        "suspicious": [vars(s) for s in suspicious_labels(splits, examples, parts, groups)],
+        "fingerprint": fingerprint(r.example for r in rows),
+        "rows": len(rows),
+        "parts": {part: len(examples) for part, examples in parts.items() if part != WHOLE},
+        "labels": dict(Counter(r.example.label for r in rows).most_common()),
+        "words": _quantiles([len(r.example.text.split()) for r in rows]),
+        "characters": _quantiles([len(r.example.text) for r in rows]),
+        **_duplicates(rows, groups),
+        "leaks": [str(leak) for leak in find_leaks(parts)],
+        "suspicious": [vars(s) for s in suspicious],
+        "labels_not_checked": unchecked,
     }
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -80,50 +93,55 @@ def report_data(path: Path, output: Path, columns: Columns | None = None, *, enc
     return facts
 
 
-def suspicious_labels(
-    splits: Splits, examples: Sequence[Example], parts: Sequence[str], groups: Sequence[int]
-) -> list[Suspicion]:
+def suspicious_labels(rows: Sequence[Row], groups: Sequence[int]) -> tuple[list[Suspicion], list[str]]:
     """Texts whose label TF-IDF + logistic regression, trained on other groups, finds improbable; worst first.
 
     After C. Northcutt and others, "Confident Learning", JAIR 2021: what a model says about texts it was not trained on.
     Some of these are mistakes of the data, others are just hard.
+
+    Returns:
+        The texts, and the labels that stand in too few groups to be checked so.
     """
-    ids = np.array([splits.labels.id_of(e.label) for e in examples])
-    texts = [e.text for e in examples]
-    folds = min(FOLDS, *Counter(dict(set(zip(groups, ids.tolist(), strict=True))).values()).values())
-    if folds < 2:
-        return []
-    probs = np.zeros((len(ids), len(splits.labels)))
-    for seen, unseen in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(texts, ids, groups):
+    groups_of: dict[str, set[int]] = defaultdict(set)
+    for row, group in zip(rows, groups, strict=True):
+        groups_of[row.example.label].add(group)
+    names = sorted(name for name, found in groups_of.items() if len(found) >= MIN_GROUPS)
+    unchecked = sorted(set(groups_of) - set(names))
+    if len(names) < 2:
+        return [], sorted(groups_of)
+    kept = [i for i, row in enumerate(rows) if row.example.label in names]
+    texts = [rows[i].example.text for i in kept]
+    ids = np.array([names.index(rows[i].example.label) for i in kept])
+    folds = min(FOLDS, *(len(groups_of[name]) for name in names))
+    probs = np.zeros((len(ids), len(names)))
+    folder = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    for seen, unseen in folder.split(texts, ids, [groups[i] for i in kept]):
         pipeline = fit_baseline([texts[i] for i in seen], ids[seen].tolist())
         probs[np.ix_(unseen, pipeline.classes_)] = pipeline.predict_proba([texts[i] for i in unseen])
     found = []
-    names = splits.labels.names
-    for i, row in enumerate(probs):
-        other = int(row.argmax())
-        if row[ids[i]] < SUSPICIOUS_BELOW and row[other] > SUSPICIOUS_ABOVE:
-            e = examples[i]
-            scores = round(float(row[ids[i]]), 4), round(float(row[other]), 4)
-            found.append(
-                Suspicion(parts[i], e.row, e.label, scores[0], names[other], scores[1], " ".join(e.text.split())[:120])
-            )
-    return sorted(found, key=lambda s: s.probability - s.other_probability)
+    for own, place, row_c in zip(ids, kept, probs, strict=True):
+        other = int(row_c.argmax())
+        if row_c[own] < SUSPICIOUS_BELOW and row_c[other] > SUSPICIOUS_ABOVE:
+            row, scores = rows[place], [round(float(row_c[i]), 4) for i in (own, other)]
+            start = " ".join(row.example.text.split())[:120]
+            found.append(Suspicion(row.name, row.example.label, scores[0], names[other], scores[1], start))
+    return sorted(found, key=lambda s: s.probability - s.other_probability), unchecked
 
 
-def _duplicates(examples: Sequence[Example], groups: Sequence[int]) -> dict[str, Any]:
-    members: dict[int, list[Example]] = defaultdict(list)
-    for number, example in zip(groups, examples, strict=True):
-        members[number].append(example)
+def _duplicates(rows: Sequence[Row], groups: Sequence[int]) -> dict[str, Any]:
+    members: dict[int, list[Row]] = defaultdict(list)
+    for number, row in zip(groups, rows, strict=True):
+        members[number].append(row)
     copies = [group for group in members.values() if len(group) > 1]
     return {
-        "different_texts": len({normalise(e.text) for e in examples}),
+        "different_texts": len({normalise(r.example.text) for r in rows}),
         "near_duplicate_groups": len(members),
         "rows_with_a_near_duplicate": sum(map(len, copies)),
         "largest_group": max(map(len, members.values())),
         "groups_with_several_labels": [
-            {"rows": [e.row for e in group], "labels": [e.label for e in group]}
+            {"rows": [r.name for r in group], "labels": [r.example.label for r in group]}
             for group in copies
-            if len({e.label for e in group}) > 1
+            if len({r.example.label for r in group}) > 1
         ],
     }
 
@@ -155,7 +173,7 @@ def _page(facts: dict[str, Any]) -> str:
     ]
     lines += ["", "## The same story under several labels", ""]
     lines += [
-        f"- rows {', '.join(map(str, group['rows']))}: {_cell(', '.join(group['labels']))}"
+        f"- rows {', '.join(group['rows'])}: {_cell(', '.join(group['labels']))}"
         for group in facts["groups_with_several_labels"][:SHOWN]
     ] or ["None."]
     suspicious = facts["suspicious"]
@@ -170,12 +188,14 @@ def _page(facts: dict[str, Any]) -> str:
             "| --- | --- | ---: | --- | ---: | --- |",
         ]
         lines += [
-            f"| {s['part'] + ' ' if facts['parts'] else ''}{s['row']} | {_cell(s['label'])} | {s['probability']:.1%} | "
+            f"| {s['row']} | {_cell(s['label'])} | {s['probability']:.1%} | "
             f"{_cell(s['other'])} | {s['other_probability']:.1%} | {_cell(s['text'])} |"
             for s in suspicious[:SHOWN]
         ]
     else:
         lines.append("None.")
+    if facts["labels_not_checked"]:
+        lines += ["", f"Not checked, too few texts: {_cell(', '.join(facts['labels_not_checked']))}."]
     return "\n".join(lines) + "\n"
 
 

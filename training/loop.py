@@ -1,5 +1,7 @@
 """What every training loop shares: the Trainer with our order of rows, complete checkpoints and plain logs."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -80,6 +82,20 @@ def use_bfloat16(precision: str) -> bool:
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
+def setting_of_machine(precision: str) -> dict[str, Any]:
+    """What a run's weights depend on that no setting says: the precision that "auto" found, and how many processes."""
+    return {"precision": "bfloat16" if use_bfloat16(precision) else "float32", "processes": state().num_processes}
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """Hash of a model's weights before training: a base of the same name may be another one."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 class OrderedTrainer(Trainer):
     """Trainer that takes its order of rows from a sampler of ours and marks checkpoints that are whole.
 
@@ -102,7 +118,13 @@ class OrderedTrainer(Trainer):
             latest_complete(directory)  # removes incomplete ones: by one process, before any other looks
         state().wait_for_everyone()
         newest = latest_complete(directory)
-        self.train(resume_from_checkpoint=str(newest) if newest else None)
+        if newest:
+            self.load_more(newest)
+        if newest and _is_over(newest):  # else the Trainer would take one step more
+            self._load_from_checkpoint(str(newest))
+            self.state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
+        else:
+            self.train(resume_from_checkpoint=str(newest) if newest else None)
         return list(self.state.log_history)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -118,6 +140,16 @@ class OrderedTrainer(Trainer):
 
     def save_more(self, checkpoint: Path) -> None:
         """What a loop adds to its checkpoints; called in the main process, before the checkpoint counts as complete."""
+
+    def load_more(self, checkpoint: Path) -> None:
+        """Take up what `save_more` wrote; called in every process."""
+
+
+def _is_over(checkpoint: Path) -> bool:
+    """Whether the checkpoint is that of a run's last step, or of the evaluation at which patience ended it."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    control = state["stateful_callbacks"]["TrainerControl"]["args"]
+    return bool(state["global_step"] >= state["max_steps"] or control["should_training_stop"])
 
 
 class LogLines(TrainerCallback):

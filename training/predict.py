@@ -28,7 +28,7 @@ def predict_logits(model: GPT2Classifier, encoder: Encoder, texts: Sequence[str]
     model.eval()
     windows = [window for text in encoded for window in text.windows]
     logits: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(windows)
-    for batch in _batches(windows):
+    for batch in _batches(windows, getattr(model.config, "flatten_tokens", 0)):
         rows = infer_sequences(model, [windows[i].ids for i in batch]).numpy()
         for i, row in zip(batch, rows, strict=True):
             logits[i] = row
@@ -41,13 +41,18 @@ def predict_logits(model: GPT2Classifier, encoder: Encoder, texts: Sequence[str]
     return np.stack(answers)
 
 
-def _batches(windows: Sequence[Window]) -> list[list[int]]:
-    """Indices of windows, longest first, cut where the padded batch would pass `BATCH_TOKENS`."""
+def _batches(windows: Sequence[Window], at_least: int) -> list[list[int]]:
+    """Indices of windows, longest first, cut where the padded batch would pass `BATCH_TOKENS`.
+
+    Args:
+        windows: to be laid out.
+        at_least: tokens to which the model pads every row.
+    """
     batches: list[list[int]] = []
     width = 0
     for i in sorted(range(len(windows)), key=lambda i: -len(windows[i].ids)):
         if not batches or (len(batches[-1]) + 1) * width > BATCH_TOKENS:
             batches.append([])
-            width = len(windows[i].ids)
+            width = max(at_least, len(windows[i].ids))
         batches[-1].append(i)
     return batches

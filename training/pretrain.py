@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,15 +19,22 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from classifier.errors import ModelError
 from classifier.model import load_base_tokenizer
 from training.batches import Epoch, LengthGroupedOrder
-from training.checkpoints import claim
+from training.checkpoints import check_place, claim
 from training.config import PretrainConfig
-from training.corpus import END_OF_TEXT, Blocks, TokenFile, tokenise, train_tokenizer
+from training.corpus import END_OF_TEXT, Blocks, TokenFile, identities, tokenise, train_tokenizer
 from training.errors import ConfigError
-from training.loop import OrderedTrainer, arguments
-from training.workers import is_main, state
+from training.loop import OrderedTrainer, arguments, setting_of_machine, weights_sha256
+from training.sources import name_of
+from training.workers import is_main, leave, state
 
 WITHOUT_EFFECT = frozenset({"output", "checkpoints", "save_steps", "eval_steps", "weights_dtype", "sources"})
 """Settings that do not change the trained weights."""
+OF_THE_BASE = frozenset({"vocab_size", "layers", "hidden_size", "heads", "positions"})
+"""Settings that a base model decides where there is one."""
+DERIVED = ("tokenizer.json", "tokens.json", "train.tokens", "val.tokens")
+"""Files beside the checkpoints that another corpus or vocabulary would make anew."""
+NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+"""Text is seen about once, there is nothing to remember."""
 
 
 def pretrain(config: PretrainConfig) -> dict[str, float] | None:
@@ -45,12 +53,15 @@ def pretrain(config: PretrainConfig) -> dict[str, float] | None:
     if not config.corpus or not config.output:
         raise ConfigError("both corpus and output must be given (--corpus, --output)")
     output = Path(config.output).absolute()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{config.output}: something is there already; choose another --output")
-    directory = Path(config.checkpoints or f"{config.output}-checkpoints").absolute()
+    directory = (
+        Path(config.checkpoints).absolute() if config.checkpoints else output.with_name(output.name + "-checkpoints")
+    )
+    check_place(directory, output)
     transformers.set_seed(config.seed)
     with state().main_process_first():  # the others then find what it wrote
-        claim(directory, {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT})
+        if is_main():
+            _check_output(output)
+        claim(directory, _identity(config), derived=DERIVED)
         tokenizer = _tokenizer(config, directory)
         model = _model(config, tokenizer)
         end: int = model.config.eos_token_id
@@ -64,10 +75,32 @@ def pretrain(config: PretrainConfig) -> dict[str, float] | None:
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "seconds": round(time.monotonic() - started, 1),
     }
+    leave()
     if not is_main():
         return None
     _write(config, output, model, tokenizer, measured)
     return measured
+
+
+def _check_output(output: Path) -> None:
+    """Find out before hours of training, not after them."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output}: something is there already; choose another --output")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent):
+            pass
+    except OSError as exc:
+        raise ConfigError(f"{output}: cannot be written: {exc}") from exc
+
+
+def _identity(config: PretrainConfig) -> dict[str, Any]:
+    """What the trained weights depend on."""
+    settings = {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT}
+    settings |= {"corpus": identities(config.corpus)} | setting_of_machine(config.precision)
+    if config.base_model:
+        settings["base_weights_sha256"] = weights_sha256(_base(config))
+    return settings
 
 
 def _tokenizer(config: PretrainConfig, directory: Path) -> Tokenizer:
@@ -83,15 +116,9 @@ def _tokenizer(config: PretrainConfig, directory: Path) -> Tokenizer:
 
 
 def _model(config: PretrainConfig, tokenizer: Tokenizer) -> GPT2LMHeadModel:
-    """Float32, without dropout: text is seen about once, there is nothing to remember."""
-    no_dropout = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    """The base to go on from, or a new one with random weights; float32."""
     if config.base_model:
-        try:
-            model = GPT2LMHeadModel.from_pretrained(
-                config.base_model, dtype=torch.float32, use_safetensors=True, **no_dropout
-            )
-        except (OSError, ValueError, RuntimeError) as exc:
-            raise ModelError(f"base model {config.base_model!r} cannot be loaded: {exc}") from exc
+        model = _base(config)
         if config.block > model.config.n_positions:
             raise ConfigError(f"block {config.block} is above the base model's {model.config.n_positions} positions")
         if tokenizer.get_vocab_size() > model.config.vocab_size:
@@ -108,9 +135,18 @@ def _model(config: PretrainConfig, tokenizer: Tokenizer) -> GPT2LMHeadModel:
             activation_function="gelu_pytorch_tanh",  # GPT-2's own formula, in one fused kernel
             bos_token_id=end,
             eos_token_id=end,
-            **no_dropout,
+            **NO_DROPOUT,
         )
     )
+
+
+def _base(config: PretrainConfig) -> GPT2LMHeadModel:
+    try:
+        return GPT2LMHeadModel.from_pretrained(
+            config.base_model, dtype=torch.float32, use_safetensors=True, **NO_DROPOUT
+        )
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise ModelError(f"base model {config.base_model!r} cannot be loaded: {exc}") from exc
 
 
 def _trainer(
@@ -174,11 +210,10 @@ def _write(
 
 def _card(config: PretrainConfig, model: GPT2LMHeadModel, measured: Mapping[str, float]) -> str:
     shape = model.config
-    recipe: dict[str, Any] = {
-        key: value for key, value in asdict(config).items() if key not in {"corpus", "output", "checkpoints", "sources"}
-    }
-    recipe["corpus"] = [Path(source).name for source in config.corpus]
-    recipe["base_model"] = Path(config.base_model).name
+    left_out = {"corpus", "output", "checkpoints", "sources"} | (OF_THE_BASE if config.base_model else set())
+    recipe: dict[str, Any] = {key: value for key, value in asdict(config).items() if key not in left_out}
+    recipe["corpus"] = [name_of(source) for source in config.corpus]
+    recipe["base_model"] = name_of(config.base_model)
     return f"""# {Path(config.output).name}
 
 A GPT-2 language model to fine-tune from: {shape.n_layer} layers, width {shape.n_embd}, {shape.n_head} heads, vocabulary

@@ -13,6 +13,7 @@ import transformers
 from classifier.model import GPT2Classifier
 from training.config import TrainConfig
 from training.data import fingerprint
+from training.sources import name_of
 from training.splits import Splits
 
 NOT_RECORDED = frozenset({"data", "output", "overwrite", "base_model", "checkpoints", "save_steps"})
@@ -33,7 +34,7 @@ def provenance(
     """
     recipe = {key: value for key, value in asdict(config).items() if key not in NOT_RECORDED}
     return {
-        "data": Path(config.data).name,
+        "data": name_of(config.data),
         "data_fingerprint": fingerprint(e for _, examples in splits.items() for e in examples),
         "split_sizes": splits.sizes(),
         "near_duplicate_groups": splits.groups,

@@ -22,6 +22,7 @@ from classifier.model import GPT2Classifier, load_base, load_base_tokenizer
 from training import metrics
 from training.baseline import baseline_predictions, fit_baseline
 from training.card import model_card
+from training.checkpoints import check_place
 from training.config import TrainConfig
 from training.data import Columns, Example
 from training.errors import ConfigError, DataError, Problem
@@ -116,6 +117,8 @@ def _prepare(config: TrainConfig) -> _Work:
         raise ConfigError("both data and output must be given (--data, --output)")
     if is_main():
         check_writable_target(Path(config.output), overwrite=config.overwrite)
+    if config.checkpoints:
+        check_place(Path(config.checkpoints), Path(config.output))
     splits = _load(config)
     transformers.set_seed(config.seed)
     flat: dict[str, Any] = {"flatten_tokens": config.max_seq_len, "padded_rows": "transformers-4"}
@@ -222,6 +225,11 @@ def _load(config: TrainConfig) -> Splits:
 
 
 def _check_sizes(config: TrainConfig, model: GPT2Classifier, tokenizer: Tokenizer) -> None:
+    if config.freeze_layers > model.config.n_layer:
+        raise ConfigError(
+            f"freeze-layers is {config.freeze_layers}, but base model {config.base_model!r} has "
+            f"{model.config.n_layer} blocks"
+        )
     if config.hidden_size and config.hidden_size != model.config.n_embd:
         raise ConfigError(
             f"hidden-size is {config.hidden_size}, but base model {config.base_model!r} is "

@@ -11,13 +11,18 @@ import fsspec
 from training.errors import DataError, Problem
 
 
+def name_of(source: str) -> str:
+    """The last part of a path or URL, without a query: signed URLs carry a secret there."""
+    return source.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
 @contextmanager
 def local_copy(source: str) -> Iterator[Path]:
     """A local path of a file or directory.
 
     Args:
         source: a local path, given back as it is; or anything fsspec opens (`s3://...` with s3fs installed,
-            `https://...`), copied to a temporary place that goes when the context ends.
+            `https://...` with aiohttp), copied to a temporary place that goes when the context ends.
 
     Raises:
         DataError: it cannot be fetched. One raised within the context comes out with the source's name in place of
@@ -27,7 +32,7 @@ def local_copy(source: str) -> Iterator[Path]:
         yield Path(source)
         return
     with tempfile.TemporaryDirectory(prefix="data.") as directory:
-        copy = Path(directory) / (source.rstrip("/").rpartition("/")[2].partition("?")[0] or "data")
+        copy = Path(directory) / (name_of(source) or "data")
         try:
             files, path = fsspec.url_to_fs(source)
             files.get(path, str(copy), recursive=files.isdir(path))

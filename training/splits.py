@@ -19,6 +19,10 @@ SPLIT_NAMES = {
 }
 
 
+WHOLE = ""
+"""The only part of data that come without a split."""
+
+
 @dataclass(frozen=True)
 class Splits:
     """Three lists of examples, each with at least one example of each label in `train`."""
@@ -74,15 +78,10 @@ def load_splits(
     Raises:
         DataError: with every problem of every file.
     """
-    if path.is_file():
-        examples = read_examples(path, columns, encoding=encoding)
+    given = read_parts(path, columns, encoding=encoding)
+    if list(given) == [WHOLE]:
         fractions = {"test": test_fraction, "val": val_fraction}
-        return split(path, examples, fractions, seed, near_duplicates=near_duplicates), []
-    if path.is_dir() and not _split_files(path, "train") and class_files(path):
-        examples = read_class_folders(path, encoding=encoding)
-        fractions = {"test": test_fraction, "val": val_fraction}
-        return split(path, examples, fractions, seed, near_duplicates=near_duplicates), []
-    given = _read_given(path, columns, encoding)
+        return split(path, given[WHOLE], fractions, seed, near_duplicates=near_duplicates), []
     train, val, test = given["train"], given.get("val"), given["test"]
     labels = _labels(path, train)
     if val is None:
@@ -93,6 +92,19 @@ def load_splits(
     _check_labels(path, labels, {"val": val, "test": test})
     splits = Splits(train, val, test, labels, groups=0)
     return splits, find_leaks(dict(splits.items()), near_duplicates=near_duplicates)
+
+
+def read_parts(path: Path, columns: Columns | None = None, *, encoding: str = "utf-8") -> dict[str, list[Example]]:
+    """What stands in a file or directory, unsplit: {WHOLE: examples}, or a given split's parts by name.
+
+    Raises:
+        DataError: with every problem of every file.
+    """
+    if path.is_file():
+        return {WHOLE: read_examples(path, columns, encoding=encoding)}
+    if path.is_dir() and not _split_files(path, "train") and class_files(path):
+        return {WHOLE: read_class_folders(path, encoding=encoding)}
+    return _read_given(path, columns, encoding)
 
 
 def split(
@@ -135,6 +147,8 @@ def find_leaks(splits: Mapping[str, Sequence[Example]], *, near_duplicates: bool
     words = {name: [normalise(e.text) for e in examples] for name, examples in splits.items()}
     leaks = []
     for of, into in (("test", "train"), ("val", "train"), ("test", "val")):
+        if of not in words or into not in words:
+            continue
         known = set(words[into])
         exact = {i for i, text in enumerate(words[of]) if text in known}
         offset = len(words[into])

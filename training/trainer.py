@@ -16,9 +16,9 @@ from classifier.model import GPT2Classifier
 from training.batches import Collator, Epoch, LengthGroupedOrder, TokenizedTexts
 from training.checkpoints import AveragedWeights, BestWeights, claim
 from training.config import TrainConfig
-from training.loop import OrderedTrainer, arguments
+from training.loop import OrderedTrainer, arguments, setting_of_machine, weights_sha256
 from training.losses import class_weights, classification_loss
-from training.workers import is_main, share, state
+from training.workers import is_main, leave, share, state
 
 
 def fine_tune(
@@ -28,6 +28,8 @@ def fine_tune(
     val: tuple[Sequence[Sequence[int]], Sequence[int]],
 ) -> list[dict[str, float]]:
     """Train `model` in place; it ends with the weights of the evaluation whose validation loss was lowest.
+
+    With `config.average` it ends with the mean of the weights after each of the last steps instead.
 
     With `config.checkpoints`, a run that was killed goes on from its newest complete checkpoint and ends with the
     very weights of a run that was not.
@@ -48,9 +50,9 @@ def fine_tune(
     freeze(model, embeddings=config.freeze_embeddings, layers=config.freeze_layers)
     with _checkpoint_directory(config) as directory:
         with state().main_process_first():
-            claim(directory, _identity(config, train, val))
+            claim(directory, _identity(config, model, train, val))
         best = BestWeights(directory, config.patience)
-        average = AveragedWeights(directory, config.average) if config.average else None
+        average = AveragedWeights(config.average) if config.average else None
         epoch = Epoch()
         texts = TokenizedTexts(*train, config.max_seq_len, crop_seed=config.seed if config.crops else None, epoch=epoch)
         trainer = ClassifierTrainer(
@@ -69,7 +71,8 @@ def fine_tune(
         )
         log = trainer.train_on(directory)
         (average or best).restore(model)
-        return log
+    leave()
+    return log
 
 
 @contextmanager
@@ -89,9 +92,12 @@ def _checkpoint_directory(config: TrainConfig) -> Iterator[Path]:
         state().wait_for_everyone()
 
 
-def _identity(config: TrainConfig, *parts: tuple[Sequence[Sequence[int]], Sequence[int]]) -> dict[str, Any]:
+def _identity(
+    config: TrainConfig, model: GPT2Classifier, *parts: tuple[Sequence[Sequence[int]], Sequence[int]]
+) -> dict[str, Any]:
     """What the trained weights depend on."""
     settings = {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT}
+    settings |= setting_of_machine(config.precision) | {"first_weights_sha256": weights_sha256(model)}
     digest = hashlib.sha256()
     for sequences, labels in parts:
         for ids, label in zip(sequences, labels, strict=True):
@@ -139,6 +145,10 @@ class ClassifierTrainer(OrderedTrainer):
     def save_more(self, checkpoint: Path) -> None:
         if self._average is not None:
             self._average.save(checkpoint)
+
+    def load_more(self, checkpoint: Path) -> None:
+        if self._average is not None:
+            self._average.load(checkpoint)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over the groups of `learning_rates`; the Trainer's own has one rate for all."""

@@ -3,8 +3,7 @@
 Without torchrun there is one process, which is the main one, and nothing waits.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import datetime
 from typing import TypeVar
 
 import torch
@@ -15,8 +14,11 @@ Value = TypeVar("Value")
 
 
 def state() -> PartialState:
-    """This process's place; joins the others at the first call (NCCL on CUDA, else gloo)."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    """This process's place; joins the others at the first call (NCCL on CUDA, else gloo).
+
+    They may wait long: one of them tokenises a corpus. If one fails, torchrun ends the others, no time-out is needed.
+    """
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(days=2))
 
 
 def is_main() -> bool:
@@ -32,11 +34,8 @@ def share(value: Value) -> Value:
     return values[0]
 
 
-@contextmanager
-def joined() -> Iterator[None]:
-    """Leave the others in good order at the end. An error ends this process alone; torchrun then ends the others."""
-    state()
-    yield
+def leave() -> None:
+    """Call where the common work is over: what only the main process does may take longer than the others wait."""
     if state().num_processes > 1:
         state().wait_for_everyone()
         state().destroy_process_group()

@@ -17,7 +17,7 @@ from classifier.artifact import read_artifact
 from classifier.model import GPT2Classifier
 from tests.conftest import ROOT
 from tests.training.runs import run
-from training.checkpoints import COMPLETE, BestWeights, claim, latest_complete, mark_complete
+from training.checkpoints import COMPLETE, BestWeights, check_place, claim, latest_complete, mark_complete
 from training.config import TrainConfig
 from training.errors import ConfigError
 
@@ -59,7 +59,7 @@ def signal_at(process: "subprocess.Popen[str]", step: int, sig: int) -> int:
     return process.returncode
 
 
-@pytest.mark.parametrize("kill_at", [10, 30])
+@pytest.mark.parametrize("kill_at", [10, 20, 30])
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     kill_at: int, news_csv: Path, base_model: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +88,61 @@ def test_killed_run_ends_with_the_same_average(news_csv: Path, base_model: Path,
     assert run(stopped).weights_sha256 == whole.weights_sha256
     last = run(dataclasses.replace(config, output=str(tmp_path / "last"), average=1 / 36))
     assert last.weights_sha256 != whole.weights_sha256
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"epochs": 1.5},
+        {"epochs": 1.5, "average": 0.5},
+        # a rate at which nothing gets better: patience ends the run after two epochs
+        {"epochs": 9.0, "patience": 1, "lr": 1.0, "save_steps": 0},
+    ],
+    ids=str,
+)
+def test_run_that_was_over_is_not_trained_further(
+    recipe: dict[str, Any], news_csv: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between its last checkpoint and its artifact, and started again."""
+    settings = RECIPE | {"checkpoints": str(tmp_path / "checkpoints")} | recipe
+    first = run(TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "a"), **settings))
+    capsys.readouterr()
+    again = run(TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "b"), **settings))
+    assert again.weights_sha256 == first.weights_sha256
+    assert "step=" not in capsys.readouterr().out
+
+
+def test_directories_of_others_are_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-500").mkdir()
+    with pytest.raises(ConfigError, match="no checkpoints of ours"):
+        claim(tmp_path, {"lr": 0.1})
+    assert (tmp_path / "checkpoint-500").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="no place for checkpoints"):
+        claim(tmp_path / "file", {"lr": 0.1})
+
+
+def test_names_that_only_look_like_checkpoints_stay(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-best").mkdir()
+    assert latest_complete(tmp_path) is None and (tmp_path / "checkpoint-best").is_dir()
+
+
+def test_run_without_a_checkpoint_yet_is_taken_over(tmp_path: Path) -> None:
+    claim(tmp_path, {"vocab_size": 16384})
+    (tmp_path / "tokens.json").touch()
+    claim(tmp_path, {"vocab_size": 300}, derived=["tokens.json"])
+    assert not (tmp_path / "tokens.json").exists()
+    (tmp_path / "checkpoint-1").mkdir()
+    mark_complete(tmp_path / "checkpoint-1")
+    with pytest.raises(ConfigError, match="vocab_size is 300 there and 400 here"):
+        claim(tmp_path, {"vocab_size": 400})
+
+
+@pytest.mark.parametrize("below", [".", "inside"])
+def test_checkpoints_within_the_output_are_refused(tmp_path: Path, below: str) -> None:
+    with pytest.raises(ConfigError, match="within the output"):
+        check_place(tmp_path / "out" / below, tmp_path / "out")
+    check_place(tmp_path / "out-checkpoints", tmp_path / "out")
 
 
 def evaluated(best: BestWeights, model: GPT2Classifier, losses: list[float]) -> list[bool]:
@@ -137,6 +192,8 @@ def test_incomplete_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:
 def test_checkpoints_of_another_run_are_refused_with_what_differs(tmp_path: Path) -> None:
     claim(tmp_path, {"lr": 0.1, "seed": 1})
     claim(tmp_path, {"seed": 1, "lr": 0.1})
+    (tmp_path / "checkpoint-1").mkdir()
+    mark_complete(tmp_path / "checkpoint-1")
     with pytest.raises(ConfigError, match=r"another run: lr is 0\.1 there and 0\.2 here"):
         claim(tmp_path, {"lr": 0.2, "seed": 1})
     (tmp_path / "run.json").write_text("{", encoding="utf-8")

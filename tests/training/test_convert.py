@@ -62,7 +62,7 @@ def test_article_archive_from_the_command_line(checkpoint: Path, base_model: Pat
     manifest = json.loads((tmp_path / "model" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["head"] == "flatten" and manifest["max_tokens"] == 24
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert "all positions, padded on the left" in card
+    assert "all positions, padded on the left" in card and "not calibrated" in card and "None" not in card
 
 
 def test_buffers_of_old_versions_and_data_parallel_names_are_understood(
@@ -80,17 +80,30 @@ def _without(key: str) -> dict[str, torch.Tensor]:
     return {name: value for name, value in tiny().state_dict().items() if name != key}
 
 
+def test_pickled_code_does_not_run(settings: Conversion, tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+    torch.save({"fc1.weight": Harm()}, tmp_path / "model.pth")
+    with pytest.raises(ConfigError, match="not a readable PyTorch state dict of tensors alone") as caught:
+        convert(tmp_path / "model.pth", tmp_path / "model", settings)
+    assert not (tmp_path / "ran").exists() and "weights_only" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"classifier.weight": torch.zeros(2, 2)}, "classifier.weight belongs to no SimpleGPT2SequenceClassifier"),
         (_without("fc1.weight"), "no fc1.weight of two dimensions"),
         (_without("gpt2model.h.1.ln_1.weight"), "not a GPT-2's weights: .*transformer.h.1.ln_1.weight"),
-        (_without("gpt2model.h.0.mlp.c_fc.weight"), "transformer.h.0.mlp.c_fc.weight.* is missing"),
+        (_without("gpt2model.h.0.mlp.c_fc.weight"), "no gpt2model.h.0.mlp.c_fc.weight of two dimensions"),
         (tiny(num_classes=4).state_dict(), "fc1 has 4 rows, 3 labels were given"),
         (tiny(vocab_size=300).state_dict(), "has 400 tokens, the checkpoint 300"),
         (tiny() , "not a readable PyTorch state dict|a state dict is needed"),
         ({"a": 1}, "a state dict is needed"),
+        (_without("") | {"fc1.bias": torch.tensor([0.0, float("nan"), 0.0])}, "no finite numbers: score.bias"),
+        (_without("") | {"gpt2model.wte.weight": torch.zeros(400, 0)}, "no gpt2model.wte.weight of two dimensions"),
     ],
 )  # fmt: skip
 def test_other_checkpoints_are_refused(content: object, message: str, settings: Conversion, tmp_path: Path) -> None:
@@ -115,6 +128,8 @@ def test_unusable_places_and_files_are_refused(checkpoint: Path, settings: Conve
         convert(checkpoint, tmp_path / "model", Conversion(("a", "a", "b"), settings.tokenizer, heads=2))
     with pytest.raises(ConfigError, match="pass --heads"):
         convert(checkpoint, tmp_path / "model", Conversion(LABELS, settings.tokenizer))
+    with pytest.raises(ConfigError, match="pass --heads"):
+        convert(checkpoint, tmp_path / "model", Conversion(LABELS, settings.tokenizer, heads=-2))
     convert(checkpoint, tmp_path / "model", settings)
     with pytest.raises(ArtifactError, match="--overwrite"):
         convert(checkpoint, tmp_path / "model", settings)

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.texts import corpus
-from training.corpus import Blocks, read_documents, tokenise, train_tokenizer
+from training.corpus import Blocks, identities, read_documents, tokenise, train_tokenizer
 from training.errors import DataError
 
 CONTENT = (
@@ -38,7 +38,10 @@ def test_documents_come_from_any_file_system() -> None:
         ("none.txt", None),
         ("latin.txt", b"caf\xe9"),
         ("cut.xz", lzma.compress(b"x" * 9999)[:40]),
+        ("bad.xz", b"no xz at all"),
         ("bad.gz", b"no gzip"),
+        ("flipped.gz", bytes(b ^ (i == 20) for i, b in enumerate(gzip.compress(b"one two three " * 9)))),
+        ("several.zip", b"PK"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path: Path, name: str, raw: bytes | None) -> None:
@@ -91,8 +94,19 @@ def test_tokens_on_disk_are_taken_as_they_are(source: str, tokenizer: Tokenizer,
 
 def test_corpus_without_enough_documents_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("one document", encoding="utf-8")
-    with pytest.raises(DataError, match="none of them falls to val"):
+    with pytest.raises(DataError, match=r"1 documents, none of them falls to val; .* lines <\|endoftext\|>"):
         tokenise([str(tmp_path / "one.txt")], tokenizer, 0, tmp_path, 0.001, 1)
+
+
+def test_identity_tells_another_corpus_of_the_same_name(source: str) -> None:
+    import os
+
+    first = identities([source])
+    assert first == identities([source]) and first[0][0] == "corpus.txt"
+    os.utime(source, (1, 1))
+    assert identities([source]) != first
+    with pytest.raises(DataError, match=r"none\.txt: cannot be found"):
+        identities([source.replace("corpus.txt", "none.txt")])
 
 
 def test_blocks_are_stretches_of_the_file(source: str, tokenizer: Tokenizer, tmp_path: Path) -> None:

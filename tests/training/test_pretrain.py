@@ -16,7 +16,7 @@ from classifier.model import load_base, load_base_tokenizer
 from tests.conftest import LABELS, ROOT
 from tests.texts import corpus
 from training.config import PretrainConfig
-from training.errors import ConfigError
+from training.errors import ConfigError, DataError
 from training.pretrain import pretrain
 
 
@@ -101,6 +101,24 @@ def test_killed_run_ends_with_the_weights_of_one_that_was_not(config: PretrainCo
     assert digest(config.output) == digest(whole.output)
 
 
+def test_output_may_end_with_a_slash_and_advice_can_be_followed(config: PretrainConfig) -> None:
+    slash = dataclasses.replace(config, output=config.output + "/", steps=2)
+    with pytest.raises(DataError, match="or a smaller --vocab-size"):
+        pretrain(dataclasses.replace(slash, vocab_size=16384))
+    assert pretrain(slash) is not None
+    assert (Path(config.output) / "model.safetensors").is_file()
+    assert (Path(config.output + "-checkpoints") / "checkpoint-2").is_dir()
+
+
+def test_changed_corpus_is_another_run(config: PretrainConfig) -> None:
+    short = dataclasses.replace(config, steps=2, checkpoints=config.output + "-checkpoints")
+    pretrain(short)
+    source = Path(config.corpus[0])
+    source.write_text(source.read_text(encoding="utf-8") + " more", encoding="utf-8")
+    with pytest.raises(ConfigError, match="checkpoints of another run: corpus is"):
+        pretrain(dataclasses.replace(short, output=config.output + "-again"))
+
+
 def test_what_can_be_refused_is_refused_before_training(
     config: PretrainConfig, base_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +129,10 @@ def test_what_can_be_refused_is_refused_before_training(
         pretrain(dataclasses.replace(config, base_model=str(base_model), block=512, checkpoints=config.output + "-a"))
     with pytest.raises(ConfigError, match="0 to measure on"):
         pretrain(dataclasses.replace(config, positions=2048, block=2048, checkpoints=config.output + "-b"))
+    with pytest.raises(ConfigError, match="within the output"):
+        pretrain(dataclasses.replace(config, checkpoints=config.output + "/checkpoints"))
+    with pytest.raises(ConfigError, match="cannot be written"):
+        pretrain(dataclasses.replace(config, output=config.corpus[0] + "/base", checkpoints=config.output + "-c"))
     Path(config.output).mkdir()
     (Path(config.output) / "file").touch()
     with pytest.raises(ConfigError, match="something is there already"):

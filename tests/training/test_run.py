@@ -15,6 +15,7 @@ from training.config import TrainConfig
 from training.errors import ConfigError, DataError, LeakError
 from training.evaluate import evaluate
 from training.predict import predict_logits
+from training.sources import name_of
 
 QUICK = {"max_seq_len": 32, "epochs": 8.0, "batch_size": 8, "lr": 5e-3, "dropout": 0.0, "seed": 5}
 
@@ -109,6 +110,11 @@ def test_data_comes_from_any_file_system(config: TrainConfig, news_csv: Path) ->
         run(changed(config, data="memory://bucket/none.csv", overwrite=True))
 
 
+def test_query_of_a_signed_url_is_never_recorded() -> None:
+    assert name_of("https://host/bucket/news.csv?X-Amz-Signature=secret") == "news.csv"
+    assert name_of("data/news/") == "news" and name_of("/a/b.txt.xz") == "b.txt.xz"
+
+
 def test_card_repeats_the_run(config: TrainConfig) -> None:
     card = (run(changed(config, epochs=1.0)).directory / "README.md").read_text(encoding="utf-8")
     assert "--lr 0.005" in card and "--seed 5" in card and "TF-IDF + logistic regression" in card
@@ -141,6 +147,10 @@ def test_what_can_be_refused_is_refused_before_training(
         run(changed(config, hidden_size=768))
     with pytest.raises(ConfigError, match=r"max-seq-len is 512, but base model .* has 128 positions"):
         run(changed(config, max_seq_len=512))
+    with pytest.raises(ConfigError, match=r"freeze-layers is 3, but base model .* has 2 blocks"):
+        run(changed(config, freeze_layers=3))
+    with pytest.raises(ConfigError, match="within the output"):
+        run(changed(config, checkpoints=config.output + "/checkpoints"))
     with pytest.raises(ModelError):
         run(changed(config, base_model=str(tmp_path / "none")))
     with pytest.raises(ConfigError, match="both data and output"):
