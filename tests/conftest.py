@@ -1,6 +1,7 @@
 """What every test gets: a clean environment, a tiny base model, a tiny artifact."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from classifier.model import GPT2Classifier, load_base
 from tests.texts import corpus, news_rows
 from training.golden import GOLDEN_TEXTS
 from training.predict import predict_logits
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell ignores Ctrl-C for what it runs in the background, and children inherit that: theirs must work.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

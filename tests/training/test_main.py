@@ -105,7 +105,10 @@ def test_interrupted_training_leaves_no_half_artifact(
         if line.startswith("step=") and "eval_loss" in line:
             break
     process.send_signal(sig)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert "interrupted; nothing was written but checkpoints" in errors
     assert list(output.parent.iterdir()) == []
