@@ -35,7 +35,8 @@ def model_card(manifest: Manifest) -> str:
             f"{made.get('near_duplicate_groups') or 'split given as files'}.",
             f"- Base model: `{made.get('base_model')}`.",
             f"- Versions: {_pairs(made.get('versions', {}))}; commit `{made.get('git_commit')}`.",
-            f"- {made.get('training_seconds')} seconds; best validation loss {made.get('best_val_loss')}.",
+            f"- {made.get('training_seconds')} seconds; lowest validation loss while training "
+            f"{made.get('best_val_loss')}.",
             "",
             "```",
             "python -m training train --data DATA --base-model BASE --output DIR \\",

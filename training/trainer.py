@@ -1,4 +1,4 @@
-"""The training loop: transformers' Trainer with this project's batches and progress lines."""
+"""Fine-tuning: what learns, how fast, and which weights are kept; the loop itself is in `loop.py`."""
 
 import hashlib
 import tempfile
