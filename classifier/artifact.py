@@ -15,29 +15,30 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from classifier.encoding import Encoder, OnLong, TextCleaning, load_tokenizer
 from classifier.errors import ArtifactError, LabelError, ModelError
-from classifier.flatten import FlattenClassifier
 from classifier.labels import Labels
-from classifier.model import GPT2Classifier, load_weights
+from classifier.packed import PackedClassifier, Precision
+
+if TYPE_CHECKING:  # importing transformers takes as long as importing torch, and serving does without
+    import torch
+
+    from classifier.model import GPT2Classifier
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
 SCHEMA_VERSION = 1
 
 Head = Literal["last_token", "flatten"]
-HEADS: dict[Head, type[GPT2Classifier]] = {"last_token": GPT2Classifier, "flatten": FlattenClassifier}
 
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """Files without which the artifact cannot be served."""
@@ -121,31 +122,65 @@ class Artifact:
         m = self.manifest
         return Encoder(tokenizer, m.cleaning, m.max_tokens, m.window_stride, m.on_long)
 
-    def model(self, dtype: torch.dtype = torch.float32) -> GPT2Classifier:
-        """Raises ArtifactError if the weights do not fit config.json, or config.json does not fit the manifest."""
+    def model(self, dtype: "torch.dtype | None" = None) -> "GPT2Classifier":
+        """The reference model, its weights in `dtype`, float32 if None.
+
+        Raises:
+            ArtifactError: the weights do not fit config.json, or config.json does not fit the manifest.
+        """
+        import torch
+
+        from classifier.flatten import HEADS
+        from classifier.model import load_weights
+
         try:
-            model = load_weights(self.directory, dtype, HEADS[self.manifest.head])
-            labels = Labels.from_id2label(model.config.id2label)
-        except (ModelError, LabelError) as exc:
+            model = load_weights(self.directory, dtype or torch.float32, HEADS[self.manifest.head])
+        except ModelError as exc:
             raise ArtifactError(self.directory, str(exc)) from exc
+        self._check_config(model.config.to_dict())
+        return model
+
+    def packed(self, precision: Precision = "float32", device: str = "cpu", keep: bool = True) -> PackedClassifier:
+        """The fast forward, for the head `last_token`; `keep` as in `PackedClassifier`.
+
+        Raises:
+            ArtifactError: as `model` does.
+        """
+        try:
+            packed = PackedClassifier.load(self.directory, precision, device, keep)
+            config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        except ModelError as exc:
+            raise ArtifactError(self.directory, str(exc)) from exc
+        self._check_config(config)
+        if packed.outputs != len(self.labels):
+            raise ArtifactError(
+                self.directory, f"model.safetensors has {packed.outputs} outputs for {len(self.labels)} labels"
+            )
+        return packed
+
+    def _check_config(self, config: Mapping[str, Any]) -> None:
+        """Labels and lengths of config.json against the manifest's."""
+        try:
+            labels = Labels.from_id2label({int(i): name for i, name in config["id2label"].items()})
+        except (KeyError, ValueError, AttributeError, LabelError) as exc:
+            raise ArtifactError(self.directory, f"config.json: id2label: {exc}") from exc
         if labels != self.labels:
             raise ArtifactError(
                 self.directory,
                 f"config.json has the labels {list(labels.names)}, manifest.json has {self.manifest.labels}",
             )
-        flat = getattr(model.config, "flatten_tokens", self.manifest.max_tokens)
+        flat = config.get("flatten_tokens", self.manifest.max_tokens)
         if self.manifest.max_tokens > flat:
             raise ArtifactError(
                 self.directory,
                 f"manifest.json reads {self.manifest.max_tokens} tokens at once, config.json's head reads {flat}",
             )
-        if self.manifest.max_tokens > model.config.n_positions:
+        if self.manifest.max_tokens > config["n_positions"]:
             raise ArtifactError(
                 self.directory,
                 f"manifest.json reads {self.manifest.max_tokens} tokens at once, "
-                f"config.json has {model.config.n_positions} positions",
+                f"config.json has {config['n_positions']} positions",
             )
-        return model
 
 
 def read_artifact(directory: Path | str) -> Artifact:
@@ -177,7 +212,7 @@ def read_artifact(directory: Path | str) -> Artifact:
 def write_artifact(
     directory: Path | str,
     *,
-    model: GPT2Classifier,
+    model: "GPT2Classifier",
     tokenizer: Tokenizer,
     manifest: Manifest,
     card: str,
@@ -248,7 +283,9 @@ def _rehearse(directory: Path) -> None:
         raise ArtifactError(directory, f"cannot be written: {exc}") from exc
 
 
-def _write_model_files(directory: Path, model: GPT2Classifier, tokenizer: Tokenizer, manifest: Manifest) -> None:
+def _write_model_files(directory: Path, model: "GPT2Classifier", tokenizer: Tokenizer, manifest: Manifest) -> None:
+    from transformers import PreTrainedTokenizerFast
+
     model.save_pretrained(directory)
     # Others load it by transformers' own class; GPT2Classifier is a class of ours that they do not have.
     config_path = directory / "config.json"

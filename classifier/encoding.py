@@ -6,6 +6,7 @@ needs. Works on plain Python and numpy; knows nothing of models or HTTP.
 
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ MAX_COMBINING = 30
 """Combining marks in a row that clean-up keeps, the bound of Unicode's stream-safe text format (UAX #15, section 13).
 Sorting longer runs is quadratic in `unicodedata`: 40,000 marks stop a whole process for seconds."""
 
+_WORD = re.compile(r"\S+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -202,6 +204,34 @@ class Encoder:
             for s in starts
         )
         return EncodedText(windows, tokens, self.max_tokens if on_long == "truncate" else tokens)
+
+
+def original_spans(text: str, cleaning: TextCleaning, windows: Sequence[Window]) -> tuple[tuple[int, int], ...]:
+    """Where windows lie in a text as it was sent, in whole words.
+
+    Clean-up changes letters and white space, but keeps words in their order: a word of the text becomes so many words
+    of the cleaned text, nearly always one. A window's span reaches from the first character of the first word that it
+    touches to the last one of its last.
+
+    Args:
+        text: before clean-up.
+        cleaning: the one that the windows' text went through.
+        windows: of that text; their `start` and `end` are offsets into the cleaned text.
+
+    Returns:
+        (start, end) for each window, `end` exclusive.
+    """
+    origin: list[tuple[int, int]] = []  # of each cleaned word
+    for word in _WORD.finditer(text):
+        origin += [word.span()] * len(cleaning.clean(word.group()).split())
+    places = [word.span() for word in _WORD.finditer(cleaning.clean(text))]
+    starts, ends = [start for start, _ in places], [end for _, end in places]
+    spans = []
+    for window in windows:
+        first = bisect_right(ends, window.start)
+        last = bisect_left(starts, window.end) - 1
+        spans.append((origin[first][0], origin[max(first, last)][1]))
+    return tuple(spans)
 
 
 def _stream_safe(text: str) -> str:

@@ -6,6 +6,7 @@ since the head reads it, and differs between versions of transformers. Prefer th
 D weights in place of C x T x D, reads any length, and never sees padding.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -75,6 +76,10 @@ class FlattenClassifier(GPT2Classifier):
         logits_bc = self.score(hidden_btd.flatten(1))
         loss = None if labels is None else torch.nn.functional.cross_entropy(logits_bc.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits_bc)
+
+
+HEADS: Mapping[str, type[GPT2Classifier]] = {"last_token": GPT2Classifier, "flatten": FlattenClassifier}
+"""The class of each head that a manifest can name."""
 
 
 def _additive_mask(mask_bt: torch.Tensor, padded_rows: PaddedRows) -> torch.Tensor:

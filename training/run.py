@@ -14,9 +14,10 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from classifier.artifact import HEADS, Artifact, Calibration, Golden, Manifest, check_writable_target, write_artifact
+from classifier.artifact import Artifact, Calibration, Golden, Manifest, check_writable_target, write_artifact
 from classifier.decoding import probabilities
 from classifier.encoding import EncodedText, Encoder, TextCleaning
+from classifier.flatten import HEADS
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_base, load_base_tokenizer
 from training import metrics

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from classifier.encoding import EncodedText, Encoder, TextCleaning, load_tokenizer, pad, window_starts
+from classifier.encoding import (
+    EncodedText,
+    Encoder,
+    TextCleaning,
+    Window,
+    load_tokenizer,
+    original_spans,
+    pad,
+    window_starts,
+)
 from classifier.errors import EmptyTextError, EncodingError, ModelError, TextTooLongError
 
 sequences = st.lists(st.lists(st.integers(0, 399), min_size=1, max_size=30), min_size=1, max_size=8)
@@ -165,3 +174,35 @@ def test_endless_combining_marks_are_cut_and_cost_no_time(encoder: Encoder) -> N
     cleaned = TextCleaning().clean(marks)
     assert len(cleaned) < 50 and cleaned.endswith(" goal")
     assert TextCleaning().clean("Việt Nam, ภาษาไทย, हिन्दी, e\u0301") == "Việt Nam, ภาษาไทย, हिन्दी, \u00e9"
+
+
+WORDS = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), min_size=1, max_size=60)
+
+
+@given(WORDS, st.booleans(), st.sampled_from(["NFC", "NFKC", "none"]), st.booleans())
+def test_spans_cover_the_text_in_whole_words(
+    tokenizer_path: Path, words: list[str], lowercase: bool, form: str, collapse: bool
+) -> None:
+    cleaning = TextCleaning(unicode_form=form, lowercase=lowercase, collapse_whitespace=collapse)
+    text = " \n ".join(words)
+    tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    [encoded] = Encoder(tokenizer, cleaning, max_tokens=8, window_stride=5).encode([text])
+    if isinstance(encoded, EncodingError):
+        return
+    spans = original_spans(text, cleaning, encoded.windows)
+    assert len(spans) == len(encoded.windows)
+    assert spans[0][0] == len(text) - len(text.lstrip())
+    assert spans[-1][1] == len(text.rstrip()) or not cleaning.clean(text[spans[-1][1] :])
+    for start, end in spans:
+        assert 0 <= start < end <= len(text)
+        assert not text[start].isspace() and not text[end - 1].isspace()
+        assert (start == 0 or text[start - 1].isspace()) and (end == len(text) or text[end].isspace())
+
+
+def test_span_of_a_window_is_what_the_model_read(tokenizer: Tokenizer) -> None:
+    text = "The  minister said\n\nthat the STRIKER scored. "
+    cleaning = TextCleaning(lowercase=True)
+    clean = cleaning.clean(text)
+    window = Window((1,), clean.index("said"), clean.index(" scored"))
+    [(start, end)] = original_spans(text, cleaning, [window])
+    assert text[start:end] == "said\n\nthat the STRIKER"
