@@ -17,6 +17,7 @@ import uvicorn
 from service.app import create_app
 from service.engine import Engine
 from service.errors import EngineLoadError
+from service.memory import tune_allocator
 from service.runtime import Runtime
 from service.settings import Settings, SettingsError, load_settings
 from service.telemetry import configure_logging, log, logger
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         logger.error("settings: %s", exc)
         return SETTINGS_WRONG
     configure_logging(settings.log_level)
+    tune_allocator()
     return serve(settings)
 
 

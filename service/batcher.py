@@ -1,48 +1,74 @@
 """A bounded queue in front of one model, and the worker that empties it in batches.
 
-    submitted --> refused                    the queue is full or closed: ServiceError at once, nothing is kept
-        |
-      queued ---> dropped                    its caller left, or its time was up, before the model saw it
-        |
-     in batch --> failed                     the model raises on it also when it is alone
-        |
-     answered
+A job is one request's windows; it is admitted or refused as a whole, without waiting. A work is one window that the
+model must see; equal windows of whatever jobs share one work. Every job gets exactly one answer.
 
-A job is one request's windows; it is admitted or refused as a whole, and its caller gets exactly one answer: when its
-last window is done, or when its deadline passes. The queue's entries are windows. When the worker is free it starts
-at once with the oldest entry and adds what fits the token budget, windows of like length first, so that a padded
-batch wastes little; it never waits for more to come. An entry larger than the budget runs alone.
+    job    submitted --> refused       the queue is full or closed: ServiceError at once, nothing is kept
+               |
+            waiting ---> left          its time is up (ServiceError deadline_exceeded), or its caller is gone
+               |     \\-> failed        the batcher was closed, or its worker failed
+            answered                   a result or an error for each window, in order
 
-If the model raises on a batch, the batch is halved until the culprit is alone: it gets its error, the others their
-answers. If the worker itself fails, every waiting caller is told, and `healthy` turns false for good.
+    work   queued -----> dropped       nobody waits for it any more: it never reaches the model
+               |
+            in batch --> failed        the model raises on it also when it is alone: an error for who waits for it
+               |
+             done                      its logits go to who waits for it, and into the cache if there is one
 
-All state belongs to the event loop's thread; only `infer` runs elsewhere, one call at a time.
+    worker  idle --> forming --> in the model --+-> answering --> idle
+                                      ^         |
+                                      +- halve <+   the model raised: each half again, until the culprit is alone
+
+Forming never waits for more to come: work that finds the model idle starts at once, and what arrives meanwhile makes
+the next batch. There are two lanes, each first in, first out. A batch is filled from the interactive lane, then from
+the bulk lane, each entry that still fits the budget, the lane's oldest first; an entry larger than the budget runs
+alone. While bulk waits, at most `MAX_PASSED_OVER` batches in a row are led by the interactive lane, and then one is
+filled from the bulk lane first: bulk's oldest entry is in the model after at most that many other batches, and a short
+text waits for at most one bulk batch beyond the one in the model.
+
+If the model runs out of memory, the budget shrinks to half of what failed and doubles again after `GOOD_BATCHES`
+batches without trouble. After any other failure of a lone window a one-token forward decides whether the model is
+well (`healthy`). If the worker itself fails, every waiting job is told, the queue is emptied and the worker is started
+again; after `MAX_FAULTS` faults without a good batch between them it stays down, and so does `healthy`. A batch that
+has been in the model for `stuck_s` makes it false, too: whoever watches readiness must restart the process.
+
+All state belongs to the event loop's thread; only the model runs elsewhere, one call at a time.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from itertools import islice
+from typing import Literal, Protocol
 
-from service.engine import Item, Logits
+from service.engine import Item, Logits, ModelOutOfMemory
 from service.errors import ServiceError
 from service.telemetry import Metrics, logger
 
-T = TypeVar("T")
-
 LOOKAHEAD = 512
-"""Queued entries among which a batch's companions are sought."""
+"""Entries of a lane among which those that fit are sought."""
+
+MAX_PASSED_OVER = 4
+"""Batches led by the interactive lane in a row while bulk waits."""
+
+GOOD_BATCHES = 16
+MIN_BUDGET = 16
+MAX_FAULTS = 3
+
+Lane = Literal["interactive", "bulk"]
 
 Result = Logits | ServiceError
 """What becomes of one window."""
 
+Run = Callable[[Callable[[], object]], Awaitable[object]]
+"""Runs a blocking call elsewhere, one at a time."""
+
 
 class Model(Protocol):
     """The part of an engine that the batcher needs; see `service.engine.Engine`."""
-
-    def batch_cost(self, tokens: Sequence[int]) -> int: ...
 
     def infer(self, items: Sequence[Item]) -> Sequence[Logits]: ...
 
@@ -56,26 +82,25 @@ class Limits:
     max_items: int
     max_tokens: int
     max_batch_tokens: int
+    cache_items: int = 0
+    stuck_s: float = math.inf
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
+class _Work:
+    item: Item
+    lane: Lane
+    queued_at: float
+    waiting: "dict[_Job, list[int]]"
+    """Places in the results of the jobs that wait for it."""
+
+
+@dataclass(eq=False, slots=True)
 class _Job:
     results: list[Result | None]
     done: "asyncio.Future[None]"
     remaining: int
-    deadline: float
-    queued_items: int = 0
-    queued_tokens: int = 0
-    left: bool = False
-    """Its caller is gone; what it had in the queue counts no more."""
-
-
-@dataclass(eq=False, slots=True)
-class _Entry:
-    item: Item
-    job: _Job
-    index: int
-    queued_at: float
+    works: list[_Work] = field(default_factory=list)
 
 
 @dataclass
@@ -83,8 +108,10 @@ class Load:
     """What is in the batcher now: waiting or in the model."""
 
     items: int = 0
+    """Windows that jobs wait for."""
     tokens: int = 0
-    tokens_per_s: float = field(default=0.0)
+    """Tokens that the model has to see for them; equal windows count once."""
+    tokens_per_s: float = 0.0
     """Measured over recent batches; 0 before the first."""
 
 
@@ -94,20 +121,37 @@ def deadline_exceeded(timeout_s: float) -> ServiceError:
 
 
 class Batcher:
-    """See the module. Use `start`, then `submit` from any task of the same loop, then `close`."""
+    """See the module. Use `start`, then `submit` from any task of the same loop, then `close`.
 
-    def __init__(self, model: Model, limits: Limits, metrics: Metrics) -> None:
+    Args:
+        model: what runs the batches.
+        limits: bounds.
+        metrics: counters to fill.
+        run: for tests; by default a thread of its own.
+    """
+
+    def __init__(self, model: Model, limits: Limits, metrics: Metrics, run: Run | None = None) -> None:
         self._model = model
         self._limits = limits
         self._metrics = metrics
-        self._queue: deque[_Entry] = deque()
-        self._jobs: set[_Job] = set()  # whose callers wait
-        self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._run_elsewhere = run or self._in_thread
+        self._lanes: dict[Lane, OrderedDict[_Work, None]] = {"interactive": OrderedDict(), "bulk": OrderedDict()}
+        self._by_key: dict[Hashable, _Work] = {}  # queued or in the model
+        self._cache: OrderedDict[Hashable, Logits] = OrderedDict()
+        self._jobs: set[_Job] = set()
+        self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._probe_needed = False
-        self._dead: BaseException | None = None
+        self._passed_over = 0
+        self._faults = 0
+        self._dead = False
         self._closed = False
+        self._in_model_since = math.inf
+        self._good_batches = 0
+        self.budget = limits.max_batch_tokens
+        """Tokens of the next batch."""
         self.load = Load()
 
     def start(self) -> None:
@@ -117,16 +161,21 @@ class Batcher:
 
     @property
     def healthy(self) -> bool:
-        """The worker lives, and the last forward did not fail as a whole."""
-        return self._worker is not None and self._dead is None and not self._probe_needed
+        """The worker lives and is not stuck, and the last forward did not fail as a whole."""
+        if self._worker is None or self._dead or self._probe_needed:
+            return False
+        return asyncio.get_running_loop().time() - self._in_model_since < self._limits.stuck_s
 
-    async def submit(self, items: Sequence[Item], timeout_s: float, spent_s: float = 0.0) -> list[Result]:
+    async def submit(
+        self, items: Sequence[Item], timeout_s: float, spent_s: float = 0.0, lane: Lane = "interactive"
+    ) -> list[Result]:
         """Classify the windows of one request.
 
         Args:
             items: at least one.
             timeout_s: seconds that the request was allowed.
             spent_s: seconds of them that are gone.
+            lane: who goes first.
 
         Returns:
             One result an item, in order.
@@ -134,135 +183,180 @@ class Batcher:
         Raises:
             ServiceError: overloaded, draining or not_ready at once; deadline_exceeded later.
         """
-        tokens = sum(item.tokens for item in items)
-        self._admit(len(items), tokens)
+        self._admit(items)
         loop = asyncio.get_running_loop()
         now = loop.time()
-        deadline = now + max(timeout_s - spent_s, 0.0)
-        job = _Job([None] * len(items), loop.create_future(), len(items), deadline, len(items), tokens)
+        job = _Job([None] * len(items), loop.create_future(), len(items))
         self._jobs.add(job)
-        self._queue.extend(_Entry(item, job, index, now) for index, item in enumerate(items))
         self.load.items += len(items)
-        self.load.tokens += tokens
-        self._arrived.set()
+        for index, item in enumerate(items):
+            self._place(job, index, item, lane, now)
         self._show_load()
+        reason = "departed"
         try:
-            async with asyncio.timeout_at(job.deadline):
+            async with asyncio.timeout_at(now + max(timeout_s - spent_s, 0.0)):
                 await job.done
         except TimeoutError:
+            reason = "deadline"
             raise deadline_exceeded(timeout_s) from None
         finally:
-            self._leave(job)
+            self._leave(job, reason)
         return [result for result in job.results if result is not None]
 
     async def close(self) -> None:
         """Refuse new work, tell whoever still waits, end the worker. Waits for a batch that is in the model."""
         self._closed = True
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
+        for task in (self._worker, self._probing):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         self._fail_waiting(ServiceError("draining", "the service stopped before this request was answered"))
         await asyncio.to_thread(self._thread.shutdown)  # waits for the model's thread, not on the loop's
-
-    def _leave(self, job: _Job) -> None:
-        """The caller has its answer or is gone: what is left of the job in the queue takes nobody's place."""
-        job.done.cancel()  # no effect if it is done
-        self._jobs.discard(job)
-        if job.queued_items:
-            job.left = True
-            self.load.items -= job.queued_items
-            self.load.tokens -= job.queued_tokens
-            self._show_load()
 
     def retry_after_s(self) -> float:
         """Seconds until what is here now will be done, by the measured rate; 1 before there is one."""
         return self.load.tokens / self.load.tokens_per_s if self.load.tokens_per_s else 1.0
 
-    def _admit(self, items: int, tokens: int) -> None:
+    async def recheck(self) -> bool:
+        """Readiness calls this while the model is unhealthy: probe again, unless the worker is gone for good."""
+        idle = self._in_model_since == math.inf  # else the batch in the model is probe enough
+        if self._probe_needed and idle and not self._dead and not self._closed:
+            await self._probe()
+        return self.healthy
+
+    def _admit(self, items: Sequence[Item]) -> None:
         if self._closed:
             raise ServiceError("draining", "the service is stopping", retry_after_s=1)
-        if self._dead is not None:
+        if self._dead:
             raise ServiceError("not_ready", "the model's worker has failed; the service must be restarted")
-        limits = self._limits
+        new = {id(item) if item.key is None else item.key: item.tokens for item in items if not self._known(item.key)}
+        tokens, limits = sum(new.values()), self._limits
         # An empty batcher takes any request, however large: refusing it would be refusing it for ever.
         if self.load.items and (
-            self.load.items + items > limits.max_items or self.load.tokens + tokens > limits.max_tokens
+            self.load.items + len(items) > limits.max_items or self.load.tokens + tokens > limits.max_tokens
         ):
             raise ServiceError(
                 "overloaded",
                 f"the queue holds {self.load.items} windows and {self.load.tokens} tokens, the limits are "
-                f"{limits.max_items} and {limits.max_tokens}; this request needs {items} and {tokens}",
+                f"{limits.max_items} and {limits.max_tokens}; this request needs {len(items)} and {tokens}",
                 retry_after_s=self.retry_after_s(),
             )
 
+    def _known(self, key: Hashable) -> bool:
+        return key is not None and (key in self._by_key or key in self._cache)
+
+    def _place(self, job: _Job, index: int, item: Item, lane: Lane, now: float) -> None:
+        """Answer from the cache, join an equal window, or queue."""
+        key = item.key
+        if key is not None and key in self._cache:
+            self._cache.move_to_end(key)
+            self._metrics.shared.labels("cache").inc()
+            self._give(job, index, self._cache[key])
+            return
+        work = None if key is None else self._by_key.get(key)
+        if work is None:
+            work = _Work(item, lane, now, {})
+            self._lanes[lane][work] = None
+            if key is not None:
+                self._by_key[key] = work
+            self.load.tokens += item.tokens
+            self._arrived.set()
+        else:
+            self._metrics.shared.labels("in_flight").inc()
+            if lane == "interactive" and work in self._lanes["bulk"]:  # now somebody waits for it who goes first
+                del self._lanes["bulk"][work]
+                work.lane = lane
+                self._lanes[lane][work] = None
+        if job not in work.waiting:
+            job.works.append(work)
+        work.waiting.setdefault(job, []).append(index)
+
+    def _leave(self, job: _Job, reason: str) -> None:
+        """The caller has its answer or is gone: what only it waited for takes nobody's place."""
+        job.done.cancel()  # no effect if it is done
+        self._jobs.discard(job)
+        for work in job.works:
+            places = work.waiting.pop(job, None)
+            if places is None:
+                continue
+            self.load.items -= len(places)
+            if not work.waiting and work in self._lanes[work.lane]:
+                del self._lanes[work.lane][work]
+                self._forget(work)
+                self._metrics.dropped.labels(reason).inc()
+        self._show_load()
+
     async def _work(self) -> None:
         while True:
-            await self._arrived.wait()
             batch = self._next_batch()
             if batch:
                 await self._run(batch)
-            elif not self._queue:
-                self._arrived.clear()
-
-    def _next_batch(self) -> list[_Entry]:
-        """The oldest live entry and what fits beside it; expired and left entries are dropped on the way."""
-        now = asyncio.get_running_loop().time()
-        while self._queue and not self._alive(self._queue[0], now):
-            self._drop(self._queue.popleft(), now)
-        if not self._queue:
-            return []
-        oldest = self._queue.popleft()
-        ahead = [self._queue.popleft() for _ in range(min(LOOKAHEAD, len(self._queue)))]
-        alive = []
-        for entry in ahead:
-            if self._alive(entry, now):
-                alive.append(entry)
             else:
-                self._drop(entry, now)
-        batch = [oldest]
-        budget = self._limits.max_batch_tokens
-        lengths = [oldest.item.tokens]
-        for entry in sorted(alive, key=lambda e: abs(e.item.tokens - oldest.item.tokens)):  # stable: FIFO within
-            if self._model.batch_cost([*lengths, entry.item.tokens]) > budget:
-                break
-            batch.append(entry)
-            lengths.append(entry.item.tokens)
-        taken = set(map(id, batch))
-        self._queue.extendleft(entry for entry in reversed(alive) if id(entry) not in taken)
-        for entry in batch:
-            entry.job.queued_items -= 1
-            entry.job.queued_tokens -= entry.item.tokens
-            self._metrics.queue_seconds.observe(now - entry.queued_at)
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def _next_batch(self) -> list[_Work]:
+        """What the model sees next; see the module for the rules."""
+        interactive, bulk = self._lanes["interactive"], self._lanes["bulk"]
+        bulk_leads = bool(bulk) and (not interactive or self._passed_over >= MAX_PASSED_OVER)
+        self._passed_over = self._passed_over + 1 if bulk and not bulk_leads else 0
+        batch: list[_Work] = []
+        room = self.budget
+        for lane in (bulk, interactive) if bulk_leads else (interactive, bulk):
+            for work in list(islice(lane, LOOKAHEAD)):
+                if batch and room <= 0:
+                    break
+                if not batch or work.item.computed <= room:
+                    batch.append(work)
+                    room -= work.item.computed
+                    del lane[work]
+        now = asyncio.get_running_loop().time()
+        for work in batch:
+            self._metrics.queue_seconds.observe(now - work.queued_at)
         return batch
 
-    async def _run(self, batch: list[_Entry]) -> None:
-        """Run a batch; halve it while it fails. Every entry of it is answered when this returns."""
+    async def _run(self, batch: list[_Work]) -> None:
+        """Run a batch; halve it while it fails. Every work of it is done or has failed when this returns."""
         parts = [batch]
         while parts:
-            part = parts.pop()
+            part = self._still_wanted(parts.pop())
+            if not part:
+                continue
             try:
                 rows = await self._infer(part)
             except Exception as exc:
-                self._metrics.batch_failures.inc()
-                logger.warning("a batch of %d windows failed", len(part), exc_info=exc)
+                self._failed(part, exc)
                 if len(part) > 1:
                     parts += [part[len(part) // 2 :], part[: len(part) // 2]]
                     continue
-                self._probe_needed = True
-                self._answer(part[0], ServiceError("inference_failed", "the model failed on this text"))
+                memory = isinstance(exc, ModelOutOfMemory)
+                self._probe_needed = self._probe_needed or not memory
+                self._finish(part[0], ServiceError("inference_failed", _why(part[0], memory)))
             else:
-                self._probe_needed = False
-                for entry, row in zip(part, rows, strict=True):
-                    self._answer(entry, row)
+                self._succeeded()
+                for work, row in zip(part, rows, strict=True):
+                    self._finish(work, row)
         if self._probe_needed:
             await self._probe()
 
-    async def _infer(self, part: list[_Entry]) -> Sequence[Logits]:
+    def _still_wanted(self, part: list[_Work]) -> list[_Work]:
+        """Without what everybody has left since the batch was formed."""
+        for work in part:
+            if not work.waiting:
+                self._forget(work)
+                self._metrics.dropped.labels("departed").inc()
+        return [work for work in part if work.waiting]
+
+    async def _infer(self, part: list[_Work]) -> Sequence[Logits]:
         loop = asyncio.get_running_loop()
-        items = [entry.item for entry in part]
+        items = [work.item for work in part]
         tokens = sum(item.tokens for item in items)
-        start = loop.time()
-        rows = await self._in_thread(lambda: self._model.infer(items))
+        self._in_model_since = start = loop.time()
+        try:
+            rows = await self._run_elsewhere(lambda: self._model.infer(items))
+        finally:
+            self._in_model_since = math.inf
+        assert isinstance(rows, Sequence)
         if len(rows) != len(items):
             raise RuntimeError(f"the engine gave {len(rows)} rows for {len(items)} windows")
         seconds = max(loop.time() - start, 1e-6)
@@ -271,62 +365,110 @@ class Batcher:
         self._metrics.inference_seconds.observe(seconds)
         self._metrics.batch_items.observe(len(items))
         self._metrics.batch_tokens.observe(tokens)
+        self._metrics.padding_tokens.inc(sum(item.computed for item in items) - tokens)
         return rows
 
-    async def _probe(self) -> None:
-        """After a failure: is it the text or the model? Ready again only if a one-token forward works."""
-        try:
-            await self._in_thread(self._model.probe)
-            self._probe_needed = False
-        except Exception as exc:
-            logger.error("the model fails on one token", exc_info=exc)
+    def _failed(self, part: list[_Work], exc: Exception) -> None:
+        self._metrics.batch_failures.inc()
+        self._good_batches = 0
+        computed = sum(work.item.computed for work in part)
+        if isinstance(exc, ModelOutOfMemory):
+            self.budget = max(MIN_BUDGET, min(self.budget, computed) // 2)
+            logger.warning("out of memory at %d tokens, the budget is %d now", computed, self.budget)
+        else:
+            culprit = exc if len(part) == 1 else None  # one stack trace a culprit, not one for each halving
+            logger.warning("a batch of %d windows failed: %s", len(part), type(exc).__name__, exc_info=culprit)
 
-    async def recheck(self) -> bool:
-        """Readiness calls this while the model is unhealthy: probe again, unless the worker is gone."""
-        if self._dead is None and self._probe_needed and not self._closed:
-            await self._probe()
-        return self.healthy
+    def _succeeded(self) -> None:
+        self._probe_needed = False
+        self._faults = 0
+        self._good_batches += 1
+        if self._good_batches >= GOOD_BATCHES and self.budget < self._limits.max_batch_tokens:
+            self.budget = min(2 * self.budget, self._limits.max_batch_tokens)
+            self._good_batches = 0
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+    def _finish(self, work: _Work, result: Result) -> None:
+        """Give the result to whoever waits for it."""
+        self._forget(work)
+        for job, places in work.waiting.items():
+            self.load.items -= len(places)
+            for index in places:
+                self._settle(job, index, result)
+        work.waiting.clear()
+        self._show_load()
+        key = work.item.key
+        if self._limits.cache_items and key is not None and not isinstance(result, ServiceError):
+            if all(map(math.isfinite, result)):
+                self._cache[key] = result
+            while len(self._cache) > self._limits.cache_items:
+                self._cache.popitem(last=False)
 
-    def _alive(self, entry: _Entry, now: float) -> bool:
-        return not entry.job.done.done() and now < entry.job.deadline
+    def _give(self, job: _Job, index: int, result: Result) -> None:
+        """As `_settle`, for what never became work."""
+        self.load.items -= 1
+        self._settle(job, index, result)
 
-    def _drop(self, entry: _Entry, now: float) -> None:
-        self._metrics.dropped.labels("deadline" if now >= entry.job.deadline else "departed").inc()
-        if not entry.job.left:
-            entry.job.queued_items -= 1
-            entry.job.queued_tokens -= entry.item.tokens
-            self._release(entry)
-
-    def _answer(self, entry: _Entry, result: Result) -> None:
-        self._release(entry)
-        job = entry.job
-        job.results[entry.index] = result
+    @staticmethod
+    def _settle(job: _Job, index: int, result: Result) -> None:
+        job.results[index] = result
         job.remaining -= 1
         if job.remaining == 0 and not job.done.done():
             job.done.set_result(None)
 
-    def _release(self, entry: _Entry) -> None:
-        self.load.items -= 1
-        self.load.tokens -= entry.item.tokens
-        self._show_load()
+    def _forget(self, work: _Work) -> None:
+        """It needs the model no more."""
+        self.load.tokens -= work.item.tokens
+        if work.item.key is not None:
+            del self._by_key[work.item.key]
+
+    async def _probe(self) -> None:
+        """After a failure: is it the text or the model? Who asks at the same time shares one probe."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.get_running_loop().create_task(self._probe_model(), name="probe")
+        await asyncio.shield(self._probing)
+
+    async def _probe_model(self) -> None:
+        """Ready again only if a one-token forward works."""
+        try:
+            await self._run_elsewhere(self._model.probe)
+            self._probe_needed = False
+        except Exception as exc:
+            self._probe_needed = True
+            logger.error("the model fails on one token", exc_info=exc)
+
+    async def _in_thread(self, call: Callable[[], object]) -> object:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     def _fail_waiting(self, error: ServiceError) -> None:
-        """Give `error` to every caller that still waits, also those whose windows are in the model."""
-        self._queue.clear()
+        """Give `error` to every job that still waits, also where its windows are in the model, and forget all work."""
+        for lane in self._lanes.values():
+            lane.clear()
+        self._by_key.clear()
         for job in self._jobs:
+            job.works.clear()
             if not job.done.done():
                 job.done.set_exception(error)
+        self.load.items = self.load.tokens = 0
+        self._show_load()
 
     def _worker_ended(self, worker: "asyncio.Task[None]") -> None:
-        if worker.cancelled():
+        if worker.cancelled() or self._closed:
             return
-        self._dead = worker.exception() or RuntimeError("the worker returned")
-        logger.critical("the batcher's worker has failed", exc_info=self._dead)
+        self._faults += 1
+        self._dead = self._faults >= MAX_FAULTS
+        what = "it stays down" if self._dead else "it is started again"
+        logger.critical("the batcher's worker has failed; %s", what, exc_info=worker.exception())
         self._fail_waiting(ServiceError("internal", "the model's worker has failed"))
+        self._probe_needed = True
+        if not self._dead:
+            self.start()
 
     def _show_load(self) -> None:
         self._metrics.queue_items.set(self.load.items)
         self._metrics.queue_tokens.set(self.load.tokens)
+
+
+def _why(work: _Work, memory: bool) -> str:
+    if memory:
+        return f"there is not enough memory for {work.item.tokens} tokens"
+    return "the model failed on this text"

@@ -5,9 +5,11 @@ infer    windows -> logits               the batcher's thread only, one batch at
 decode   a text's logits -> prediction   any thread
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+from service.selection import BudgetTrial, Trial
 
 OnLong = Literal["windows", "truncate", "error"]
 
@@ -22,6 +24,10 @@ class Item:
     tokens: int
     payload: Any
     """What the engine's own `infer` needs; nobody else looks at it."""
+    computed: int
+    """Tokens that the model computes for it, padding included."""
+    key: Hashable | None = None
+    """Equal for windows whose logits are equal; None: never shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,8 @@ class Encoded:
     """Tokens of the whole text."""
     tokens_read: int
     """Tokens that the model will see."""
+    spans: tuple[tuple[int, int], ...] = ()
+    """Each window's first character and the one after its last, in the text as it was sent; empty unless asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +86,28 @@ class EngineInfo:
     unsure_below: float
     parameters: int
     precision: str
+    """Of matrix products: "float32", "bfloat16" or "int8"."""
+    precision_trials: tuple[Trial, ...]
+    """How it was chosen; empty if a setting says which."""
+    device: str
     threads: int
+    max_batch_tokens: int
+    """Tokens computed at once, padding included."""
+    budget_trials: tuple[BudgetTrial, ...]
+    """How that was chosen; empty if a setting says how many."""
     created: str
     golden_difference: float
-    """Largest difference between the golden texts' stored logits and those computed at start-up."""
+    """Largest difference between the golden texts' logits of training time, which are float32, and those computed at
+    start-up."""
     metrics: dict[str, Any]
 
 
 class InferenceError(Exception):
     """The model gave no usable answer for one text, for instance NaN."""
+
+
+class ModelOutOfMemory(Exception):
+    """There was not enough memory for a batch; a smaller one may fit."""
 
 
 class Engine(Protocol):
@@ -95,14 +116,21 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
-    def encode(self, texts: Sequence[str], on_long: OnLong | None) -> list[Encoded | TextProblem]:
-        """One result a text, in order; a text's problem stands in its own place. `on_long` None: `info.on_long`."""
+    def encode(self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False) -> list[Encoded | TextProblem]:
+        """One result a text, in order; a text's problem stands in its own place.
 
-    def batch_cost(self, tokens: Sequence[int]) -> int:
-        """Tokens that the model computes for a batch of windows of these lengths, padding included."""
+        Args:
+            texts: any number.
+            on_long: None: `info.on_long`.
+            spans: fill in `Encoded.spans`.
+        """
 
     def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
-        """Logits of each window, in order. Blocks. Whatever it raises concerns the batch as a whole."""
+        """Logits of each window, in order. Blocks. Whatever it raises concerns the batch as a whole.
+
+        Raises:
+            ModelOutOfMemory: a smaller batch may do.
+        """
 
     def decode(self, encoded: Encoded, logits: Sequence[Logits]) -> Prediction:
         """The answer from the logits of all of a text's windows.

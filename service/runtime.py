@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from service.batcher import Batcher, Limits, deadline_exceeded
+from service.batcher import Batcher, Lane, Limits, deadline_exceeded
 from service.engine import Encoded, Engine, InferenceError, OnLong, Prediction, TextProblem
 from service.errors import ServiceError
 from service.settings import Settings
@@ -28,10 +28,36 @@ T = TypeVar("T")
 CHUNK_CHARS = 50_000
 """Characters tokenised at once, some ten milliseconds."""
 
+DECODED_AT_ONCE = 32
+"""Answers made before others have their turn on the event loop, about a millisecond."""
+
 CHARS_PER_TOKEN = 4
 """Of English under a byte-level BPE; only for the bound on what waits to be tokenised."""
 
 Status = Literal["loading", "ready", "draining", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How a request wants its texts to be classified."""
+
+    on_long: OnLong | None = None
+    """What becomes of long texts; None: what the model says."""
+    timeout_ms: int | None = None
+    """Time for the whole request; None: the settings' default."""
+    spans: bool = False
+    """Say what each window was about."""
+    lane: Lane = "interactive"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowAnswer:
+    """What the model made of one window alone, and the characters of the text as it was sent that it read."""
+
+    start: int
+    end: int
+    tokens: int
+    prediction: Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +68,8 @@ class Answer:
     tokens: int
     tokens_read: int
     windows: int
+    spans: tuple[WindowAnswer, ...] = ()
+    """One a window, if asked for."""
 
     @property
     def truncated(self) -> bool:
@@ -89,7 +117,14 @@ class Runtime:
             self.status = "failed"
             raise
         s = self.settings
-        batcher = Batcher(engine, Limits(s.max_queue_items, s.max_queue_tokens, s.max_batch_tokens), self.metrics)
+        limits = Limits(
+            max_items=s.max_queue_items,
+            max_tokens=s.max_queue_tokens,
+            max_batch_tokens=engine.info.max_batch_tokens,
+            cache_items=s.cache_items,
+            stuck_s=s.stuck_s,
+        )
+        batcher = Batcher(engine, limits, self.metrics)
         batcher.start()
         self._engine, self._batcher = engine, batcher
         self.metrics.start_labels(engine.info.labels)
@@ -154,15 +189,12 @@ class Runtime:
             return "ready" if await self._batcher.recheck() else "unhealthy"
         return self.status
 
-    async def classify(
-        self, texts: Sequence[str], on_long: OnLong | None, timeout_ms: int | None, timing: Timing
-    ) -> list[Outcome]:
+    async def classify(self, texts: Sequence[str], work: Work, timing: Timing) -> list[Outcome]:
         """One outcome a text, in order.
 
         Args:
             texts: at least one.
-            on_long: what becomes of long texts.
-            timeout_ms: time for the whole request; None takes the settings' default.
+            work: how.
             timing: filled in.
 
         Raises:
@@ -173,19 +205,21 @@ class Runtime:
             raise ServiceError(
                 "too_many_texts", f"{len(texts)} texts in one request, the limit is {self.settings.max_texts}"
             )
-        allowed_s = self._timeout_s(timeout_ms)
+        allowed_s = self._timeout_s(work.timeout_ms)
         try:
             async with asyncio.timeout(allowed_s):
-                outcomes, encoded = await self._encode(engine, texts, on_long)
+                outcomes, encoded = await self._encode(engine, texts, work)
         except TimeoutError:
             raise deadline_exceeded(allowed_s) from None
         encoded_at = time.perf_counter()
         timing.tokenize_ms = (encoded_at - timing.started) * 1000
         if encoded:
             items = [item for text in encoded.values() for item in text.items]
-            results = iter(await batcher.submit(items, allowed_s, timing.tokenize_ms / 1000))
-            for place, text in encoded.items():
+            results = iter(await batcher.submit(items, allowed_s, timing.tokenize_ms / 1000, work.lane))
+            for done, (place, text) in enumerate(encoded.items(), 1):
                 outcomes[place] = _decode(engine, text, [next(results) for _ in text.items])
+                if done % DECODED_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # others' turn
         timing.model_ms = (time.perf_counter() - encoded_at) * 1000
         finished = [outcomes[place] for place in range(len(texts))]
         self._count(finished)
@@ -207,7 +241,7 @@ class Runtime:
         return (timeout_ms or self.settings.default_timeout_ms) / 1000
 
     async def _encode(
-        self, engine: Engine, texts: Sequence[str], on_long: OnLong | None
+        self, engine: Engine, texts: Sequence[str], work: Work
     ) -> tuple[dict[int, Outcome], dict[int, Encoded]]:
         """By place: errors of texts that cannot be encoded, and the encoded others."""
         problems: dict[int, Outcome] = {}
@@ -225,7 +259,7 @@ class Runtime:
         try:
             for chunk in _chunks(fitting):
                 results = await asyncio.get_running_loop().run_in_executor(
-                    self._tokenizers, engine.encode, [fitting[place] for place in chunk], on_long
+                    self._tokenizers, engine.encode, [fitting[place] for place in chunk], work.on_long, work.spans
                 )
                 for place, result in zip(chunk, results, strict=True):
                     if isinstance(result, TextProblem):
@@ -280,6 +314,10 @@ def _decode(engine: Engine, text: Encoded, results: Sequence[object]) -> Outcome
         logits.append(result)
     try:
         prediction = engine.decode(text, logits)  # type: ignore[arg-type]
+        spans = tuple(
+            WindowAnswer(*span, item.tokens, engine.decode(Encoded((item,), item.tokens, item.tokens), [row]))  # type: ignore[list-item]
+            for span, item, row in zip(text.spans, text.items, logits, strict=bool(text.spans))
+        )
     except InferenceError as exc:
         return ServiceError("inference_failed", str(exc))
-    return Answer(prediction, text.tokens, text.tokens_read, len(text.items))
+    return Answer(prediction, text.tokens, text.tokens_read, len(text.items), spans)

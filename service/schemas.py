@@ -44,6 +44,10 @@ class Options(_Wire):
         None, description="milliseconds after which the answer is no longer wanted; a limit is in /info"
     )
 
+    spans: Annotated[bool, Field(strict=True)] = Field(
+        False, description="also say where each window lies in the text, and what the model made of it alone"
+    )
+
 
 class PredictRequest(Options):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
@@ -66,6 +70,16 @@ class Score(_Wire):
     score: float = Field(ge=0, le=1, description="calibrated probability")
 
 
+class WindowSpan(_Wire):
+    """One window of a text."""
+
+    start: int = Field(ge=0, description="first character, counted in the text as it was sent")
+    end: int = Field(ge=1, description="the character after the last one; windows begin and end with whole words")
+    tokens: int = Field(ge=1)
+    label: str = Field(description="the most probable label of this window alone")
+    score: float = Field(ge=0, le=1, description="its calibrated probability")
+
+
 class Result(_Wire):
     """One text's answer."""
 
@@ -77,6 +91,7 @@ class Result(_Wire):
     tokens_read: int = Field(ge=1, description="tokens that the model read; less than `tokens` if truncated")
     truncated: bool = Field(description="only the beginning was read")
     windows: int = Field(ge=1, description="windows that the text was read by")
+    spans: list[WindowSpan] | None = Field(None, description="one a window, if asked for")
 
 
 class Model(_Wire):

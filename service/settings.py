@@ -36,13 +36,24 @@ class Settings(BaseSettings):
         default_factory=lambda: SAGEMAKER_MODEL if (SAGEMAKER_MODEL / "manifest.json").is_file() else DEFAULT_MODEL,
         description="the artifact; default: /opt/ml/model if an artifact is there, else models/default",
     )
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto", description="of matrix products; auto: the fastest that agrees with float32, measured at start"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
     threads: int = Field(0, ge=0, le=1024, description="threads of the model; 0: the CPUs that this process may use")
     max_body_bytes: int = Field(6_000_000, ge=1_000, description="bytes of a request's body")
     max_text_chars: int = Field(200_000, ge=1, description="characters of one text")
     max_texts: int = Field(256, ge=1, description="texts of one request")
     max_queue_items: int = Field(4096, ge=1, description="windows of texts waiting or in the model")
     max_queue_tokens: int = Field(1_000_000, ge=1, description="tokens waiting or in the model")
-    max_batch_tokens: int = Field(4096, ge=1, le=262_144, description="tokens computed at once, padding included")
+    max_batch_tokens: int = Field(
+        0,
+        ge=0,
+        le=262_144,
+        description="tokens computed at once; 0: the least that give full speed, measured",
+    )
+    cache_items: int = Field(0, ge=0, description="windows whose answers are kept for equal ones to come; 0: none")
+    stuck_s: float = Field(120.0, gt=0, description="seconds of one batch after which the service is not ready")
     default_timeout_ms: int = Field(30_000, ge=1, description="time for a request that names none")
     max_timeout_ms: int = Field(55_000, ge=1, description="most time a request may ask for; SageMaker hangs up at 60 s")
     drain_s: float = Field(

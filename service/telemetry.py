@@ -111,6 +111,10 @@ class Metrics:
         self.dropped = Counter(
             "dropped_total", "Windows dropped before they reached the model.", ["reason"], registry=self.registry
         )
+        self.padding_tokens = Counter(
+            "padding_tokens_total", "Tokens that the model computed for nothing.", registry=self.registry
+        )
+        self.shared = Counter("shared_total", "Windows answered by an equal one.", ["how"], registry=self.registry)
         self.batch_failures = Counter(
             "batch_failures_total", "Batches on which the model raised.", registry=self.registry
         )
@@ -125,3 +129,5 @@ class Metrics:
             self.predictions.labels(label)
         for reason in ("deadline", "departed"):
             self.dropped.labels(reason)
+        for how in ("in_flight", "cache"):
+            self.shared.labels(how)

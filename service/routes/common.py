@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from service.engine import EngineInfo, Prediction
 from service.errors import MEANING, STATUS, ServiceError
 from service.runtime import Answer, Runtime, Timing
-from service.schemas import ErrorBody, Model, Result, Score, TimingBody
+from service.schemas import ErrorBody, Model, Result, Score, TimingBody, WindowSpan
 
 
 def _runtime(request: Request) -> Runtime:
@@ -120,6 +120,11 @@ def result_fields(answer: Answer, top_k: int | None) -> Mapping[str, Any]:
         "tokens_read": answer.tokens_read,
         "truncated": answer.truncated,
         "windows": answer.windows,
+        "spans": [
+            WindowSpan(start=w.start, end=w.end, tokens=w.tokens, label=w.prediction.label, score=w.prediction.score)
+            for w in answer.spans
+        ]
+        or None,
     }
 
 

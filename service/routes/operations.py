@@ -18,7 +18,6 @@ LIMITS = (
     "max_texts",
     "max_queue_items",
     "max_queue_tokens",
-    "max_batch_tokens",
     "default_timeout_ms",
     "max_timeout_ms",
 )
@@ -42,11 +41,11 @@ async def readyz(runtime: RuntimeOf) -> Response:
 
 @router.get("/info", summary="Model and limits", responses=documented("not_ready", "draining"))
 async def info(runtime: RuntimeOf) -> Info:
-    settings = runtime.settings
+    settings, model = runtime.settings, runtime.engine.info
     return Info(
         service=__version__,
-        model=asdict(runtime.engine.info),
-        limits={name: getattr(settings, name) for name in LIMITS},
+        model=asdict(model),
+        limits={name: getattr(settings, name) for name in LIMITS} | {"max_batch_tokens": model.max_batch_tokens},
     )
 
 

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from service.batcher import Lane
 from service.errors import ServiceError, error_body
 from service.routes.common import (
     TEXT_ERRORS,
@@ -14,8 +15,8 @@ from service.routes.common import (
     result_fields,
     timing_of,
 )
-from service.runtime import Answer, Timing
-from service.schemas import BatchRequest, BatchResponse, ErrorBody, PredictRequest, PredictResponse, Usage
+from service.runtime import Answer, Timing, Work
+from service.schemas import BatchRequest, BatchResponse, ErrorBody, Options, PredictRequest, PredictResponse, Usage
 
 router = APIRouter(route_class=JsonRoute, tags=["predict"])
 
@@ -23,11 +24,20 @@ PREDICT_ERRORS = (*(kind for kind in WORK_ERRORS if kind != "too_many_texts"), *
 BATCH_ERRORS = tuple(kind for kind in WORK_ERRORS if kind != "inference_failed")
 
 
-@router.post("/predict", summary="Classify one text", responses=documented(*PREDICT_ERRORS))
+def _options(body: Options, lane: Lane) -> Work:
+    return Work(on_long=body.on_long, timeout_ms=body.timeout_ms, spans=body.spans, lane=lane)
+
+
+@router.post(
+    "/predict",
+    summary="Classify one text",
+    responses=documented(*PREDICT_ERRORS),
+    response_model_exclude_none=True,
+)
 async def predict(body: PredictRequest, runtime: RuntimeOf) -> PredictResponse:
     timing = Timing()
     info = runtime.engine.info
-    [outcome] = await runtime.classify([body.text], body.on_long, body.timeout_ms, timing)
+    [outcome] = await runtime.classify([body.text], _options(body, "interactive"), timing)
     if isinstance(outcome, ServiceError):
         raise outcome
     return PredictResponse(**result_fields(outcome, body.top_k), model=model_of(info), timing=timing_of(timing))
@@ -43,7 +53,7 @@ async def predict(body: PredictRequest, runtime: RuntimeOf) -> PredictResponse:
 async def batch(body: BatchRequest, runtime: RuntimeOf) -> BatchResponse:
     timing = Timing()
     info = runtime.engine.info
-    outcomes = await runtime.classify(body.texts, body.on_long, body.timeout_ms, timing)
+    outcomes = await runtime.classify(body.texts, _options(body, "bulk"), timing)
     answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     return BatchResponse(
         results=[

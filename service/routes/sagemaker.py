@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 
 from service.errors import ServiceError, error_body
 from service.routes.common import TEXT_ERRORS, WORK_ERRORS, JsonRoute, RuntimeOf, documented, score_list
-from service.runtime import Outcome, Timing
+from service.runtime import Outcome, Timing, Work
 from service.schemas import ErrorBody, InputsInvocation, Invocation, Score, TextInvocation
 
 router = APIRouter(route_class=JsonRoute, tags=["sagemaker"])
@@ -37,7 +37,7 @@ async def ping(runtime: RuntimeOf) -> Response:
 )
 async def invocations(body: Invocation, runtime: RuntimeOf) -> Invoked:
     if isinstance(body, TextInvocation):
-        [outcome] = await runtime.classify([body.text], None, None, Timing())
+        [outcome] = await runtime.classify([body.text], Work(), Timing())
         if isinstance(outcome, ServiceError):
             raise outcome
         return dict(outcome.prediction.scores)
@@ -48,7 +48,11 @@ async def _pipeline(body: InputsInvocation, runtime: RuntimeOf) -> list[Score | 
     """As transformers' pipeline: without `top_k` one object an input, with it (also as null) a list an input."""
     parameters = body.parameters
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    outcomes = await runtime.classify(texts, "truncate" if parameters.truncation else None, None, Timing())
+    wanted = Work(
+        on_long="truncate" if parameters.truncation else None,
+        lane="interactive" if isinstance(body.inputs, str) else "bulk",
+    )
+    outcomes = await runtime.classify(texts, wanted, Timing())
     as_lists = "top_k" in parameters.model_fields_set
 
     def wire(outcome: Outcome) -> ErrorBody | list[Score]:

@@ -4,17 +4,34 @@ A text's tokens are its words. Its logits are 10 for label number (characters mo
 wrong row in a batch shows at once. Words with a meaning:
 
     poison   the whole batch raises
+    greedy   the whole batch runs out of memory
     nan      this text's logits are not finite
     huge     the text counts 1,000 tokens
 """
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
-from service.engine import Encoded, EngineInfo, InferenceError, Item, Logits, OnLong, Prediction, TextProblem
+from service.engine import (
+    Encoded,
+    EngineInfo,
+    InferenceError,
+    Item,
+    Logits,
+    ModelOutOfMemory,
+    OnLong,
+    Prediction,
+    TextProblem,
+)
 
 LABELS = ("business", "politics", "sport")
 MAX_TOKENS = 50
+
+
+def item(text: str, tokens: int | None = None) -> Item:
+    tokens = len(text.split()) if tokens is None else tokens
+    return Item(tokens, text, tokens, key=text)
 
 
 def expected_label(text: str) -> str:
@@ -37,7 +54,11 @@ class FakeEngine:
             unsure_below=0.5,
             parameters=0,
             precision="float32",
+            precision_trials=(),
+            device="cpu",
             threads=1,
+            max_batch_tokens=4096,
+            budget_trials=(),
             created="2026-01-01T00:00:00+00:00",
             golden_difference=0.0,
             metrics={},
@@ -49,10 +70,12 @@ class FakeEngine:
         """Released each time a batch reaches the model."""
         self.broken = False
         """While true, every forward fails, the probe included."""
-        self.padded = False
 
-    def encode(self, texts: Sequence[str], on_long: OnLong | None) -> list[Encoded | TextProblem]:
-        return [self._encode(text, on_long) for text in texts]
+    def encode(self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False) -> list[Encoded | TextProblem]:
+        results = [self._encode(text, on_long) for text in texts]
+        if spans:
+            results = [replace(r, spans=((0, 1),) * len(r.items)) if isinstance(r, Encoded) else r for r in results]
+        return results
 
     def _encode(self, text: str, on_long: OnLong | None) -> Encoded | TextProblem:
         tokens = 1000 if "huge" in text else len(text.split())
@@ -64,12 +87,9 @@ class FakeEngine:
             if on_long == "error":
                 return TextProblem("text_too_long", f"{tokens} tokens, the limit is {MAX_TOKENS}")
             if on_long == "truncate":
-                return Encoded((Item(MAX_TOKENS, text),), tokens, MAX_TOKENS)
-            return Encoded((Item(MAX_TOKENS, text), Item(MAX_TOKENS, text)), tokens, tokens)
-        return Encoded((Item(tokens, text),), tokens, tokens)
-
-    def batch_cost(self, tokens: Sequence[int]) -> int:
-        return max(tokens) * len(tokens) if self.padded else sum(tokens)
+                return Encoded((item(text, MAX_TOKENS),), tokens, MAX_TOKENS)
+            return Encoded((item(text, MAX_TOKENS), item(text + "'", MAX_TOKENS)), tokens, tokens)
+        return Encoded((item(text, tokens),), tokens, tokens)
 
     def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
         texts = [item.payload for item in items]
@@ -78,6 +98,8 @@ class FakeEngine:
         assert self.gate.wait(30), "the test never opened the gate"
         if self.broken or any("poison" in text for text in texts):
             raise RuntimeError("bad batch")
+        if any("greedy" in text for text in texts):
+            raise ModelOutOfMemory("not enough")
         return [self._logits(text) for text in texts]
 
     @staticmethod

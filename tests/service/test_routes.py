@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import threading
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 
 from service.errors import STATUS
 from tests.service.conftest import Service, ServiceFactory, reached
-from tests.service.fakes import LABELS, expected_label
+from tests.service.fakes import LABELS, FakeEngine, expected_label
 
 pytestmark = pytest.mark.anyio
 
@@ -222,11 +223,11 @@ async def test_small_request_waits_for_a_stretch_of_a_large_one_only(
         encode, order = service.engine.encode, []
         first, go_on = threading.Event(), threading.Event()
 
-        def traced(texts: list[str], on_long: Any) -> Any:
+        def traced(texts: list[str], *how: Any) -> Any:
             order.append(texts[0][:5])
             first.set()
             assert go_on.wait(30)
-            return encode(texts, on_long)
+            return encode(texts, *how)
 
         monkeypatch.setattr(service.engine, "encode", traced)
         large = asyncio.create_task(service.post("/batch", {"texts": ["large" * 20_000] * 4}))
@@ -245,10 +246,10 @@ async def test_what_waits_to_be_tokenised_is_bounded(
     async with service_with(max_queue_tokens=100) as service:
         encode, entered, go_on = service.engine.encode, threading.Event(), threading.Event()
 
-        def held(texts: list[str], on_long: Any) -> Any:
+        def held(texts: list[str], *how: Any) -> Any:
             entered.set()
             assert go_on.wait(30)
-            return encode(texts, on_long)
+            return encode(texts, *how)
 
         monkeypatch.setattr(service.engine, "encode", held)
         first = asyncio.create_task(service.post("/predict", {"text": "x" * 390}))
@@ -360,7 +361,7 @@ async def test_unexpected_fault_is_500_without_its_message(
 
 async def test_concurrent_requests_each_get_their_own_answer(service_with: ServiceFactory) -> None:
     texts = [f"{'word ' * (i % 40 + 1)}{'x' * i}" for i in range(64)]
-    async with service_with(max_batch_tokens=200) as service:
+    async with service_with() as service:
         responses = await asyncio.gather(*(service.post("/predict", {"text": text}) for text in texts))
     assert [r.json()["label"] for r in responses] == [expected_label(text) for text in texts]
 
@@ -395,3 +396,45 @@ async def test_draining_service_refuses_new_work_and_finishes_the_old(service_wi
         await drained(service)
         service.engine.gate.set()
         assert (await accepted).status_code == 200
+
+
+async def test_spans_are_given_where_they_are_asked_for(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        long = "word " * 80
+        plain = (await service.post("/predict", {"text": long})).json()
+        asked = (await service.post("/predict", {"text": long, "spans": True})).json()
+        assert "spans" not in plain and plain["windows"] == len(asked["spans"]) == 2
+        assert set(asked["spans"][0]) == {"start", "end", "tokens", "label", "score"}
+        several = (await service.post("/batch", {"texts": [long, "a"], "spans": True})).json()["results"]
+        assert [len(result["spans"]) for result in several] == [2, 1]
+
+
+async def test_batch_waits_behind_single_texts(service_with: ServiceFactory, engine: FakeEngine) -> None:
+    """Each route's texts go into its own lane, wherever they come in."""
+    engine.info = replace(engine.info, max_batch_tokens=1)
+    async with service_with() as service:
+        service.engine.gate.clear()
+        busy = asyncio.create_task(service.post("/predict", {"text": "busy"}))
+        await reached(service.engine)
+        bulk = [
+            asyncio.create_task(service.post("/batch", {"texts": ["bulk1"]})),
+            asyncio.create_task(service.post("/invocations", {"inputs": ["bulk2"]})),
+        ]
+        await queued(service, 3)
+        single = [
+            asyncio.create_task(service.post("/predict", {"text": "single1"})),
+            asyncio.create_task(service.post("/invocations", {"text": "single2"})),
+            asyncio.create_task(service.post("/invocations", {"inputs": "single3"})),
+        ]
+        await queued(service, 6)
+        service.engine.gate.set()
+        await asyncio.gather(busy, *bulk, *single)
+        kinds = [batch[0][:4] for batch in service.engine.batches]
+        assert kinds == ["busy", "sing", "sing", "sing", "bulk", "bulk"]
+
+
+async def queued(service: Service, items: int) -> None:
+    """Wait until so many windows are in the batcher."""
+    assert service.runtime._batcher is not None
+    while service.runtime._batcher.load.items < items:
+        await asyncio.sleep(0)

@@ -1,0 +1,60 @@
+"""An event loop whose clock stands still while anything can run, and jumps to the next timer when nothing can.
+
+Hours of waiting pass in milliseconds and always in the same order. If nothing can run and no timer is set, whoever
+waits would wait for ever: that raises `Deadlock`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Deadlock(AssertionError):
+    """Somebody waits for what nobody will do."""
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+
+    def time(self) -> float:
+        return self._now
+
+    def _run_once(self) -> None:
+        if not self._ready:  # type: ignore[attr-defined]
+            timers = [timer for timer in self._scheduled if not timer._cancelled]  # type: ignore[attr-defined]
+            if not timers and not self._stopping:  # type: ignore[attr-defined]
+                raise Deadlock
+            if timers:
+                self._now = max(self._now, min(timer._when for timer in timers))
+        super()._run_once()  # type: ignore[misc]
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a scenario to its end in virtual time."""
+    loop = VirtualTimeLoop()
+    try:
+        return loop.run_until_complete(scenario())
+    finally:
+        loop.run_until_complete(_cancel_all())
+        loop.close()
+
+
+async def _cancel_all() -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+def taking(seconds: Callable[[], float]) -> Callable[[Callable[[], object]], Awaitable[object]]:
+    """Runs a call on the loop after so many virtual seconds; takes a thread's place."""
+
+    async def call_later(call: Callable[[], object]) -> object:
+        await asyncio.sleep(seconds())
+        return call()
+
+    return call_later
