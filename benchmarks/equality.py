@@ -1,57 +1,92 @@
-"""How far logits move with padding, side and neighbours: the largest differences over random texts.
+"""How far logits move with padding, neighbours and precision: the largest differences over random texts.
 
-    python -m benchmarks.equality --artifact models/default --texts 200
+    python -m benchmarks.equality --artifact models/default --texts 1000
 
-Random ids rather than words: every token of the vocabulary, the padding's id among them, at any place.
+Random ids rather than words: every token of the vocabulary, the padding's id among them, at any place. With
+`--data FILE`, its texts (columns `text` and maybe `title`), cut to what the model reads at once.
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from classifier.artifact import read_artifact
-from classifier.encoding import pad
+from classifier.artifact import Artifact, read_artifact
+from classifier.encoding import EncodedText, Side, pad
 from classifier.model import infer
+from service.selection import NEAR, PRECISIONS
+from training.data import read_examples
+
+FLOAT32_TOLERANCE = 1e-4
+
+Ids = Sequence[Sequence[int]]
 
 
-def largest_differences(artifact: Path, texts: int, batch_size: int, seed: int) -> dict[str, float]:
-    """Largest absolute logit difference of left- and right-padded batches from each text alone, float32.
-
-    Also the smallest margin between the two best labels and how many labels flipped.
-    """
-    loaded = read_artifact(artifact)
-    model = loaded.model()
+def sequences_of(artifact: Artifact, texts: int, data: str | None, seed: int) -> Ids:
+    """Ids of texts, of a file or at random."""
     rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, loaded.manifest.max_tokens + 1, texts)
-    sequences = [rng.integers(0, model.config.vocab_size, n).tolist() for n in lengths]
-    pad_id = model.config.pad_token_id
-    alone = torch.cat([infer(model, pad([ids], pad_id)) for ids in sequences])
-    figures: dict[str, float] = {"texts": texts, "batch_size": batch_size}
-    for side in ("left", "right"):
-        together = torch.cat(
-            [
-                infer(model, pad(sequences[i : i + batch_size], pad_id, side))  # type: ignore[arg-type]
-                for i in range(0, texts, batch_size)
-            ]
-        )
-        figures[f"{side}_padded"] = float((together - alone).abs().max())
-        figures[f"{side}_flips"] = int((together.argmax(1) != alone.argmax(1)).sum())
+    if data is None:
+        lengths = rng.integers(1, artifact.manifest.max_tokens + 1, texts)
+        vocabulary = artifact.packed(keep=False).vocabulary
+        return [rng.integers(0, vocabulary, n).tolist() for n in lengths]
+    examples = read_examples(Path(data))
+    chosen = rng.permutation(len(examples))[:texts]
+    encoded = artifact.encoder().encode([examples[i].text for i in chosen], "truncate")
+    return [text.windows[0].ids for text in encoded if isinstance(text, EncodedText)]
+
+
+def in_batches(forward: Callable[[Ids], torch.Tensor], sequences: Ids, size: int) -> torch.Tensor:
+    return torch.cat([forward(sequences[i : i + size]) for i in range(0, len(sequences), size)])
+
+
+def differences(artifact: Artifact, sequences: Ids, batch_size: int) -> dict[str, dict[str, float]]:
+    """For each way to compute them: largest absolute difference of logits from each text alone in the float32
+    reference, labels that are others, and those among them that rounding does not explain: the best two
+    of the reference were further apart than twice what the precision may be off."""
+    model = artifact.model()
+    pad_id: int = model.config.pad_token_id
+
+    def padded(side: Side) -> Callable[[Ids], torch.Tensor]:
+        return lambda ids: infer(model, pad(ids, pad_id, side))
+
+    alone = in_batches(padded("left"), sequences, 1)
     top = alone.topk(2, dim=1).values
-    figures["smallest_margin"] = float((top[:, 0] - top[:, 1]).min())
+    margin = top[:, 0] - top[:, 1]
+    ways: dict[str, tuple[Callable[[], Callable[[Ids], torch.Tensor]], float]] = {
+        "reference, padded left": (lambda: padded("left"), FLOAT32_TOLERANCE),
+        "reference, padded right": (lambda: padded("right"), FLOAT32_TOLERANCE),
+    }
+    for precision in PRECISIONS:
+        tolerance = FLOAT32_TOLERANCE if precision == "float32" else NEAR
+        ways[f"packed {precision}"] = (lambda precision=precision: artifact.packed(precision), tolerance)  # type: ignore[misc]
+    figures = {}
+    for name, (make, tolerance) in ways.items():
+        got = in_batches(make(), sequences, batch_size)
+        other = got.argmax(1) != alone.argmax(1)
+        figures[name] = {
+            "largest": float((got - alone).abs().max()),
+            "allowed": tolerance,
+            "flips": int(other.sum()),
+            "flips_outside_margin": int((other & (margin > 2 * tolerance)).sum()),
+        }
     return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--artifact", type=Path, default=Path("models/default"))
-    parser.add_argument("--texts", type=int, default=200)
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--data", help="a labelled file")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args()
-    for key, value in largest_differences(parsed.artifact, parsed.texts, parsed.batch_size, parsed.seed).items():
-        print(f"{key}={value:.3g};")
+    artifact = read_artifact(parsed.artifact)
+    sequences = sequences_of(artifact, parsed.texts, parsed.data, parsed.seed)
+    print(f"texts={len(sequences)}; tokens={sum(map(len, sequences))}; batch_size={parsed.batch_size};")
+    for name, figures in differences(artifact, sequences, parsed.batch_size).items():
+        print(f"{name}: " + " ".join(f"{key}={value:.3g};" for key, value in figures.items()))
 
 
 if __name__ == "__main__":
