@@ -12,6 +12,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,10 +129,8 @@ class Pool:
         for _, writer in self._idle:
             writer.close()
         for _, writer in self._idle:
-            try:
+            with suppress(OSError):  # the server was first
                 await writer.wait_closed()
-            except OSError:  # the server was first
-                pass
         self._idle.clear()
 
 

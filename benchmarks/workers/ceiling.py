@@ -39,7 +39,7 @@ def main() -> None:
     arguments.add_argument("--dtypes", nargs="+", default=["float32"])
     parsed = arguments.parse_args()
     torch.set_num_threads(parsed.threads)
-    serve(lambda: lambda: turn(parsed.dtypes))
+    serve(lambda: lambda _word: turn(parsed.dtypes))
 
 
 if __name__ == "__main__":

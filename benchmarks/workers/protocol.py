@@ -1,10 +1,10 @@
 """How a worker talks: a line comes in, a line of JSON goes out. Standard library only, for any environment.
 
     (start)     -> {"ready": true, "load_s": ..., "seconds": ..., "tokens": ..., "logits": [...]}
-    run ROUND   -> {"seconds": ..., "tokens": ..., "logits": [...], "peak_rss_mib": ...}
+    run WORD    -> {"seconds": ..., "tokens": ..., "logits": [...], "peak_rss_mib": ...}
 
-The first turn, a warm-up, runs before `ready`. A worker ends when its input does. What a library prints goes to
-standard error.
+WORD is a number or what a worker understands. The first turn, a warm-up, runs before `ready`, with the word warm-up.
+A worker ends when its input does. What a library prints goes to standard error.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 Logits = list[list[float]]
-Turn = Callable[[], Mapping[str, Any]]
+Turn = Callable[[str], Mapping[str, Any]]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def forward_turn(ids: Sequence[Sequence[int]], forward: Callable[[], Logits]) ->
     """A turn that times one forward over all texts; `forward` answers in their order."""
     tokens = sum(map(len, ids))
 
-    def turn() -> dict[str, Any]:
+    def turn(_word: str) -> dict[str, Any]:
         started = time.perf_counter()
         logits = forward()
         return {"seconds": time.perf_counter() - started, "tokens": tokens, "logits": logits}
@@ -58,10 +58,11 @@ def serve(build: Callable[[], Turn]) -> None:
     started = time.perf_counter()
     turn = build()
     loaded = time.perf_counter() - started
-    answer({"ready": True, "load_s": loaded, **turn()})
+    answer({"ready": True, "load_s": loaded, **turn("warm-up")})
     for line in sys.stdin:
-        if line.split()[:1] == ["run"]:
-            answer({**turn(), "peak_rss_mib": peak_rss_mib()})
+        verb, _, word = line.strip().partition(" ")
+        if verb == "run":
+            answer({**turn(word), "peak_rss_mib": peak_rss_mib()})
 
 
 def peak_rss_mib() -> float:

@@ -1,0 +1,50 @@
+"""The service's own engine without the service: `service.torch_engine`, called directly.
+
+run all     all texts once, in batches of the service's own token budget
+run 7       text 7 alone
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.workers.protocol import Turn, parser, serve
+from service.engine import Encoded, Item
+from service.settings import Settings
+from service.torch_engine import load_torch_engine
+
+
+def build(artifact: Path, texts: list[str], threads: int) -> Turn:
+    """Only `infer` is timed: tokenising and decoding are the service's to add."""
+    settings = Settings(model_dir=artifact, threads=threads)
+    engine = load_torch_engine(settings)
+    encoded = [result for result in engine.encode(texts, None) if isinstance(result, Encoded)]
+    items = [list(text.items) for text in encoded]
+    batches: list[list[Item]] = []
+    for item in sorted((item for text in items for item in text), key=lambda item: -item.tokens):
+        lengths = [other.tokens for other in batches[-1]] if batches else []
+        if not batches or engine.batch_cost([*lengths, item.tokens]) > settings.max_batch_tokens:
+            batches.append([])
+        batches[-1].append(item)
+
+    def turn(word: str) -> Mapping[str, float]:
+        wanted = [items[int(word)]] if word.isdigit() else batches
+        started = time.perf_counter()
+        for batch in wanted:
+            engine.infer(batch)
+        return {"seconds": time.perf_counter() - started, "texts": 1 if word.isdigit() else len(encoded)}
+
+    return turn
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--texts", type=Path, required=True, help="a JSON file with a list of texts")
+    parsed = arguments.parse_args()
+    texts = json.loads(parsed.texts.read_text(encoding="utf-8"))
+    serve(lambda: build(parsed.artifact, texts, parsed.threads))
+
+
+if __name__ == "__main__":
+    main()
