@@ -346,7 +346,7 @@ def main() -> None:
     if options.quick:
         options.articles, options.rounds = min(options.articles, 4), 1
     figures = measure(options)
-    save(options.work, f"engine-{options.tokens}", figures)
+    save(options, f"engine-{options.tokens}", figures)
     print(report(figures))
 
 

@@ -4,6 +4,7 @@ import platform
 import re
 import subprocess
 import sys
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ OURS = ("torch", "transformers", "tokenizers", "fastapi", "uvicorn", "uvloop", "
 
 
 def describe() -> dict[str, Any]:
-    """Processor, flags, cores, memory, operating system and the versions of the project's own environment."""
+    """Date, processor, flags, cores, memory, system and the versions of the project's own environment."""
     cpuinfo = _read("/proc/cpuinfo")
     memory_kib = re.search(r"MemTotal:\s+(\d+)", _read("/proc/meminfo"))
     return {
+        "date": date.today().isoformat(),
         "cpu": _field(cpuinfo, "model name") or platform.processor() or platform.machine(),
         "family_model_stepping": "/".join(_field(cpuinfo, key) for key in ("cpu family", "model", "stepping")),
         "flags": [flag for flag in FLAGS if flag in cpu_flags()],

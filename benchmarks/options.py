@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.processes import ROOT, end_on_sigterm
+from benchmarks.processes import ROOT, end_on_signals
 
 GPT2_SMALL = "gpt2-small"
 """Instead of an artifact's directory: random weights in GPT-2 small's shape, see `benchmarks.artifacts`."""
@@ -27,15 +27,22 @@ def parser(description: str | None, *, artifact: str = GPT2_SMALL, rounds: int =
     return made
 
 
-def save(work: Path, name: str, figures: dict[str, Any]) -> None:
-    """Raw figures as `WORK/NAME.json`."""
-    work.mkdir(parents=True, exist_ok=True)
-    (work / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+def figures_directory(options: argparse.Namespace) -> Path:
+    """Where raw figures are; those of short runs lie apart and never take the place of others."""
+    work: Path = options.work / "quick" if options.quick else options.work
+    return work
 
 
-def load(work: Path, name: str) -> dict[str, Any] | None:
+def save(options: argparse.Namespace, name: str, figures: dict[str, Any]) -> None:
+    """Raw figures as NAME.json."""
+    directory = figures_directory(options)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def load(directory: Path, name: str) -> dict[str, Any] | None:
     """Figures that were saved; None if there are none."""
-    path = work / f"{name}.json"
+    path = directory / f"{name}.json"
     if not path.is_file():
         return None
     figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -49,11 +56,9 @@ def say(line: str) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Run a command: errors that the reader can act on are one line and exit code 2."""
-    end_on_sigterm()
+    end_on_signals()
     try:
         main()
     except BenchmarkError as exc:
         say(f"error: {exc}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)

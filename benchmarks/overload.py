@@ -206,7 +206,7 @@ def main() -> None:
     if options.quick:
         options.seconds, options.capacity_seconds, options.flood_seconds = 5.0, 3.0, 6.0
     figures = measure(options)
-    save(options.work, "overload", figures)
+    save(options, "overload", figures)
     print(report(figures))
 
 

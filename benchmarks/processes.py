@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 STOP_S = 15.0
 """Seconds between SIGTERM and SIGKILL."""
 
+GONE_S = 10.0
+"""Seconds that what was killed may take to vanish."""
+
 
 def free_port() -> int:
     """A port that nobody listens on now."""
@@ -24,13 +27,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def end_on_sigterm() -> None:
-    """Let SIGTERM unwind the stack, so that what was started is ended."""
+def end_on_signals() -> None:
+    """Let SIGTERM and Ctrl-C unwind the stack once, so that what was started is ended; more of them change nothing."""
 
-    def leave(_signal: int, _frame: FrameType | None) -> None:
-        raise SystemExit(143)
+    def leave(number: int, _frame: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, leave)
 
 
 @contextmanager
@@ -55,6 +61,7 @@ def running(
             stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
             stdout=subprocess.PIPE if pipes else output,
             stderr=output,
+            start_new_session=True,  # what it leaves behind can be found by the session
         )
     try:
         yield process
@@ -67,19 +74,28 @@ def running(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, a while, then SIGKILL to what is left of it and its descendants."""
-    family = {pid: started for pid in descendants(process.pid) if (started := _started(pid))}
+    """SIGTERM, a while, then SIGKILL to what is left of it, its descendants and its session; returns when all are
+    gone."""
+    family = _alive(process.pid)
     if process.poll() is None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_S)
+    family |= _alive(process.pid)
     for pid, started in family.items():
         if _started(pid) == started:  # else the number belongs to somebody else by now
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    if process.poll() is None:
-        process.kill()
     process.wait()
+    deadline = time.monotonic() + GONE_S
+    while any(_started(pid) == started for pid, started in family.items()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _alive(pid: int) -> dict[int, str]:
+    """The process, its descendants and all of the session that it leads, each with its start."""
+    family = {pid, *descendants(pid), *(each for each, fields in _table().items() if fields[3] == str(pid))}
+    return {each: started for each in family if (started := _started(each))}
 
 
 def last_line(log: Path) -> str:
@@ -91,9 +107,8 @@ def last_line(log: Path) -> str:
 def descendants(pid: int) -> list[int]:
     """Children, their children and so on; without `pid` itself."""
     parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    for each, fields in _table().items():
+        parents.setdefault(int(fields[1]), []).append(each)
     found, open_ends = [], [pid]
     while open_ends:
         children = parents.get(open_ends.pop(), [])
@@ -136,6 +151,12 @@ def _status(port: int, path: str) -> int | None:
             return int(connection.recv(4096).split(b" ", 2)[1])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _table() -> dict[int, list[str]]:
+    """Every process of the machine: its fields as `_stat` gives them."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return {pid: fields for pid in pids if (fields := _stat(pid))}
 
 
 def _stat(pid: int) -> list[str]:

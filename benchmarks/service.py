@@ -311,7 +311,7 @@ def main() -> None:
     if not options.clients:
         raise BenchmarkError("--clients needs at least one number")
     figures = measure(options)
-    save(options.work, "service", figures)
+    save(options, "service", figures)
     print(report(figures))
 
 

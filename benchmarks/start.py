@@ -121,7 +121,7 @@ def main() -> None:
     if options.quick:
         options.rounds, options.texts = 1, 2
     figures = measure(options)
-    save(options.work, "start", figures)
+    save(options, "start", figures)
     print(report(figures))
 
 

@@ -1,0 +1,82 @@
+"""Tables and the page made of them."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import engine, report
+from benchmarks.machine import describe
+from benchmarks.options import load
+from benchmarks.tables import number, table
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (float("nan"), "-"),
+        (0, "0"),
+        (1234.5, "1,234"),
+        (123.4, "123"),
+        (12.345, "12.3"),
+        (0.01234, "0.0123"),
+        (0.00001234, "1.2e-05"),
+        (7, "7"),
+    ],
+)
+def test_number_shows_three_digits(value: float | None, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_table_aligns_numbers_and_escapes_bars() -> None:
+    lines = table(["", "a"], [["x|y", 1.5]]).splitlines()
+    assert lines == ["|  | a |", "| --- | ---: |", "| x\\|y | 1.5 |"]
+
+
+def test_row_of_another_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 cells for 1 columns"):
+        table(["a"], [["x", 1]])
+
+
+def engine_figures() -> dict[str, object]:
+    turn = {"peak_rss_mib": 100.0, "largest_difference": 1e-5, "labels_differ": 0}
+    return {
+        "artifact": "tiny",
+        "shape": {"layers": 1, "width": 8, "parameters": 1000},
+        "articles": 2,
+        "tokens": 10,
+        "limit": 8,
+        "flops": 1e9,
+        "command": "python -m benchmarks.engine",
+        "machine": describe(),
+        "peers": {"onnxruntime": {"onnxruntime": "1.0"}},
+        "ceiling": [{"float32": 20.0}, {"float32": 10.0}],
+        "contestants": {
+            engine.OURS: {"family": engine.OURS, "turns": [100.0, 300.0, 200.0], **turn},
+            "other": {"family": "other", "turns": [50.0, 100.0, 100.0], **turn},
+            "absent": {"family": "absent", "turns": [], "unavailable": "not on this CPU"},
+        },
+    }
+
+
+def test_summary_takes_medians_and_each_rounds_ratio() -> None:
+    ours, other, absent = engine.summary(engine_figures())
+    assert ours["tokens_per_s"] == 200
+    assert ours["gflops"] == pytest.approx(20)
+    assert ours["of_ceiling"] == pytest.approx(1)
+    assert other["of_ours"] == pytest.approx(0.5)  # of 0.5, 0.33 and 0.5
+    assert absent["unavailable"] == "not on this CPU"
+
+
+def test_page_shows_what_was_measured_and_says_what_was_not(tmp_path: Path) -> None:
+    import json
+
+    (tmp_path / "engine-1024.json").write_text(json.dumps(engine_figures()), encoding="utf-8")
+    output = tmp_path / "results.md"
+    report.write(tmp_path, output, "python -m benchmarks")
+    page = output.read_text(encoding="utf-8")
+    assert "| other | 100 | 50 to 100 | 0.50 |" in page
+    assert "| absent | not on this CPU |" in page
+    assert page.count("Not measured.") == 4
+    assert (tmp_path / "results.png").stat().st_size > 1000
+    assert load(tmp_path, "service") is None
