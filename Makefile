@@ -17,7 +17,7 @@ pip       := $(python) -m pip --disable-pip-version-check install --no-compile
 # Where this is set, every start would compile these modules again (12 s on two cores).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test check train image openapi lock clean need-data
+.PHONY: help serve test check train bench image openapi lock clean need-data
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ check: .venv/.dev  ## lint, format, types, and openapi.yaml as the code has it
 
 train: need-data .venv/.train  ## fine-tune a model: DATA=articles.csv OUTPUT=models/trained ARGS="--epochs 2"
 	@exec $(python) -m training train --config '$(CONFIG)' --data '$(DATA)' --output '$(OUTPUT)' $(ARGS)
+
+bench: .venv/.dev  ## measure speed beside other runtimes and servers (hours): ARGS="--quick"
+	@exec $(python) -m benchmarks $(ARGS)
 
 image:  ## build the serving image: IMAGE=gpt2-classifier BASE=python:3.11-slim-bookworm
 	@docker build $(if $(BASE),--build-arg BASE='$(BASE)') \

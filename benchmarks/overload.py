@@ -145,26 +145,24 @@ def report(figures: dict[str, Any]) -> str:
     """Markdown."""
     over, flood = figures["overload"], figures["flood"]
     load = over["load"]
+    rows: list[list[str | float | None]] = [
+        ["asked", load["requests"]],
+        ["429 without Retry-After", load["without_retry_after"]],
+        ["accepted, texts/s", load["throughput_per_s"]],
+        ["accepted, of capacity", f"{100 * over['of_capacity']:.0f} %"],
+        ["accepted, p50 s", _seconds(load["p50_ms"])],
+        ["accepted, p99 s", _seconds(load["p99_ms"])],
+        ["accepted, longest s", _seconds(load["max_ms"])],
+        ["deadline s", over["deadline_s"]],
+        ["/readyz afterwards", str(over["readyz_afterwards"])],
+    ]
+    rows[1:1] = [[f"answered {status}", count] for status, count in _words(load["statuses"]).items()]
     parts = [
         f"`{figures['artifact']}`. Capacity with {CAPACITY_CLIENTS} clients: "
         f"{number(over['capacity']['throughput_per_s'])} texts/s. Then {over['times']:g} times that for "
         f"{over['seconds']:.0f} s:",
         "",
-        table(
-            ["", ""],
-            [
-                ["asked", load["requests"]],
-                *[[f"answered {status}", count] for status, count in _words(load["statuses"]).items()],
-                ["429 without Retry-After", load["without_retry_after"]],
-                ["accepted, texts/s", load["throughput_per_s"]],
-                ["accepted, of capacity", f"{100 * over['of_capacity']:.0f} %"],
-                ["accepted, p50 s", _seconds(load["p50_ms"])],
-                ["accepted, p99 s", _seconds(load["p99_ms"])],
-                ["accepted, longest s", _seconds(load["max_ms"])],
-                ["deadline s", over["deadline_s"]],
-                ["/readyz afterwards", str(over["readyz_afterwards"])],
-            ],
-        ),
+        table(["", ""], rows),
         "",
         f"A short text beside {FLOOD_CLIENTS} clients that send {LONG_TEXTS} texts of {LONG_TOKENS} tokens in each "
         f"/batch request. One full batch ({number(flood['full_batch_tokens'])} tokens on average) takes the model "

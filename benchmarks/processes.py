@@ -53,6 +53,7 @@ def running(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SERVICE_", "SAGEMAKER_"))}
+    inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # every start would compile what it imports, torch and all
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(part) for part in command],

@@ -31,7 +31,7 @@ class Server:
     ready_path: str
     path: str = "/predict"
     body: Callable[[str], Mapping[str, Any]] = lambda text: {"text": text}
-    label: Callable[[Any], str] = lambda answer: answer["label"]  # type: ignore[no-any-return]
+    label: Callable[[Any], str] = lambda answer: answer["label"]
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def request(self, text: str) -> Request:

@@ -14,6 +14,7 @@ import json
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -186,7 +187,7 @@ def added_latency(options: Namespace) -> dict[str, Any]:
     }
 
 
-def _bare(artifact: Path, texts: list[str], options: Namespace) -> Any:
+def _bare(artifact: Path, texts: list[str], options: Namespace) -> AbstractContextManager[Worker]:
     path = (options.work / "texts.json").absolute()
     path.write_text(json.dumps(texts), encoding="utf-8")
     flags = ["--artifact", artifact, "--texts", path, "--threads", str(available_cpus())]
@@ -195,7 +196,7 @@ def _bare(artifact: Path, texts: list[str], options: Namespace) -> Any:
 
 def _bare_rate(bare: Worker, seconds: float) -> float:
     """Texts a second over so many seconds, at least one turn."""
-    turns = []
+    turns: list[dict[str, Any]] = []
     while not turns or sum(turn["seconds"] for turn in turns) < seconds:
         turns.append(bare.run("all"))
     return float(sum(turn["texts"] for turn in turns) / sum(turn["seconds"] for turn in turns))
