@@ -23,7 +23,7 @@ Combine = Callable[[NDArray[np.float64], list[int]], NDArray[np.float64]]
 """Logits (W, C) and tokens of the windows to scores (C,)."""
 
 WAYS: dict[str, Combine] = {
-    "mean of logits, weighted by tokens (the service's)": lambda logits, tokens: combine_windows(logits, tokens),
+    "mean of logits, weighted by tokens (the service's)": combine_windows,
     "mean of logits": lambda logits, _: logits.mean(0),
     "mean of probabilities": lambda logits, _: probabilities(logits).mean(0),
     "largest probability": lambda logits, _: probabilities(logits).max(0),

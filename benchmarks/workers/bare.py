@@ -23,8 +23,8 @@ def build(artifact: Path, texts: list[str], threads: int) -> Turn:
     items = [list(text.items) for text in encoded]
     batches: list[list[Item]] = []
     for item in sorted((item for text in items for item in text), key=lambda item: -item.tokens):
-        lengths = [other.tokens for other in batches[-1]] if batches else []
-        if not batches or engine.batch_cost([*lengths, item.tokens]) > settings.max_batch_tokens:
+        computed = sum(other.computed for other in batches[-1]) if batches else 0
+        if not batches or computed + item.computed > engine.info.max_batch_tokens:
             batches.append([])
         batches[-1].append(item)
 
