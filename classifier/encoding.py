@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from classifier.errors import EmptyTextError, EncodingError, ModelError, TextTooLongError
 
@@ -185,12 +185,11 @@ class Encoder:
                 results[place] = problem
         encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
         for place, text, encoding in zip(places, cleaned, encodings, strict=True):
-            results[place] = self._windows(encoding.ids, encoding.offsets, len(text), on_long or self.on_long)
+            results[place] = self._windows(encoding, len(text), on_long or self.on_long)
         return [result for result in results if result is not None]
 
-    def _windows(
-        self, ids: list[int], offsets: list[tuple[int, int]], characters: int, on_long: OnLong
-    ) -> EncodedText | EncodingError:
+    def _windows(self, encoding: Encoding, characters: int, on_long: OnLong) -> EncodedText | EncodingError:
+        ids = encoding.ids
         tokens = len(ids)
         if tokens == 0:  # a tokenizer whose vocabulary lacks bytes can drop characters
             return EmptyTextError("the tokenizer finds no token in the text")
@@ -198,6 +197,7 @@ class Encoder:
             return EncodedText((Window(tuple(ids), 0, characters),), tokens, tokens)
         if on_long == "error":
             return TextTooLongError(tokens, self.max_tokens)
+        offsets = encoding.offsets  # a tuple a token: only made where it is needed
         starts = [0] if on_long == "truncate" else window_starts(tokens, self.max_tokens, self.window_stride)
         windows = tuple(
             Window(tuple(ids[s : s + self.max_tokens]), offsets[s][0], offsets[s + self.max_tokens - 1][1])

@@ -297,9 +297,11 @@ class PackedClassifier:
             scale /= index + 1
         prefix, width = f"transformer.h.{index}.", shape.width
         columns = (slice(0, width), slice(width, None)) if last else (slice(None),)
-        with source() as get:
 
-            def product(name: str, inputs: int, outputs: int, part: slice = slice(None), **kind: Any) -> _Product:
+        def product(name: str, inputs: int, outputs: int, part: slice = slice(None), **kind: Any) -> _Product:
+            # A mapping of its own: one that a weight used as stored keeps open would keep in memory what was read of
+            # its neighbours, too.
+            with source() as get:
                 weight_io, bias_o = get(f"{prefix}{name}.weight"), get(f"{prefix}{name}.bias")
                 if weight_io.shape != (inputs, outputs) or bias_o.shape != (outputs,):
                     raise ModelError(
@@ -308,15 +310,17 @@ class PackedClassifier:
                     )
                 return make.product(weight_io[:, part], bias_o[part], exact=last or name == "attn.c_attn", **kind)
 
-            return _Block(
-                norm_1=_norm(get, f"{prefix}ln_1", shape, self.device),
-                inputs=tuple(product("attn.c_attn", width, 3 * width, part, low_out=True) for part in columns),
-                project=product("attn.c_proj", width, width),
-                norm_2=_norm(get, f"{prefix}ln_2", shape, self.device),
-                widen=product("mlp.c_fc", width, shape.inner, activation=shape.activation, low_out=True),
-                narrow=product("mlp.c_proj", shape.inner, width),
-                scale=scale,
-            )
+        with source() as get:
+            norm_1, norm_2 = (_norm(get, f"{prefix}{name}", shape, self.device) for name in ("ln_1", "ln_2"))
+        return _Block(
+            norm_1=norm_1,
+            inputs=tuple(product("attn.c_attn", width, 3 * width, part, low_out=True) for part in columns),
+            project=product("attn.c_proj", width, width),
+            norm_2=norm_2,
+            widen=product("mlp.c_fc", width, shape.inner, activation=shape.activation, low_out=True),
+            narrow=product("mlp.c_proj", shape.inner, width),
+            scale=scale,
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A job is one request's windows; it is admitted or refused as a whole, without waiting. A work is one window that the
 model must see; equal windows of whatever jobs share one work. Every job gets exactly one answer.
 
-    job    submitted --> refused       the queue is full or closed: ServiceError at once, nothing is kept
+    job    submitted --> refused       the queue is full or closed, or by the measured rate its turn would come too
+               |                       late: ServiceError at once, nothing is kept
                |
             waiting ---> left          its time is up (ServiceError deadline_exceeded), or its caller is gone
                |     \\-> failed        the batcher was closed, or its worker failed
@@ -25,6 +26,9 @@ the bulk lane, each entry that still fits the budget, the lane's oldest first; a
 alone. While bulk waits, at most `MAX_PASSED_OVER` batches in a row are led by the interactive lane, and then one is
 filled from the bulk lane first: bulk's oldest entry is in the model after at most that many other batches, and a short
 text waits for at most one bulk batch beyond the one in the model.
+
+What would not be done in time is refused at once instead of taking the place of what can be: without that, ten times
+too much work makes a queue in which everything expires just before its turn, and hardly anything is answered.
 
 If the model runs out of memory, the budget shrinks to half of what failed and doubles again after `GOOD_BATCHES`
 batches without trouble. After any other failure of a lone window a one-token forward decides whether the model is
@@ -54,6 +58,9 @@ LOOKAHEAD = 512
 MAX_PASSED_OVER = 4
 """Batches led by the interactive lane in a row while bulk waits."""
 
+TIMELY = 0.8
+"""Share of a request's time that the queue may take by the measured rate; the rest is for what the estimate misses."""
+
 GOOD_BATCHES = 16
 MIN_BUDGET = 16
 MAX_FAULTS = 3
@@ -82,6 +89,8 @@ class Limits:
     max_items: int
     max_tokens: int
     max_batch_tokens: int
+    tokens_per_s: float = 0.0
+    """What the model is known to reach; 0: nothing is known before the first full batch."""
     cache_items: int = 0
     stuck_s: float = math.inf
 
@@ -112,7 +121,7 @@ class Load:
     tokens: int = 0
     """Tokens that the model has to see for them; equal windows count once."""
     tokens_per_s: float = 0.0
-    """Measured over recent batches; 0 before the first."""
+    """Measured over recent batches that were at least half full."""
 
 
 def deadline_exceeded(timeout_s: float) -> ServiceError:
@@ -137,6 +146,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._run_elsewhere = run or self._in_thread
         self._lanes: dict[Lane, OrderedDict[_Work, None]] = {"interactive": OrderedDict(), "bulk": OrderedDict()}
+        self._lane_tokens: dict[Lane, int] = {"interactive": 0, "bulk": 0}  # queued or in the model
         self._by_key: dict[Hashable, _Work] = {}  # queued or in the model
         self._cache: OrderedDict[Hashable, Logits] = OrderedDict()
         self._jobs: set[_Job] = set()
@@ -149,10 +159,11 @@ class Batcher:
         self._dead = False
         self._closed = False
         self._in_model_since = math.inf
+        self._busy_since = 0.0  # end of the batch before, or when the worker woke up
         self._good_batches = 0
         self.budget = limits.max_batch_tokens
         """Tokens of the next batch."""
-        self.load = Load()
+        self.load = Load(tokens_per_s=limits.tokens_per_s)
 
     def start(self) -> None:
         """Start the worker on the running loop."""
@@ -183,7 +194,7 @@ class Batcher:
         Raises:
             ServiceError: overloaded, draining or not_ready at once; deadline_exceeded later.
         """
-        self._admit(items)
+        self._admit(items, timeout_s - spent_s, lane)
         loop = asyncio.get_running_loop()
         now = loop.time()
         job = _Job([None] * len(items), loop.create_future(), len(items))
@@ -224,7 +235,17 @@ class Batcher:
             await self._probe()
         return self.healthy
 
-    def _admit(self, items: Sequence[Item]) -> None:
+    def _wait_s(self, tokens: int, lane: Lane) -> float:
+        """Seconds until so many more tokens of this lane are done, by the measured rate; 0 before there is one."""
+        if not self.load.tokens_per_s:
+            return 0.0
+        ahead = self.load.tokens
+        if lane == "interactive":
+            share = MAX_PASSED_OVER / (MAX_PASSED_OVER + 1) if self._lanes["bulk"] else 1.0
+            ahead = round((self._lane_tokens["interactive"] + tokens) / share) - tokens
+        return (ahead + tokens) / self.load.tokens_per_s
+
+    def _admit(self, items: Sequence[Item], left_s: float, lane: Lane) -> None:
         if self._closed:
             raise ServiceError("draining", "the service is stopping", retry_after_s=1)
         if self._dead:
@@ -239,6 +260,14 @@ class Batcher:
                 "overloaded",
                 f"the queue holds {self.load.items} windows and {self.load.tokens} tokens, the limits are "
                 f"{limits.max_items} and {limits.max_tokens}; this request needs {len(items)} and {tokens}",
+                retry_after_s=self.retry_after_s(),
+            )
+        wait_s = self._wait_s(tokens, lane)
+        if self.load.items and tokens and left_s > 0 and wait_s > TIMELY * left_s:
+            raise ServiceError(
+                "overloaded",
+                f"the queue holds {self.load.tokens} tokens: this request would be done in about {wait_s:.1f} s, "
+                f"{left_s:.1f} s are allowed",
                 retry_after_s=self.retry_after_s(),
             )
 
@@ -260,11 +289,14 @@ class Batcher:
             if key is not None:
                 self._by_key[key] = work
             self.load.tokens += item.tokens
+            self._lane_tokens[lane] += item.tokens
             self._arrived.set()
         else:
             self._metrics.shared.labels("in_flight").inc()
             if lane == "interactive" and work in self._lanes["bulk"]:  # now somebody waits for it who goes first
                 del self._lanes["bulk"][work]
+                self._lane_tokens["bulk"] -= item.tokens
+                self._lane_tokens[lane] += item.tokens
                 work.lane = lane
                 self._lanes[lane][work] = None
         if job not in work.waiting:
@@ -294,6 +326,7 @@ class Batcher:
             else:
                 self._arrived.clear()
                 await self._arrived.wait()
+                self._busy_since = asyncio.get_running_loop().time()
 
     def _next_batch(self) -> list[_Work]:
         """What the model sees next; see the module for the rules."""
@@ -359,9 +392,13 @@ class Batcher:
         assert isinstance(rows, Sequence)
         if len(rows) != len(items):
             raise RuntimeError(f"the engine gave {len(rows)} rows for {len(items)} windows")
-        seconds = max(loop.time() - start, 1e-6)
+        end = loop.time()
+        seconds = max(end - start, 1e-6)
+        drained = tokens / max(end - min(self._busy_since, start), 1e-6)  # what lies between two batches counts
+        self._busy_since = end
         rate = self.load.tokens_per_s
-        self.load.tokens_per_s = tokens / seconds if not rate else 0.8 * rate + 0.2 * tokens / seconds
+        if 2 * sum(item.computed for item in items) >= self.budget:  # small batches say little of the rate under load
+            self.load.tokens_per_s = drained if not rate else 0.8 * rate + 0.2 * drained
         self._metrics.inference_seconds.observe(seconds)
         self._metrics.batch_items.observe(len(items))
         self._metrics.batch_tokens.observe(tokens)
@@ -418,6 +455,7 @@ class Batcher:
     def _forget(self, work: _Work) -> None:
         """It needs the model no more."""
         self.load.tokens -= work.item.tokens
+        self._lane_tokens[work.lane] -= work.item.tokens
         if work.item.key is not None:
             del self._by_key[work.item.key]
 
@@ -449,6 +487,7 @@ class Batcher:
             if not job.done.done():
                 job.done.set_exception(error)
         self.load.items = self.load.tokens = 0
+        self._lane_tokens = {"interactive": 0, "bulk": 0}
         self._show_load()
 
     def _worker_ended(self, worker: "asyncio.Task[None]") -> None:

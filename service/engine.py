@@ -95,6 +95,8 @@ class EngineInfo:
     """Tokens computed at once, padding included."""
     budget_trials: tuple[BudgetTrial, ...]
     """How that was chosen; empty if a setting says how many."""
+    tokens_per_s: float
+    """Measured with batches of that size; 0 if a setting says how many."""
     created: str
     golden_difference: float
     """Largest difference between the golden texts' logits of training time, which are float32, and those computed at

@@ -156,6 +156,7 @@ def load_torch_engine(settings: Settings) -> TorchEngine:
         threads=threads,
         max_batch_tokens=budget,
         budget_trials=tuple(budget_trials),
+        tokens_per_s=max((trial.tokens_per_s for trial in budget_trials if trial.tokens == budget), default=0.0),
         created=manifest.created,
         golden_difference=difference,
         metrics=manifest.metrics,

@@ -59,6 +59,7 @@ class FakeEngine:
             threads=1,
             max_batch_tokens=4096,
             budget_trials=(),
+            tokens_per_s=0.0,
             created="2026-01-01T00:00:00+00:00",
             golden_difference=0.0,
             metrics={},

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -221,6 +222,66 @@ class TestAdmission:
             await asyncio.sleep(0)
             assert bench.batcher.retry_after_s() == pytest.approx(3.0)
             await answered(*tasks)
+
+        run(scenario)
+
+
+class TestOverload:
+    @pytest.mark.parametrize("lane", ["interactive", "bulk"])
+    def test_ten_times_too_much_is_refused_and_the_rest_answered_in_time(self, lane: Lane) -> None:
+        """Texts of two windows, so that half of an answer can be computed in vain."""
+
+        async def scenario() -> None:
+            bench = Bench(Limits(max_items=10**6, max_tokens=10**6, max_batch_tokens=20))
+            outcomes: list[str] = []
+
+            async def ask(n: int) -> None:
+                try:
+                    await bench.submit(words(10, f"a{n}"), words(10, f"b{n}"), timeout_s=10.0, lane=lane)
+                except ServiceError as exc:
+                    assert exc.kind != "overloaded" or exc.retry_after_s is not None
+                    outcomes.append(exc.kind)
+                else:
+                    outcomes.append("answered")
+
+            asked = []
+            for n in range(1000):  # 10 a second for 100 seconds, one of which can be answered
+                asked.append(asyncio.ensure_future(ask(n)))
+                await asyncio.sleep(0.1)
+            await asyncio.gather(*asked)
+            assert outcomes.count("answered") >= 90
+            assert outcomes.count("deadline_exceeded") <= 10, "before the rate was known"
+
+        run(scenario)
+
+    def test_single_texts_are_not_refused_for_a_long_bulk_queue(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            await bench.submit("a b c d e f g h i j")
+            bulk = bench.later(*(words(20, f"b{n}") for n in range(40)), lane="bulk")
+            await asyncio.sleep(0.5)
+            assert labels(await bench.submit("short", timeout_s=5.0)) == [LABELS[5 % 3]]
+            await refused(bench.submit("short too", timeout_s=5.0, lane="bulk"), "overloaded")
+            await bulk
+
+        run(scenario)
+
+    def test_an_empty_batcher_tries_whatever_it_takes(self) -> None:
+        async def scenario() -> None:
+            bench = Bench(replace(LIMITS, tokens_per_s=20.0))
+            await refused(bench.submit(*(words(20, f"b{n}") for n in range(50)), timeout_s=5.0), "deadline_exceeded")
+
+        run(scenario)
+
+    def test_the_rate_is_that_of_full_batches(self) -> None:
+        async def scenario() -> None:
+            bench = Bench(replace(LIMITS, tokens_per_s=100.0))
+            for n in range(20):
+                await bench.submit(f"short{n}")
+            assert bench.batcher.load.tokens_per_s == 100.0
+            for n in range(20):
+                await bench.submit(words(20, f"w{n}"))
+            assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
 
         run(scenario)
 
