@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -129,11 +130,7 @@ class PackedClassifier:
         self.layers = shape.layers
         self._heads = shape.heads
         make = _Maker(precision, self.device)
-
-        def read(index: int, last: bool) -> _Block:
-            return self._read_block(index, last, shape, source, make)
-
-        self._read = read
+        self._read = partial(_read_block, shape, source, make)  # no closure over self: it would be freed late
         with torch.inference_mode():
             with source() as get:
                 # looked up row by row and only then made float32: most rows are never read from the file
@@ -291,37 +288,6 @@ class PackedClassifier:
         """(count * T, D) to (count, H, T, D / H), without a copy."""
         return rows.view(count, -1, self._heads, rows.shape[1] // self._heads).transpose(1, 2)
 
-    def _read_block(self, index: int, last: bool, shape: "_Shape", source: Source, make: "_Maker") -> _Block:
-        scale = float((shape.width // shape.heads) ** -0.5) if shape.scaled else 1.0
-        if shape.scaled_by_layer:
-            scale /= index + 1
-        prefix, width = f"transformer.h.{index}.", shape.width
-        columns = (slice(0, width), slice(width, None)) if last else (slice(None),)
-
-        def product(name: str, inputs: int, outputs: int, part: slice = slice(None), **kind: Any) -> _Product:
-            # A mapping of its own: one that a weight used as stored keeps open would keep in memory what was read of
-            # its neighbours, too.
-            with source() as get:
-                weight_io, bias_o = get(f"{prefix}{name}.weight"), get(f"{prefix}{name}.bias")
-                if weight_io.shape != (inputs, outputs) or bias_o.shape != (outputs,):
-                    raise ModelError(
-                        f"{prefix}{name}: weights of {tuple(weight_io.shape)} and bias of {tuple(bias_o.shape)}, "
-                        f"config.json asks for {(inputs, outputs)} and {(outputs,)}"
-                    )
-                return make.product(weight_io[:, part], bias_o[part], exact=last or name == "attn.c_attn", **kind)
-
-        with source() as get:
-            norm_1, norm_2 = (_norm(get, f"{prefix}{name}", shape, self.device) for name in ("ln_1", "ln_2"))
-        return _Block(
-            norm_1=norm_1,
-            inputs=tuple(product("attn.c_attn", width, 3 * width, part, low_out=True) for part in columns),
-            project=product("attn.c_proj", width, width),
-            norm_2=norm_2,
-            widen=product("mlp.c_fc", width, shape.inner, activation=shape.activation, low_out=True),
-            narrow=product("mlp.c_proj", shape.inner, width),
-            scale=scale,
-        )
-
 
 @dataclass(frozen=True)
 class _Shape:
@@ -366,6 +332,38 @@ class _Shape:
         width, inner = self.width, self.inner
         layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
         return self.layers * layer + 2 * width + sum(a * b for a, b in zip(outside[::2], outside[1::2], strict=True))
+
+
+def _read_block(shape: _Shape, source: Source, make: "_Maker", index: int, last: bool) -> _Block:
+    scale = float((shape.width // shape.heads) ** -0.5) if shape.scaled else 1.0
+    if shape.scaled_by_layer:
+        scale /= index + 1
+    prefix, width = f"transformer.h.{index}.", shape.width
+    columns = (slice(0, width), slice(width, None)) if last else (slice(None),)
+
+    def product(name: str, inputs: int, outputs: int, part: slice = slice(None), **kind: Any) -> _Product:
+        # A mapping of its own: one that a weight used as stored keeps open would keep in memory what was read of
+        # its neighbours, too.
+        with source() as get:
+            weight_io, bias_o = get(f"{prefix}{name}.weight"), get(f"{prefix}{name}.bias")
+            if weight_io.shape != (inputs, outputs) or bias_o.shape != (outputs,):
+                raise ModelError(
+                    f"{prefix}{name}: weights of {tuple(weight_io.shape)} and bias of {tuple(bias_o.shape)}, "
+                    f"config.json asks for {(inputs, outputs)} and {(outputs,)}"
+                )
+            return make.product(weight_io[:, part], bias_o[part], exact=last or name == "attn.c_attn", **kind)
+
+    with source() as get:
+        norm_1, norm_2 = (_norm(get, f"{prefix}{name}", shape, make.device) for name in ("ln_1", "ln_2"))
+    return _Block(
+        norm_1=norm_1,
+        inputs=tuple(product("attn.c_attn", width, 3 * width, part, low_out=True) for part in columns),
+        project=product("attn.c_proj", width, width),
+        norm_2=norm_2,
+        widen=product("mlp.c_fc", width, shape.inner, activation=shape.activation, low_out=True),
+        narrow=product("mlp.c_proj", shape.inner, width),
+        scale=scale,
+    )
 
 
 def _spans(lengths: Sequence[int]) -> list[_Span]:

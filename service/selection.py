@@ -19,6 +19,9 @@ NEAR = 5e-2
 ENOUGH = 0.95
 """The budget is the least that reaches this share of the best rate measured: more tokens would only add latency."""
 
+LONG_S = 0.5
+"""Seconds of a batch beyond which none is tried: it would make start-up long, and every short text wait as long."""
+
 BUDGETS = (128, 256, 512, 1024, 2048, 4096)
 
 
@@ -98,14 +101,17 @@ def choose_budget(seconds: Callable[[int], float], budgets: Sequence[int] = BUDG
 
     Args:
         seconds: of a forward over so many tokens.
-        budgets: ascending; the search ends where doubling gains less than a hundredth.
+        budgets: ascending; the search ends where doubling gains less than a hundredth, or a batch takes `LONG_S`.
 
     Returns:
         The budget, and what was measured.
     """
     trials: list[BudgetTrial] = []
     for tokens in budgets:
-        trials.append(BudgetTrial(tokens, tokens / seconds(tokens)))
+        taken = seconds(tokens)
+        trials.append(BudgetTrial(tokens, tokens / taken))
+        if taken >= LONG_S:
+            break
         if len(trials) > 1 and trials[-1].tokens_per_s < 1.01 * trials[-2].tokens_per_s:
             break
     best = max(trial.tokens_per_s for trial in trials)

@@ -1,4 +1,5 @@
 import json
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -147,6 +148,14 @@ def test_one_layer_at_a_time_gives_the_same(artifact: Artifact) -> None:
     kept, passing = (PackedClassifier.load(artifact.directory, keep=keep) for keep in (True, False))
     assert torch.equal(kept(sequences), passing(sequences))
     assert passing.layer_seconds(16, rounds=2) > 0
+
+
+def test_a_classifier_is_gone_with_its_last_reference(artifact: Artifact) -> None:
+    """Not with the next round of the garbage collector: two in memory would be one too many."""
+    classifier = PackedClassifier.load(artifact.directory)
+    seen = weakref.ref(classifier)
+    del classifier
+    assert seen() is None
 
 
 def rewritten(artifact: Artifact, **changes: Any) -> Path:

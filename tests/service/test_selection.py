@@ -55,11 +55,22 @@ def test_disagreement(got: tuple[list[list[float]], list[list[float]]], expected
 
 
 def test_budget_is_the_least_near_full_speed() -> None:
-    seconds = {128: 1.0, 256: 1.4, 512: 2.6, 1024: 5.2, 2048: 99.0, 4096: 99.0}
+    seconds = {128: 0.01, 256: 0.014, 512: 0.026, 1024: 0.052, 2048: 99.0, 4096: 99.0}
     budget, trials = choose_budget(seconds.__getitem__)
     assert budget == 512
     assert [t.tokens for t in trials] == [128, 256, 512, 1024], "doubling gained nothing any more"
-    assert trials[0] == BudgetTrial(128, 128.0)
+    assert trials[0] == BudgetTrial(128, 12800.0)
+
+
+def test_a_slow_machine_is_not_kept_busy_by_the_search() -> None:
+    asked: list[int] = []
+
+    def seconds(tokens: int) -> float:
+        asked.append(tokens)
+        return tokens / 400
+
+    assert choose_budget(seconds)[0] == 128
+    assert asked == [128, 256], "the second took more than half a second"
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=6, max_size=6))
