@@ -188,6 +188,12 @@ class Encoder:
             results[place] = self._windows(encoding, len(text), on_long or self.on_long)
         return [result for result in results if result is not None]
 
+    def tokenize(self, text: str) -> tuple[str, tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """The cleaned text, its ids, and each one's (start, end) in it."""
+        cleaned = self.cleaning.clean(text)
+        encoding = self._tokenizer.encode(cleaned, add_special_tokens=False)
+        return cleaned, tuple(encoding.ids), tuple(encoding.offsets)
+
     def _windows(self, encoding: Encoding, characters: int, on_long: OnLong) -> EncodedText | EncodingError:
         ids = encoding.ids
         tokens = len(ids)

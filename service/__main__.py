@@ -17,7 +17,7 @@ import uvicorn
 from service.app import create_app
 from service.engine import Engine
 from service.errors import EngineLoadError
-from service.memory import tune_allocator
+from service.protocol import BoundedProtocol
 from service.runtime import Runtime
 from service.settings import Settings, SettingsError, load_settings
 from service.telemetry import configure_logging, log, logger
@@ -82,7 +82,6 @@ def main(arguments: Sequence[str]) -> int:
         logger.error("settings: %s", exc)
         return SETTINGS_WRONG
     configure_logging(settings.log_level)
-    tune_allocator()
     return serve(settings)
 
 
@@ -101,6 +100,7 @@ def serve(settings: Settings) -> int:
     app = create_app(settings=settings, load_engine=_load_engine, on_load_failure=load_failed)
     config = uvicorn.Config(
         app,
+        http=BoundedProtocol,
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from service import __version__
 from service.engine import Engine
 from service.errors import install_handlers
-from service.middleware import RequestContext
-from service.routes import operations, predict, sagemaker
+from service.middleware import OPEN, RequestContext
+from service.routes import compat, operations, predict, sagemaker
+from service.routes.common import documented
 from service.runtime import Runtime
 from service.settings import Settings
 from service.telemetry import Metrics
@@ -63,11 +64,35 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.runtime = runtime
+    app.openapi = lambda: _contract(app)  # type: ignore[method-assign]
     install_handlers(app)
     app.add_middleware(RequestContext, runtime=runtime)
-    for family in (predict, sagemaker, operations):
-        app.include_router(family.router)
+    for router in (
+        predict.router,
+        predict.bulk,
+        sagemaker.router,
+        sagemaker.forms,
+        compat.router,
+        compat.tensors,
+        operations.router,
+    ):
+        app.include_router(router)
     return app
+
+
+def _contract(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, and the errors that every path can give before it is reached."""
+    if app.openapi_schema is None:
+        document = FastAPI.openapi(app)
+        for path, operations in document["paths"].items():
+            kinds = ("request_timeout", "headers_too_large", *(() if path in OPEN else ("unauthorized",)))
+            for operation in operations.values():
+                for status, response in documented(*kinds).items():
+                    described = {key: value for key, value in response.items() if key != "model"}
+                    described["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/ErrorBody"}
+                    operation["responses"].setdefault(str(status), described)
+        app.openapi_schema = document
+    return app.openapi_schema
 
 
 def openapi_document() -> dict[str, Any]:

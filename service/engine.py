@@ -52,6 +52,18 @@ class TextProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokenized:
+    """What the tokenizer makes of one text."""
+
+    cleaned: str
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    """Each token's first character and the one after its last, in `cleaned`."""
+    windows: int
+    """Windows that would read all of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The answer for one text."""
 
@@ -126,6 +138,9 @@ class Engine(Protocol):
             on_long: None: `info.on_long`.
             spans: fill in `Encoded.spans`.
         """
+
+    def tokenize(self, text: str) -> Tokenized | TextProblem:
+        """The tokens of one text, however long."""
 
     def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
         """Logits of each window, in order. Blocks. Whatever it raises concerns the batch as a whole.

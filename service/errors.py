@@ -7,6 +7,7 @@ Routes raise `ServiceError` and never catch; the handlers below turn it, and wha
 into `{"error", "kind", "request_id", "details"?}`.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -20,9 +21,13 @@ from service.telemetry import current_request_id
 
 STATUS: Final[Mapping[str, int]] = {
     "invalid_json": 400,
+    "unauthorized": 401,
+    "invalid_body": 400,
     "bad_request": 400,
     "not_found": 404,
     "method_not_allowed": 405,
+    "not_acceptable": 406,
+    "request_timeout": 408,
     "body_too_large": 413,
     "text_too_large": 413,
     "too_many_texts": 413,
@@ -32,6 +37,7 @@ STATUS: Final[Mapping[str, int]] = {
     "invalid_text": 422,
     "text_too_long": 422,
     "overloaded": 429,
+    "headers_too_large": 431,
     "inference_failed": 500,
     "internal": 500,
     "not_ready": 503,
@@ -42,9 +48,11 @@ STATUS: Final[Mapping[str, int]] = {
 
 MEANING: Final[Mapping[str, str]] = {
     "invalid_json": "the body is not JSON",
+    "invalid_body": "the body is not what its Content-Type says: not UTF-8, or not CSV",
     "bad_request": "refused by the web framework for a reason that has no kind of its own",
     "not_found": "there is no such path",
     "method_not_allowed": "the path does not take this method",
+    "not_acceptable": "Accept allows none of the forms that the path answers in",
     "body_too_large": "the body has more bytes than `SERVICE_MAX_BODY_BYTES`",
     "text_too_large": "a text has more characters than `SERVICE_MAX_TEXT_CHARS`",
     "too_many_texts": "more texts than `SERVICE_MAX_TEXTS`",
@@ -53,6 +61,9 @@ MEANING: Final[Mapping[str, str]] = {
     "empty_text": "nothing is left of the text after clean-up",
     "invalid_text": "the text is not valid Unicode",
     "text_too_long": 'the text has more tokens than the model reads at once, and `on_long` is "error"',
+    "unauthorized": "the service has API keys, and none of them came with the request",
+    "request_timeout": "the request came too slowly",
+    "headers_too_large": "the request's head is too large",
     "overloaded": "the queue is full; try again after `Retry-After` seconds",
     "inference_failed": "the model failed on this text; others are not touched by it",
     "internal": "a fault of the service; its log has the request id",
@@ -61,7 +72,7 @@ MEANING: Final[Mapping[str, str]] = {
     "deadline_exceeded": "the answer was not ready within the time allowed",
 }
 
-UNION_TAGS: Final = frozenset({"shape:text", "shape:inputs"})
+UNION_TAGS: Final = frozenset({"shape:text", "shape:inputs", "shape:instances"})
 """Names of the wire models' union branches, which no caller sent and none should see."""
 
 MAX_DETAILS = 20
@@ -69,6 +80,7 @@ MAX_NAME_CHARS = 100
 """A field's name may be the caller's own and as long as the body."""
 
 _KIND_OF_STATUS: Final[Mapping[int, str]] = {
+    401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
     413: "body_too_large",
@@ -114,11 +126,18 @@ def error_body(error: ServiceError) -> dict[str, Any]:
     return body
 
 
+def error_document(error: ServiceError) -> tuple[int, bytes]:
+    """Status and body, for where there is no framework."""
+    return error.status, json.dumps(error_body(error)).encode()
+
+
 def error_response(error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A whole response for an error."""
     sent = dict(headers or {})
     if error.retry_after_s is not None:
         sent["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.kind == "unauthorized":
+        sent["WWW-Authenticate"] = "Bearer"
     if error.kind == "draining":
         sent["Connection"] = "close"  # so that a pooled connection moves to an instance that stays
     return JSONResponse(error_body(error), status_code=error.status, headers=sent)
@@ -155,6 +174,11 @@ def from_validation(exc: RequestValidationError) -> ServiceError:
         error = errors[0]
         reason = error.get("ctx", {}).get("error", "not JSON")
         return ServiceError("invalid_json", f"the body is not valid JSON: {reason} at character {error['loc'][-1]}")
+    return invalid([{**error, "loc": error["loc"][1:]} for error in errors])  # without "body"
+
+
+def invalid(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
+    """The same for findings of a model's own validation, whose places begin inside the body."""
     details = [{"field": _field(error["loc"]), "problem": error["msg"]} for error in errors[:MAX_DETAILS]]
     first = details[0]
     more = f" (and {len(errors) - 1} more, see details)" if len(errors) > 1 else ""
@@ -162,8 +186,8 @@ def from_validation(exc: RequestValidationError) -> ServiceError:
 
 
 def _field(location: Sequence[Any]) -> str:
-    """("body", "texts", 3) -> "texts.3"; the names of union branches, which the caller never sent, stay out."""
-    parts = [str(part) for part in location[1:] if part not in UNION_TAGS]
+    """("texts", 3) -> "texts.3"; the names of union branches, which the caller never sent, stay out."""
+    parts = [str(part) for part in location if part not in UNION_TAGS]
     return ".".join(parts)[:MAX_NAME_CHARS] or "the body"
 
 

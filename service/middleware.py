@@ -1,18 +1,26 @@
 """Around every request: its id, its size limit, its metrics, its one log line, and an answer whatever happens."""
 
 import logging
+import math
 import time
+from hmac import compare_digest
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError, error_response
+from service.formats import LINES, media_type
 from service.runtime import Runtime
 from service.telemetry import REQUEST_ID_HEADER, log, logger, start_request
 
 QUIET = frozenset({"/livez", "/readyz", "/ping", "/metrics"})
 """Paths that are called every few seconds; what they say in good and bad times is logged at level debug."""
+
+OPEN = frozenset({"/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"})
+"""Paths that need no key: whoever checks health has none."""
+
+NO_KEY = "this service needs an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 
 
 class RequestContext:
@@ -21,13 +29,14 @@ class RequestContext:
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self._app = app
         self._runtime = runtime
+        self._keys = runtime.settings.keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = start_request(headers.get(REQUEST_ID_HEADER))
+        request_id = start_request(headers.get(REQUEST_ID_HEADER), headers.get("traceparent"))
         started = time.perf_counter()
         status = 0
 
@@ -38,7 +47,8 @@ class RequestContext:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        limit = self._runtime.settings.max_body_bytes
+        # a stream is bounded line by line, where it is read
+        limit = math.inf if streams(scope["path"], headers) else self._runtime.settings.max_body_bytes
         read = 0
 
         async def receive_within_limit() -> Message:
@@ -52,7 +62,9 @@ class RequestContext:
         self._runtime.last_arrival = time.monotonic()
         try:
             declared = headers.get("content-length", "")
-            if declared.isdecimal() and int(declared) > limit:
+            if self._keys and scope["path"] not in OPEN and not self._known(headers):
+                await error_response(ServiceError("unauthorized", NO_KEY))(scope, receive, send_with_id)
+            elif declared.isdecimal() and int(declared) > limit:
                 await error_response(ServiceError("body_too_large", _too_large(limit)))(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive_within_limit, send_with_id)
@@ -65,6 +77,13 @@ class RequestContext:
                 raise
         finally:
             self._finish(scope, status, time.perf_counter() - started)
+
+    def _known(self, headers: Headers) -> bool:
+        """The request has one of the keys. Every key is compared, in constant time."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        offered = [headers.get("x-api-key", ""), token.strip() if scheme.lower() == "bearer" else ""]
+        matches = [compare_digest(key, one.encode()) for key in self._keys for one in offered]
+        return any(matches)
 
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's path, not the caller's: a scanner must not make a time series of each path it tries.
@@ -84,5 +103,10 @@ class RequestContext:
         )
 
 
-def _too_large(limit: int) -> str:
+def streams(path: str, headers: Headers) -> bool:
+    """A body of any length, of which only some lines are in memory at a time."""
+    return path == "/batch" and media_type(headers) in LINES
+
+
+def _too_large(limit: float) -> str:
     return f"the body has more than {limit} bytes; send fewer texts at once"

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from service.batcher import Batcher, Lane, Limits, deadline_exceeded
-from service.engine import Encoded, Engine, InferenceError, OnLong, Prediction, TextProblem
+from service.engine import Encoded, Engine, InferenceError, OnLong, Prediction, TextProblem, Tokenized
 from service.errors import ServiceError
+from service.memory import tune_allocator
 from service.settings import Settings
 from service.telemetry import Metrics, log
 
@@ -227,6 +228,21 @@ class Runtime:
         self._count(finished)
         return finished
 
+    async def tokenize(self, text: str) -> Tokenized:
+        """Raises ServiceError: text_too_large, or what is wrong with the text."""
+        engine, _ = self._open()
+        if len(text) > self.settings.max_text_chars:
+            raise _text_too_large(len(text), self.settings.max_text_chars)
+        self._admit_characters(len(text))
+        self._encoding_chars += len(text)
+        try:
+            tokens = await asyncio.get_running_loop().run_in_executor(self._tokenizers, engine.tokenize, text)
+        finally:
+            self._encoding_chars -= len(text)
+        if isinstance(tokens, TextProblem):
+            raise ServiceError(tokens.kind, tokens.message)
+        return tokens
+
     def _open(self) -> tuple[Engine, Batcher]:
         if self.status == "draining":
             raise ServiceError(
@@ -251,7 +267,7 @@ class Runtime:
         most = self.settings.max_text_chars
         for place, text in enumerate(texts):
             if len(text) > most:
-                problems[place] = ServiceError("text_too_large", f"{len(text)} characters, the limit is {most}")
+                problems[place] = _text_too_large(len(text), most)
             else:
                 fitting[place] = text
         encoded: dict[int, Encoded] = {}
@@ -293,12 +309,17 @@ class Runtime:
                 self.metrics.predictions.labels(outcome.prediction.label).inc()
 
 
+def _text_too_large(characters: int, limit: int) -> ServiceError:
+    return ServiceError("text_too_large", f"{characters} characters, the limit is {limit}")
+
+
 def _loaded(load_engine: Callable[[Settings], Engine], settings: Settings) -> Engine:
     """The engine. What loading left behind is put out of the garbage collector's sight: going through all of PyTorch's
     objects held the event loop for a tenth of a second each time."""
     engine = load_engine(settings)
     gc.collect()
     gc.freeze()
+    tune_allocator()
     return engine
 
 

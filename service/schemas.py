@@ -65,6 +65,28 @@ class BatchRequest(Options):
     )
 
 
+class TokenizeRequest(_Wire):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
+
+    text: Text = Field(description="the text to tokenise")
+
+
+class Token(_Wire):
+    id: int
+    text: str = Field(description="its characters; empty within a character of several tokens")
+    start: int = Field(ge=0, description="first character in the cleaned text")
+    end: int = Field(ge=0, description="the character after the last one")
+
+
+class TokenizeResponse(_Wire):
+    cleaned: str = Field(description="the text after clean-up, which the offsets count in")
+    tokens: list[Token]
+    count: int = Field(ge=1)
+    max_tokens: int = Field(ge=1, description="what the model reads at once")
+    windows: int = Field(ge=1, description='windows that `on_long: "windows"` would read it by')
+    would_truncate: bool = Field(description="the model would by default read only its beginning")
+
+
 class Score(_Wire):
     label: str
     score: float = Field(ge=0, le=1, description="calibrated probability")
@@ -176,14 +198,75 @@ class InputsInvocation(_Wire):
     parameters: InferenceParameters = InferenceParameters()
 
 
-def _shape(body: Any) -> Literal["text", "inputs"]:
-    return "inputs" if isinstance(body, Mapping) and "inputs" in body else "text"
+def _instances(value: object) -> list[str | dict[str, str]]:
+    if not isinstance(value, list) or not value:
+        raise PydanticCustomError("instances_type", "must be a list that is not empty")
+    for i, one in enumerate(value):
+        if not isinstance(one, str) and not (
+            isinstance(one, dict) and set(one) == {"text"} and isinstance(one["text"], str)
+        ):
+            raise PydanticCustomError(
+                "instances_type", 'must be strings or objects {{"text": string}}, item {index} is not', {"index": i}
+            )
+    return value
+
+
+Instances = Annotated[
+    list[str | dict[str, str]],
+    PlainValidator(_instances),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "anyOf": [
+                    {"type": "string"},
+                    {
+                        "type": "object",
+                        "properties": {"text": {"type": "string"}},
+                        "required": ["text"],
+                        "additionalProperties": False,
+                    },
+                ]
+            },
+        }
+    ),
+]
+
+
+class InstancesInvocation(_Wire):
+    """TensorFlow Serving's form, answered by `predictions`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"instances": [{"text": EXAMPLE_TEXT}]}]})
+
+    instances: Instances
+
+
+def _shape(body: Any) -> Literal["text", "inputs", "instances"]:
+    for shape in ("inputs", "instances"):
+        if isinstance(body, Mapping) and shape in body:
+            return shape
+    return "text"
 
 
 Invocation = Annotated[
-    Annotated[TextInvocation, Tag("shape:text")] | Annotated[InputsInvocation, Tag("shape:inputs")],
+    Annotated[TextInvocation, Tag("shape:text")]
+    | Annotated[InputsInvocation, Tag("shape:inputs")]
+    | Annotated[InstancesInvocation, Tag("shape:instances")],
     Discriminator(lambda body: f"shape:{_shape(body)}"),
 ]
+
+
+class Predictions(_Wire):
+    predictions: list[Score | ErrorBody]
+
+
+class ExecutionParameters(_Wire):
+    """The names are SageMaker's."""
+
+    MaxConcurrentTransforms: int
+    BatchStrategy: Literal["MULTI_RECORD"]
+    MaxPayloadInMB: int
 
 
 class Ready(_Wire):

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SERVICE_"
 SAGEMAKER_PORT = "SAGEMAKER_BIND_TO_PORT"
+SAGEMAKER_ACCEPT = "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"
 SAGEMAKER_MODEL = Path("/opt/ml/model")
+MIN_KEY_CHARS = 16
 DEFAULT_MODEL = Path("models/default")
 
 
@@ -41,6 +43,10 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
     threads: int = Field(0, ge=0, le=1024, description="threads of the model; 0: the CPUs that this process may use")
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="keys, with commas between; each request needs one, health checks aside; none: open to everyone",
+    )
     max_body_bytes: int = Field(6_000_000, ge=1_000, description="bytes of a request's body")
     max_text_chars: int = Field(200_000, ge=1, description="characters of one text")
     max_texts: int = Field(256, ge=1, description="texts of one request")
@@ -59,10 +65,23 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         20.0, ge=0, le=25, description="seconds for accepted work after SIGTERM; SageMaker kills at 30"
     )
+    default_accept: str = Field(
+        "",
+        validation_alias=AliasChoices(SAGEMAKER_ACCEPT, "SERVICE_DEFAULT_ACCEPT"),
+        description="Accept where a caller of /invocations sends none; SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT wins",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The API keys."""
+        return tuple(key.encode() for key in map(str.strip, self.api_keys.get_secret_value().split(",")) if key)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
+        short = [len(key) for key in self.keys if len(key) < MIN_KEY_CHARS]
+        if short:  # never the key itself
+            raise ValueError(f"SERVICE_API_KEYS has a key of {short[0]} characters, {MIN_KEY_CHARS} are the least")
         if self.default_timeout_ms > self.max_timeout_ms:
             raise ValueError(
                 f"SERVICE_DEFAULT_TIMEOUT_MS={self.default_timeout_ms} is above "

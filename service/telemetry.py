@@ -17,6 +17,10 @@ logger = logging.getLogger("service")
 REQUEST_ID_HEADER = "X-Request-ID"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _request_id: ContextVar[str] = ContextVar("request_id", default="-")
+_trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+"""https://www.w3.org/TR/trace-context/#traceparent-header"""
 
 
 def current_request_id() -> str:
@@ -24,8 +28,11 @@ def current_request_id() -> str:
     return _request_id.get()
 
 
-def start_request(offered: str | None) -> str:
-    """Take the caller's request id if it is harmless in a header and in a log, else make one."""
+def start_request(offered: str | None, traceparent: str | None = None) -> str:
+    """Take the caller's request id if it is harmless in a header and in a log, else make one; and his trace's id, which
+    then stands in every log line of the request."""
+    trace = _TRACEPARENT.fullmatch(traceparent or "")
+    _trace_id.set(trace[1] if trace else "")
     request_id = offered if offered and _ACCEPTED_ID.fullmatch(offered) else uuid.uuid4().hex
     _request_id.set(request_id)
     return request_id
@@ -43,6 +50,8 @@ class JsonFormatter(logging.Formatter):
         }
         if current_request_id() != "-":
             entry["request_id"] = current_request_id()
+        if _trace_id.get():
+            entry["trace_id"] = _trace_id.get()
         entry |= getattr(record, "fields", {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from service.engine import EngineInfo, Prediction
 from service.errors import MEANING, STATUS, ServiceError
+from service.formats import media_type
 from service.runtime import Answer, Runtime, Timing
 from service.schemas import ErrorBody, Model, Result, Score, TimingBody, WindowSpan
 
@@ -51,16 +52,22 @@ class JsonRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             if request.method == "POST":
-                declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+                declared = media_type(request.headers)
                 if declared != "application/json" and not declared.endswith("+json"):
                     shown = f"{declared[:100]!r}" if declared else "missing"
                     raise ServiceError(
                         "unsupported_media_type", f"Content-Type is {shown}; this path reads application/json"
                     )
-                return await _unless_client_leaves(handler, request)
+                return await self.while_client_stays(handler, request)
             return await handler(request)
 
         return checked
+
+    @staticmethod
+    async def while_client_stays(
+        handler: Callable[[Request], Coroutine[Any, Any, Response]], request: Request
+    ) -> Response:
+        return await _unless_client_leaves(handler, request)
 
 
 async def _unless_client_leaves(
@@ -142,3 +149,9 @@ def timing_of(timing: Timing) -> TimingBody:
         model_ms=round(timing.model_ms, 3),
         total_ms=round(timing.total_ms, 3),
     )
+
+
+def server_timing(timing: Timing) -> str:
+    """The header that browsers' developer tools show (W3C Server Timing), milliseconds."""
+    shown = {"tokenize": timing.tokenize_ms, "model": timing.model_ms, "total": timing.total_ms}
+    return ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in shown.items())

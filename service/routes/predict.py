@@ -1,9 +1,13 @@
-"""`/predict` and `/batch`: the service's own wire."""
+"""`/predict`, `/batch` and `/tokenize`: the service's own wire."""
 
-from fastapi import APIRouter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
 
 from service.batcher import Lane
 from service.errors import ServiceError, error_body
+from service.formats import LINES, media_type
 from service.routes.common import (
     TEXT_ERRORS,
     WORK_ERRORS,
@@ -13,15 +17,51 @@ from service.routes.common import (
     model_of,
     result,
     result_fields,
+    server_timing,
     timing_of,
 )
-from service.runtime import Answer, Timing, Work
-from service.schemas import BatchRequest, BatchResponse, ErrorBody, Options, PredictRequest, PredictResponse, Usage
-
-router = APIRouter(route_class=JsonRoute, tags=["predict"])
+from service.runtime import Answer, Outcome, Runtime, Timing, Work
+from service.schemas import (
+    BatchRequest,
+    BatchResponse,
+    ErrorBody,
+    Options,
+    PredictRequest,
+    PredictResponse,
+    Token,
+    TokenizeRequest,
+    TokenizeResponse,
+    Usage,
+)
+from service.streaming import LinesResponse
 
 PREDICT_ERRORS = (*(kind for kind in WORK_ERRORS if kind != "too_many_texts"), *TEXT_ERRORS)
 BATCH_ERRORS = tuple(kind for kind in WORK_ERRORS if kind != "inference_failed")
+
+
+class BatchRoute(JsonRoute):
+    """JSON, or lines of JSON that are answered while they come in."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            if media_type(request.headers) not in LINES:
+                return await handler(request)
+            runtime: Runtime = request.app.state.runtime
+            _ = runtime.engine  # raises unless work may begin
+            return LinesResponse(runtime, _line, runtime.settings.max_body_bytes)
+
+        return checked
+
+
+router = APIRouter(route_class=JsonRoute, tags=["predict"])
+bulk = APIRouter(route_class=BatchRoute, tags=["predict"])
+
+
+def _line(outcome: Outcome, request: PredictRequest) -> bytes:
+    wire = result(outcome, request.top_k) if isinstance(outcome, Answer) else ErrorBody(**error_body(outcome))
+    return wire.model_dump_json(exclude_none=True).encode()
 
 
 def _options(body: Options, lane: Lane) -> Work:
@@ -34,27 +74,54 @@ def _options(body: Options, lane: Lane) -> Work:
     responses=documented(*PREDICT_ERRORS),
     response_model_exclude_none=True,
 )
-async def predict(body: PredictRequest, runtime: RuntimeOf) -> PredictResponse:
+async def predict(body: PredictRequest, runtime: RuntimeOf, response: Response) -> PredictResponse:
     timing = Timing()
     info = runtime.engine.info
     [outcome] = await runtime.classify([body.text], _options(body, "interactive"), timing)
     if isinstance(outcome, ServiceError):
         raise outcome
+    response.headers["Server-Timing"] = server_timing(timing)
     return PredictResponse(**result_fields(outcome, body.top_k), model=model_of(info), timing=timing_of(timing))
 
 
-@router.post(
+@bulk.post(
     "/batch",
     summary="Classify many texts",
-    description="A text that cannot be classified has an error object in its place; the others are not touched by it.",
-    responses=documented(*BATCH_ERRORS),
+    description="A text that cannot be classified has an error object in its place; the others are not touched by "
+    "it.\n\n"
+    "With `Content-Type: application/x-ndjson`, any number of lines, each a string or an object as for `/predict`: "
+    "answered line by line, in order, while they come in. Read while you send: a caller who takes no answers is not "
+    "read from either.",
+    responses=documented(*BATCH_ERRORS)
+    | {
+        200: {
+            "content": {
+                "application/x-ndjson": {
+                    "schema": {"type": "string", "description": "a result or an error object a line"},
+                    "example": '{"label":"sport","score":0.98,"scores":[],"unsure":false,"tokens":6,"tokens_read":6,'
+                    '"truncated":false,"windows":1}\n',
+                }
+            }
+        }
+    },
+    openapi_extra={
+        "requestBody": {
+            "content": {
+                "application/x-ndjson": {
+                    "schema": {"type": "string", "description": "a text or an object as for /predict a line"},
+                    "example": '"The striker scored twice."\n{"text": "The bank cut its rate.", "top_k": 1}\n',
+                }
+            }
+        }
+    },
     response_model_exclude_none=True,
 )
-async def batch(body: BatchRequest, runtime: RuntimeOf) -> BatchResponse:
+async def batch(body: BatchRequest, runtime: RuntimeOf, response: Response) -> BatchResponse:
     timing = Timing()
     info = runtime.engine.info
     outcomes = await runtime.classify(body.texts, _options(body, "bulk"), timing)
     answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+    response.headers["Server-Timing"] = server_timing(timing)
     return BatchResponse(
         results=[
             result(outcome, body.top_k) if isinstance(outcome, Answer) else ErrorBody(**error_body(outcome))
@@ -68,4 +135,26 @@ async def batch(body: BatchRequest, runtime: RuntimeOf) -> BatchResponse:
         ),
         model=model_of(info),
         timing=timing_of(timing),
+    )
+
+
+@router.post(
+    "/tokenize",
+    summary="Tokens of a text",
+    description="What the model would read of a text, without reading it.",
+    responses=documented(*(kind for kind in PREDICT_ERRORS if kind not in ("inference_failed", "text_too_long"))),
+)
+async def tokenize(body: TokenizeRequest, runtime: RuntimeOf) -> TokenizeResponse:
+    tokens = await runtime.tokenize(body.text)
+    info = runtime.engine.info
+    return TokenizeResponse(
+        cleaned=tokens.cleaned,
+        tokens=[
+            Token(id=i, text=tokens.cleaned[start:end], start=start, end=end)
+            for i, (start, end) in zip(tokens.ids, tokens.offsets, strict=True)
+        ],
+        count=len(tokens.ids),
+        max_tokens=info.max_tokens,
+        windows=tokens.windows,
+        would_truncate=info.on_long == "truncate" and len(tokens.ids) > info.max_tokens,
     )

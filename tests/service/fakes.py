@@ -9,6 +9,7 @@ wrong row in a batch shows at once. Words with a meaning:
     huge     the text counts 1,000 tokens
 """
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from service.engine import (
     OnLong,
     Prediction,
     TextProblem,
+    Tokenized,
 )
 
 LABELS = ("business", "politics", "sport")
@@ -91,6 +93,13 @@ class FakeEngine:
                 return Encoded((item(text, MAX_TOKENS),), tokens, MAX_TOKENS)
             return Encoded((item(text, MAX_TOKENS), item(text + "'", MAX_TOKENS)), tokens, tokens)
         return Encoded((item(text, tokens),), tokens, tokens)
+
+    def tokenize(self, text: str) -> Tokenized | TextProblem:
+        encoded = self._encode(text, "windows")
+        if isinstance(encoded, TextProblem):
+            return encoded
+        places = [match.span() for match in re.finditer(r"\S+", text)]
+        return Tokenized(text, tuple(range(len(places))), tuple(places), len(encoded.items))
 
     def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
         texts = [item.payload for item in items]

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from service.errors import STATUS
+from service.telemetry import JsonFormatter
 from tests.service.conftest import Service, ServiceFactory, reached
 from tests.service.fakes import LABELS, FakeEngine, expected_label
 
@@ -149,7 +150,7 @@ async def test_bytes_that_no_parser_takes(service_with: ServiceFactory, content:
 
 
 @pytest.mark.parametrize("declared", ["text/plain", "application/x-www-form-urlencoded", "", "nonsense"])
-@pytest.mark.parametrize("path", ["/predict", "/batch", "/invocations"])
+@pytest.mark.parametrize("path", ["/predict", "/batch", "/tokenize", "/classify", "/"])
 async def test_other_content_types_are_415(service_with: ServiceFactory, path: str, declared: str) -> None:
     async with service_with() as service:
         response = await service.client.post(path, content=b'{"text": "a"}', headers={"content-type": declared})
@@ -438,3 +439,41 @@ async def queued(service: Service, items: int) -> None:
     assert service.runtime._batcher is not None
     while service.runtime._batcher.load.items < items:
         await asyncio.sleep(0)
+
+
+async def test_timing_is_in_a_header_too(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        for path, body in (("/predict", {"text": "a"}), ("/batch", {"texts": ["a"]})):
+            header = (await service.post(path, body)).headers["server-timing"]
+            assert re.fullmatch(r"tokenize;dur=[0-9.]+, model;dur=[0-9.]+, total;dur=[0-9.]+", header)
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace"),
+    [
+        ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "4bf92f3577b34da6a3ce929d0e0e4736"),
+        ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", None),
+        ("nonsense", None),
+        (None, None),
+    ],
+)
+async def test_the_callers_trace_is_in_the_log(
+    service_with: ServiceFactory, caplog: pytest.LogCaptureFixture, traceparent: str | None, trace: str | None
+) -> None:
+    lines: list[dict[str, Any]] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(json.loads(JsonFormatter().format(record)))
+
+    keeper = Keeper()
+    logging.getLogger("service").addHandler(keeper)
+    caplog.set_level(logging.INFO)
+    try:
+        async with service_with() as service:
+            headers = {"traceparent": traceparent} if traceparent else {}
+            await service.client.post("/predict", json={"text": "a"}, headers=headers)
+    finally:
+        logging.getLogger("service").removeHandler(keeper)
+    [line] = [line for line in lines if line["message"] == "request"]
+    assert line.get("trace_id") == trace
