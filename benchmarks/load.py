@@ -108,13 +108,18 @@ class Pool:
             OSError: refused or cut; also TimeoutError.
             ValueError: what came is not HTTP.
         """
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
+        reused = bool(self._idle)
+        reader, writer = self._idle.pop() if reused else await asyncio.open_connection(self._host, self._port)
         try:
             async with asyncio.timeout(give_up_s):
                 writer.write(request.wire(self._host))
                 response = await read_response(reader)
-        except asyncio.IncompleteReadError as exc:
+        except (asyncio.IncompleteReadError, ConnectionResetError) as exc:
             writer.close()
+            if reused and not getattr(exc, "partial", b""):  # the server had closed it for being idle, as it may
+                while self._idle:
+                    self._idle.pop()[1].close()
+                return await self.ask(request, give_up_s)
             raise ConnectionResetError("the server closed the connection before its answer was complete") from exc
         except BaseException:
             writer.close()

@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
         "flags": [flag for flag in FLAGS if flag in cpu_flags()],
         "cores": available_cpus(),
         "memory_gib": round(int(memory_kib[1]) / 2**20, 1) if memory_kib else None,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "packages": versions(OURS),
     }

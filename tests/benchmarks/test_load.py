@@ -192,3 +192,24 @@ def test_summary_is_about_answers_with_status_200() -> None:
     assert summary["p50_ms"] == pytest.approx(200)
     assert summary["max_ms"] == pytest.approx(300)
     assert summary["statuses"] == {"unsent": 1, "200": 2, "429": 1}
+
+
+def test_a_kept_connection_that_the_server_closed_is_not_the_requests_failure() -> None:
+    async def scenario() -> None:
+        places: dict[bytes, bool] = {}
+
+        async def once_a_connection(body: bytes) -> bytes | None:
+            known = body in places
+            places[body] = True
+            return OK if body == b"a" or known else None  # b comes over the connection of a, then over a new one
+
+        async with serving(once_a_connection) as server:
+            pool = Pool(HOST, server.port)
+            assert (await pool.ask(Request("/", b"a"))).status == 200
+            assert (await pool.ask(Request("/", b"b"))).status == 200
+            assert (server.connections, server.bodies) == (2, [b"a", b"b", b"b"])
+            with pytest.raises(ConnectionResetError):
+                await Pool(HOST, server.port).ask(Request("/", b"c"))
+            await pool.close()
+
+    asyncio.run(scenario())
