@@ -397,7 +397,9 @@ class Batcher:
         drained = tokens / max(end - min(self._busy_since, start), 1e-6)  # what lies between two batches counts
         self._busy_since = end
         rate = self.load.tokens_per_s
-        if 2 * sum(item.computed for item in items) >= self.budget:  # small batches say little of the rate under load
+        # What a small batch reaches, full ones reach, too: a low estimate recovers, and none lowers it but full ones.
+        full = 2 * sum(item.computed for item in items) >= self.budget
+        if full or (rate and drained > rate):
             self.load.tokens_per_s = drained if not rate else 0.8 * rate + 0.2 * drained
         self._metrics.inference_seconds.observe(seconds)
         self._metrics.batch_items.observe(len(items))

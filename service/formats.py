@@ -30,6 +30,8 @@ MEDIA_TYPES: Mapping[Format, tuple[str, ...]] = {
 }
 """The first of each is what answers are declared as."""
 
+csv.field_size_limit(1 << 30)  # the body is bounded already; the default is below the longest text allowed
+
 MAX_RANGES = 32
 """Media ranges of an Accept header that are looked at."""
 

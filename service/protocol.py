@@ -53,7 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
-        streams = any(
+        streams = self.url.partition(b"?")[0] == b"/batch" and any(
             name == b"content-type" and value.partition(b";")[0].strip().lower().decode("latin-1") in LINES
             for name, value in self.headers
         )

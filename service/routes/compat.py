@@ -279,7 +279,7 @@ def _texts(body: InferRequest) -> list[str]:
 
 def _with_binary(body: bytes, declared: str) -> InferRequest:
     """Put the strings behind the JSON into it: each is 4 bytes of length, little-endian, and UTF-8."""
-    length = int(declared) if declared.isdecimal() else len(body) + 1
+    length = int(declared) if declared.isdecimal() and len(declared) < 12 else len(body) + 1
     if length > len(body):
         raise ServiceError("invalid_body", f"Inference-Header-Content-Length is {declared[:20]!r}, the body is shorter")
     try:

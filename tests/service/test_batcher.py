@@ -273,6 +273,15 @@ class TestOverload:
 
         run(scenario)
 
+    def test_a_low_estimate_recovers_by_small_batches(self) -> None:
+        async def scenario() -> None:
+            bench = Bench(replace(LIMITS, max_batch_tokens=1000, tokens_per_s=0.5))
+            for n in range(20):
+                await bench.submit(words(20, f"w{n}"))
+            assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
+
+        run(scenario)
+
     def test_the_rate_is_that_of_full_batches(self) -> None:
         async def scenario() -> None:
             bench = Bench(replace(LIMITS, tokens_per_s=100.0))

@@ -69,7 +69,8 @@ async def answered(reader: asyncio.StreamReader) -> int:
 
 
 def post(body: bytes, content_type: str = "application/json") -> bytes:
-    return f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = f"Host: x\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return b"POST /batch HTTP/1.1\r\n" + head.encode()
 
 
 async def test_ordinary_requests_pass_one_after_the_other() -> None:
