@@ -18,7 +18,7 @@ compile() { # compile NAME [OPTION...]: torch itself is left to requirements/tor
         --output-file "$file" "$@" pyproject.toml 2>"$log" || { cat "$log" >&2; exit 1; }
     # The closing warning (torch is not pinned here) is what we want; its advice is not.
     sed '/^# WARNING: The following packages were not pinned/,$d' "$file" >"$log" && cat "$log" >"$file"
-    if grep -qE '^(nvidia|cuda|triton)' "$file"; then
+    if grep -qE '^(nvidia|cuda|triton)[a-z0-9-]*==' "$file"; then
         echo "$file: CUDA packages got in; use TORCH_INDEX=https://download.pytorch.org/whl/cpu" >&2
         exit 1
     fi
@@ -29,4 +29,4 @@ trap 'rm -f "$log"' EXIT
 # Each lock constrains the next, so a package has one version in all three: dev contains train contains serve.
 compile serve "$@"
 compile train --extra train -c requirements/serve.txt "$@"
-compile dev --extra train --extra test -c requirements/train.txt "$@"
+compile dev --extra train --extra client --extra ui --extra sagemaker --extra otel --extra test -c requirements/train.txt "$@"
