@@ -7,6 +7,7 @@ Exit codes: 0 stopped on request with all accepted work answered, 1 the model ca
 import logging
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
-from service.engine import Engine
+from service.engine import Engine, Progress
 from service.errors import EngineLoadError
 from service.protocol import BoundedProtocol
 from service.runtime import Runtime
@@ -45,6 +46,11 @@ class Server(uvicorn.Server):
         self._stop_requested = False
         self._stop_by = math.inf
         self._linger_until = math.inf
+        self._reload_requested = False
+
+    def hang_up(self, sig: int, frame: FrameType | None) -> None:
+        """SIGHUP's handler: read the artifact anew; only sets a flag."""
+        self._reload_requested = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signal handler; only sets flags. Unlike uvicorn's it does not raise the signal again: exit code 0."""
@@ -54,6 +60,9 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second."""
+        if self._reload_requested:
+            self._reload_requested = False
+            self._runtime.reload_soon()
         if self._stop_requested and self._runtime.status not in ("draining", "failed"):
             self._runtime.drain()
             log("draining", in_flight=self._runtime.in_flight)
@@ -111,6 +120,8 @@ def serve(settings: Settings) -> int:
         timeout_graceful_shutdown=CLOSE_S,
     )
     server = Server(config, app.state.runtime, settings.drain_s)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, server.hang_up)
     server.run()
     code = LOAD_FAILED if failures or not server.started else 0
     if not code:
@@ -121,14 +132,15 @@ def serve(settings: Settings) -> int:
     return code
 
 
-def _load_engine(settings: Settings) -> Engine:
+def _load_engine(settings: Settings, report: Progress) -> Engine:
     directory = settings.model_dir
     if not (directory / "manifest.json").is_file():  # a mistyped path should not cost the imports below
         problem = "manifest.json is missing" if directory.is_dir() else "no such directory"
         raise EngineLoadError(f"artifact {directory}: {problem}; SERVICE_MODEL_DIR names the artifact to serve")
+    report("importing PyTorch")
     from service.torch_engine import load_torch_engine  # seconds of imports: after the port is bound, off the loop
 
-    return load_torch_engine(settings)
+    return load_torch_engine(settings, report)
 
 
 if __name__ == "__main__":

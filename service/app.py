@@ -8,16 +8,14 @@ from typing import Any
 from fastapi import FastAPI
 
 from service import __version__
-from service.engine import Engine
+from service.engine import Engine, Progress
 from service.errors import install_handlers
 from service.middleware import OPEN, RequestContext
-from service.routes import compat, operations, predict, sagemaker
+from service.routes import admin, compat, operations, predict, sagemaker
 from service.routes.common import documented
-from service.runtime import Runtime
+from service.runtime import LoadEngine, Runtime
 from service.settings import Settings
 from service.telemetry import Metrics
-
-LoadEngine = Callable[[Settings], Engine]
 
 
 def create_app(
@@ -75,6 +73,7 @@ def create_app(
         compat.router,
         compat.tensors,
         operations.router,
+        admin.router,
     ):
         app.include_router(router)
     return app
@@ -98,7 +97,7 @@ def _contract(app: FastAPI) -> dict[str, Any]:
 def openapi_document() -> dict[str, Any]:
     """The contract as it is exported to openapi.yaml: no engine, default settings."""
 
-    def no_engine(_: Settings) -> Engine:
+    def no_engine(_: Settings, __: Progress) -> Engine:
         raise RuntimeError("the contract is exported without an engine")
 
     return create_app(settings=Settings.model_construct(**_defaults()), load_engine=no_engine).openapi()

@@ -151,6 +151,7 @@ class Batcher:
         self._cache: OrderedDict[Hashable, Logits] = OrderedDict()
         self._jobs: set[_Job] = set()
         self._arrived = asyncio.Event()
+        self._freed = asyncio.Event()  # pulsed each time there is less in the batcher
         self._worker: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
         self._probe_needed = False
@@ -178,7 +179,12 @@ class Batcher:
         return asyncio.get_running_loop().time() - self._in_model_since < self._limits.stuck_s
 
     async def submit(
-        self, items: Sequence[Item], timeout_s: float, spent_s: float = 0.0, lane: Lane = "interactive"
+        self,
+        items: Sequence[Item],
+        timeout_s: float,
+        spent_s: float = 0.0,
+        lane: Lane = "interactive",
+        patient: bool = False,
     ) -> list[Result]:
         """Classify the windows of one request.
 
@@ -187,6 +193,7 @@ class Batcher:
             timeout_s: seconds that the request was allowed.
             spent_s: seconds of them that are gone.
             lane: who goes first.
+            patient: wait for room while there is time, instead of being refused.
 
         Returns:
             One result an item, in order.
@@ -194,8 +201,11 @@ class Batcher:
         Raises:
             ServiceError: overloaded, draining or not_ready at once; deadline_exceeded later.
         """
-        self._admit(items, timeout_s - spent_s, lane)
         loop = asyncio.get_running_loop()
+        until = loop.time() + max(timeout_s - spent_s, 0.0)
+        if patient:
+            await self._room_for(items, until, timeout_s, lane)
+        self._admit(items, until - loop.time(), lane)
         now = loop.time()
         job = _Job([None] * len(items), loop.create_future(), len(items))
         self._jobs.add(job)
@@ -205,7 +215,7 @@ class Batcher:
         self._show_load()
         reason = "departed"
         try:
-            async with asyncio.timeout_at(now + max(timeout_s - spent_s, 0.0)):
+            async with asyncio.timeout_at(until):
                 await job.done
         except TimeoutError:
             reason = "deadline"
@@ -244,6 +254,20 @@ class Batcher:
             share = MAX_PASSED_OVER / (MAX_PASSED_OVER + 1) if self._lanes["bulk"] else 1.0
             ahead = round((self._lane_tokens["interactive"] + tokens) / share) - tokens
         return (ahead + tokens) / self.load.tokens_per_s
+
+    async def _room_for(self, items: Sequence[Item], until: float, timeout_s: float, lane: Lane) -> None:
+        """Wait until these would be admitted. Raises ServiceError deadline_exceeded."""
+        try:
+            async with asyncio.timeout_at(until):
+                while True:
+                    try:
+                        return self._admit(items, until - asyncio.get_running_loop().time(), lane)
+                    except ServiceError as exc:
+                        if exc.kind != "overloaded":
+                            raise
+                    await self._freed.wait()
+        except TimeoutError:
+            raise deadline_exceeded(timeout_s) from None
 
     def _admit(self, items: Sequence[Item], left_s: float, lane: Lane) -> None:
         if self._closed:
@@ -505,6 +529,8 @@ class Batcher:
             self.start()
 
     def _show_load(self) -> None:
+        self._freed.set()  # whoever waits for room looks again
+        self._freed.clear()
         self._metrics.queue_items.set(self.load.items)
         self._metrics.queue_tokens.set(self.load.tokens)
 

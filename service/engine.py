@@ -5,7 +5,7 @@ infer    windows -> logits               the batcher's thread only, one batch at
 decode   a text's logits -> prediction   any thread
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -114,6 +114,10 @@ class EngineInfo:
     """Largest difference between the golden texts' logits of training time, which are float32, and those computed at
     start-up."""
     metrics: dict[str, Any]
+
+
+Progress = Callable[[str], None]
+"""Told what loading is about now, in a few words."""
 
 
 class InferenceError(Exception):

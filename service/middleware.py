@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Sequence
 from hmac import compare_digest
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,7 +21,12 @@ QUIET = frozenset({"/livez", "/readyz", "/ping", "/metrics"})
 OPEN = frozenset({"/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"})
 """Paths that need no key: whoever checks health has none."""
 
+ADMIN = "/admin/"
+"""Paths that need an administrator's key."""
+
 NO_KEY = "this service needs an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+NO_ADMIN = "this path needs one of SERVICE_ADMIN_KEYS, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+ADMIN_CLOSED = "this path is closed: SERVICE_ADMIN_KEYS names no key; SIGHUP reloads the model, too"
 
 
 class RequestContext:
@@ -30,6 +36,7 @@ class RequestContext:
         self._app = app
         self._runtime = runtime
         self._keys = runtime.settings.keys
+        self._keys_of_admins = runtime.settings.keys_of_admins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,8 +69,8 @@ class RequestContext:
         self._runtime.last_arrival = time.monotonic()
         try:
             declared = headers.get("content-length", "")
-            if self._keys and scope["path"] not in OPEN and not self._known(headers):
-                await error_response(ServiceError("unauthorized", NO_KEY))(scope, receive, send_with_id)
+            if refusal := self._refusal(scope["path"], headers):
+                await error_response(ServiceError("unauthorized", refusal))(scope, receive, send_with_id)
             elif declared.isdecimal() and int(declared) > limit:
                 await error_response(ServiceError("body_too_large", _too_large(limit)))(scope, receive, send_with_id)
             else:
@@ -78,12 +85,15 @@ class RequestContext:
         finally:
             self._finish(scope, status, time.perf_counter() - started)
 
-    def _known(self, headers: Headers) -> bool:
-        """The request has one of the keys. Every key is compared, in constant time."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        offered = [headers.get("x-api-key", ""), token.strip() if scheme.lower() == "bearer" else ""]
-        matches = [compare_digest(key, one.encode()) for key in self._keys for one in offered]
-        return any(matches)
+    def _refusal(self, path: str, headers: Headers) -> str | None:
+        """Why a request may not go on: which key it lacks."""
+        if path.startswith(ADMIN):
+            if not self._keys_of_admins:
+                return ADMIN_CLOSED
+            return None if _has_one(self._keys_of_admins, headers) else NO_ADMIN
+        if self._keys and path not in OPEN and not _has_one(self._keys, headers):
+            return NO_KEY
+        return None
 
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's path, not the caller's: a scanner must not make a time series of each path it tries.
@@ -101,6 +111,14 @@ class RequestContext:
             status=status,
             ms=round(seconds * 1000, 2),
         )
+
+
+def _has_one(keys: Sequence[bytes], headers: Headers) -> bool:
+    """The request has one of the keys. Every key is compared, in constant time."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    offered = [headers.get("x-api-key", ""), token.strip() if scheme.lower() == "bearer" else ""]
+    matches = [compare_digest(key, one.encode()) for key in keys for one in offered]
+    return any(matches)
 
 
 def streams(path: str, headers: Headers) -> bool:

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import ServiceError, error_document
 from service.formats import LINES
+from service.streaming import GONE
 
 MAX_HEAD_BYTES = 32_768
 HEAD_S = 10.0
@@ -29,6 +30,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._body_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._gone = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head or not self._receiving:
@@ -44,10 +46,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_timer(None)
+        self._gone.set()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {GONE: self._gone}  # type: ignore[dict-item]  # extensions' values are anything
         self._in_head = True
         self._set_timer(HEAD_S)
 

@@ -271,6 +271,7 @@ class ExecutionParameters(_Wire):
 
 class Ready(_Wire):
     status: str
+    stage: str | None = Field(None, description="while loading: what it is about now")
 
 
 class Info(_Wire):

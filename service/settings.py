@@ -47,6 +47,12 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="keys, with commas between; each request needs one, health checks aside; none: open to everyone",
     )
+    admin_keys: SecretStr = Field(
+        SecretStr(""), description="keys for /admin, with commas between; none: /admin is closed, SIGHUP reloads, too"
+    )
+    reload_samples: int = Field(
+        64, ge=0, le=4096, description="recent texts kept in memory to compare a new model on; 0: none"
+    )
     max_body_bytes: int = Field(6_000_000, ge=1_000, description="bytes of a request's body")
     max_text_chars: int = Field(200_000, ge=1, description="characters of one text")
     max_texts: int = Field(256, ge=1, description="texts of one request")
@@ -74,20 +80,32 @@ class Settings(BaseSettings):
 
     @property
     def keys(self) -> tuple[bytes, ...]:
-        """The API keys."""
-        return tuple(key.encode() for key in map(str.strip, self.api_keys.get_secret_value().split(",")) if key)
+        """Of those who may classify."""
+        return _keys(self.api_keys)
+
+    @property
+    def keys_of_admins(self) -> tuple[bytes, ...]:
+        """Of those who may call /admin."""
+        return _keys(self.admin_keys)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
-        short = [len(key) for key in self.keys if len(key) < MIN_KEY_CHARS]
-        if short:  # never the key itself
-            raise ValueError(f"SERVICE_API_KEYS has a key of {short[0]} characters, {MIN_KEY_CHARS} are the least")
+        for name, keys in (("API", self.keys), ("ADMIN", self.keys_of_admins)):
+            short = [len(key) for key in keys if len(key) < MIN_KEY_CHARS]
+            if short:  # never the key itself
+                raise ValueError(
+                    f"SERVICE_{name}_KEYS has a key of {short[0]} characters, {MIN_KEY_CHARS} are the least"
+                )
         if self.default_timeout_ms > self.max_timeout_ms:
             raise ValueError(
                 f"SERVICE_DEFAULT_TIMEOUT_MS={self.default_timeout_ms} is above "
                 f"SERVICE_MAX_TIMEOUT_MS={self.max_timeout_ms}"
             )
         return self
+
+
+def _keys(secret: SecretStr) -> tuple[bytes, ...]:
+    return tuple(key.encode() for key in map(str.strip, secret.get_secret_value().split(",")) if key)
 
 
 def load_settings() -> Settings:

@@ -1,6 +1,6 @@
 """`/batch` over newline-delimited JSON: any number of texts in one call, answered in order while they come in.
 
-    lines in --> chunks --> at most IN_FLIGHT of them in the batcher --> lines out
+    lines in --> chunks --> at most IN_FLIGHT of them under way --> lines out
        ^                                                                   |
        +---------- not read while the answers are not taken ---------------+
 
@@ -13,7 +13,7 @@ dropped, and only the batch that is in the model goes on.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,20 +23,19 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import ServiceError, error_body, invalid
 from service.formats import LINES
-from service.runtime import Outcome, Runtime, Timing, Work
+from service.pipeline import Outcome, Timing, Work
+from service.runtime import Runtime
 from service.schemas import PredictRequest
 
 IN_FLIGHT = 4
-"""Chunks in the batcher, so that it never waits for the next one."""
+"""Chunks that were read and whose answers are not sent, so that the batcher never waits for the next one."""
 
 CHUNK_LINES = 64
 CHUNK_CHARS = 50_000
 
-PATIENCE_S = 0.05
-"""Between tries while the queue is full of other callers' texts: a stream waits instead of failing."""
-
-Pending = asyncio.Queue[asyncio.Task[bytes] | None]
-"""Chunks in their order; None after the last."""
+GONE = "service.gone"
+"""ASGI extension of this service's own server: an asyncio.Event that is set when the connection breaks. ASGI itself
+says so only in the order of the body's pieces, and those are not read while there is enough to do."""
 
 Render = Callable[[Outcome, PredictRequest], bytes]
 
@@ -49,6 +48,10 @@ class _Line:
     error: ServiceError | None = None
 
 
+_Pending = asyncio.Queue[asyncio.Task[bytes] | None]
+"""Answers to chunks, in their order; None after the last."""
+
+
 class Gone(Exception):
     """The caller hung up."""
 
@@ -58,30 +61,36 @@ async def _lines(receive: Receive, limit: int) -> AsyncIterator[list[bytes | Ser
 
     Ends with the body. Raises `Gone` if the connection breaks before.
     """
-    rest, skipping = b"", False
+    begun: list[bytes] = []  # pieces of a line whose end has not come
+    size = 0
     more = True
     while more:
         message: Message = await receive()
         if message["type"] == "http.disconnect":
             raise Gone
         more = message.get("more_body", False)
-        *complete, rest = (rest + message.get("body", b"")).split(b"\n")
+        *complete, rest = message.get("body", b"").split(b"\n")
         found: list[bytes | ServiceError] = []
         for line in complete:
-            if skipping:
-                skipping = False  # the rest of a line that was refused
-            elif len(line) > limit:
-                found.append(_too_long(limit))
-            elif line.strip():
-                found.append(line)
-        if len(rest) > limit:
-            if not skipping:
-                found.append(_too_long(limit))
-            rest, skipping = b"", True
-        if not more and rest.strip() and not skipping:
-            found.append(rest)
+            found += _line([*begun, line], size + len(line), limit)
+            begun, size = [], 0
+        size += len(rest)
+        if size <= limit:
+            begun.append(rest)
+        else:
+            begun.clear()  # of a line that is too long only its length is kept
+        if not more:
+            found += _line(begun, size, limit)
         if found:
             yield found
+
+
+def _line(pieces: Sequence[bytes], size: int, limit: int) -> list[bytes | ServiceError]:
+    """One line, or nothing if it is blank."""
+    if size > limit:
+        return [_too_long(limit)]
+    line = b"".join(pieces)
+    return [line] if line.strip() else []
 
 
 def _too_long(limit: int) -> ServiceError:
@@ -104,26 +113,27 @@ def _parse(raw: bytes | ServiceError) -> _Line:
         return _Line(None, invalid(exc.errors()))
 
 
-def _chunks(lines: list[_Line], most: int) -> list[list[_Line]]:
-    """Stretches that one request can hold: of bounded size, and of one way to be classified."""
-    chunks: list[list[_Line]] = []
+def _chunks(lines: Iterable[bytes | ServiceError], most: int) -> Iterator[list[_Line]]:
+    """Stretches that one request can hold: of bounded size, and of one way to be classified. Parsed one by one."""
+    chunk: list[_Line] = []
     size, way = 0, None
-    for line in lines:
-        request = line.request
-        asked = None if request is None else _work(request)
-        length = 0 if request is None else len(request.text)
-        full = not chunks or len(chunks[-1]) >= most or size + length > CHUNK_CHARS
-        if full or (asked is not None and way is not None and asked != way):
-            chunks.append([])
-            size, way = 0, None
-        chunks[-1].append(line)
+    for raw in lines:
+        line = _parse(raw)
+        asked = None if line.request is None else _work(line.request)
+        length = 0 if line.request is None else len(line.request.text)
+        other = asked is not None and way is not None and asked != way
+        if chunk and (len(chunk) >= most or size + length > CHUNK_CHARS or other):
+            yield chunk
+            chunk, size, way = [], 0, None
+        chunk.append(line)
         size += length
         way = asked or way
-    return chunks
+    if chunk:
+        yield chunk
 
 
 def _work(request: PredictRequest) -> Work:
-    return Work(request.on_long, request.timeout_ms, request.spans, lane="bulk")
+    return Work(request.on_long, request.timeout_ms, request.spans, lane="bulk", patient=True)
 
 
 class LinesResponse(Response):
@@ -142,16 +152,17 @@ class LinesResponse(Response):
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pending: Pending = asyncio.Queue(IN_FLIGHT)
-        started: set[asyncio.Task[bytes]] = set()
-        reader = asyncio.create_task(self._read(receive, pending, started))
-        writer = asyncio.create_task(self._write(send, pending))
-        departure: asyncio.Future[Message] | None = None
+        gone = (scope.get("extensions") or {}).get(GONE) or asyncio.Event()
+        pending: _Pending = asyncio.Queue()
+        room = asyncio.Semaphore(IN_FLIGHT)
+        reader = asyncio.create_task(self._read(receive, gone, pending, room))
+        writer = asyncio.create_task(self._write(send, pending, room))
+        departure: asyncio.Task[Any] | None = None
         self._runtime.in_flight += 1
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
             if reader.done() and reader.exception() is None and not writer.done():
-                departure = asyncio.ensure_future(receive())  # after the body, the only message left
+                departure = asyncio.create_task(gone.wait())
                 await asyncio.wait({departure, writer}, return_when=asyncio.FIRST_COMPLETED)
             for worker in (reader, writer):
                 error = worker.exception() if worker.done() else None
@@ -159,31 +170,32 @@ class LinesResponse(Response):
                     raise error
         finally:
             self._runtime.in_flight -= 1
-            left: list[asyncio.Future[Any]] = [reader, writer, *started, *([departure] if departure else [])]
+            left: list[asyncio.Future[Any]] = [reader, writer, *([departure] if departure else [])]
+            while not pending.empty():
+                if (answer := pending.get_nowait()) is not None:
+                    left.append(answer)
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
-    async def _read(
-        self,
-        receive: Receive,
-        pending: "asyncio.Queue[asyncio.Task[bytes] | None]",
-        started: "set[asyncio.Task[bytes]]",
-    ) -> None:
+    async def _read(self, receive: Receive, gone: asyncio.Event, pending: "_Pending", room: asyncio.Semaphore) -> None:
         most = min(CHUNK_LINES, self._runtime.settings.max_texts)
-        async for raw in _lines(receive, self._limit):
-            for chunk in _chunks([_parse(line) for line in raw], most):
-                task = asyncio.create_task(self._answer(chunk))
-                started.add(task)
-                task.add_done_callback(started.discard)
-                await pending.put(task)  # waits while as many as allowed are under way
-        await pending.put(None)
+        async for lines in _lines(receive, self._limit):
+            for chunk in _chunks(lines, most):
+                await _acquire(room, gone)  # until the answers to an earlier chunk are sent
+                pending.put_nowait(asyncio.create_task(self._answer(chunk)))
+        pending.put_nowait(None)
 
-    async def _write(self, send: Send, pending: "Pending") -> None:
+    async def _write(self, send: Send, pending: "_Pending", room: asyncio.Semaphore) -> None:
         headers = [header for header in self.raw_headers if header[0] != b"content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        while (task := await pending.get()) is not None:
-            await send({"type": "http.response.body", "body": await task, "more_body": True})
+        while (answer := await pending.get()) is not None:
+            try:
+                body = await answer
+            finally:
+                answer.cancel()  # if it is the writer that ends
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            room.release()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _answer(self, chunk: list[_Line]) -> bytes:
@@ -199,11 +211,20 @@ class LinesResponse(Response):
         return b"\n".join(lines) + b"\n"
 
     async def _classify(self, requests: list[PredictRequest]) -> list[Outcome]:
-        texts, work = [request.text for request in requests], _work(requests[0])
-        while True:
-            try:
-                return await self._runtime.classify(texts, work, Timing())
-            except ServiceError as exc:
-                if exc.kind != "overloaded":
-                    return [exc] * len(texts)
-            await asyncio.sleep(PATIENCE_S)
+        texts = [request.text for request in requests]
+        try:
+            return await self._runtime.open().classify(texts, _work(requests[0]), Timing())
+        except ServiceError as exc:
+            return [exc] * len(texts)
+
+
+async def _acquire(room: asyncio.Semaphore, gone: asyncio.Event) -> None:
+    """Raises `Gone` if the caller hangs up before there is room."""
+    acquired, left = asyncio.ensure_future(room.acquire()), asyncio.ensure_future(gone.wait())
+    try:
+        await asyncio.wait({acquired, left}, return_when=asyncio.FIRST_COMPLETED)
+        if gone.is_set():
+            raise Gone
+    finally:
+        acquired.cancel()
+        left.cancel()

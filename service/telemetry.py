@@ -89,11 +89,18 @@ class Metrics:
             "text_failures_total", "Texts that got an error.", ["kind"], registry=self.registry
         )
         self.tokens = Counter("tokens_total", "Tokens of the texts classified.", registry=self.registry)
+        self.windows = Counter("windows_total", "Windows that texts were read by.", registry=self.registry)
         self.truncated = Counter(
             "truncated_total", "Texts of which only the beginning was read.", registry=self.registry
         )
         self.unsure = Counter("unsure_total", "Answers marked unsure.", registry=self.registry)
         self.predictions = Counter("predictions_total", "Answers by label.", ["label"], registry=self.registry)
+        self.confidence = Histogram(
+            "confidence",
+            "Probability of the answer's label.",
+            buckets=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1),
+            registry=self.registry,
+        )
         self.queue_items = Gauge("queue_items", "Windows of texts that wait for the model.", registry=self.registry)
         self.queue_tokens = Gauge("queue_tokens", "Tokens that wait for the model.", registry=self.registry)
         self.queue_seconds = Histogram(
@@ -127,6 +134,9 @@ class Metrics:
         self.batch_failures = Counter(
             "batch_failures_total", "Batches on which the model raised.", registry=self.registry
         )
+        self.reloads = Counter(
+            "reloads_total", "Attempts to put another model in place.", ["outcome"], registry=self.registry
+        )
         self.ready = Gauge("ready", "1 while the service answers predictions.", registry=self.registry)
         self.model_info = Gauge(
             "model_info", "Always 1; the labels say which model.", ["name", "version"], registry=self.registry
@@ -140,3 +150,5 @@ class Metrics:
             self.dropped.labels(reason)
         for how in ("in_flight", "cache"):
             self.shared.labels(how)
+        for outcome in ("done", "refused"):
+            self.reloads.labels(outcome)

@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect
 from service.engine import EngineInfo, Prediction
 from service.errors import MEANING, STATUS, ServiceError
 from service.formats import media_type
-from service.runtime import Answer, Runtime, Timing
+from service.pipeline import Answer, Timing
+from service.runtime import Runtime
 from service.schemas import ErrorBody, Model, Result, Score, TimingBody, WindowSpan
 
 

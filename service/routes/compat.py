@@ -21,8 +21,9 @@ from pydantic import ValidationError
 from service import __version__
 from service.engine import EngineInfo
 from service.errors import ServiceError, error_body, invalid
+from service.pipeline import Answer, Outcome, Timing, Work
 from service.routes.common import TEXT_ERRORS, WORK_ERRORS, JsonRoute, RuntimeOf, documented, score_list
-from service.runtime import Answer, Outcome, Runtime, Timing, Work
+from service.runtime import Runtime
 from service.schemas import ErrorBody
 from service.schemas_compat import (
     Classification,
@@ -49,7 +50,7 @@ router = APIRouter(route_class=JsonRoute, tags=["compatible"])
 async def _outcomes(runtime: Runtime, inputs: str | list[str]) -> list[Outcome]:
     alone = isinstance(inputs, str)
     texts = [inputs] if isinstance(inputs, str) else inputs
-    return await runtime.classify(texts, Work(lane="interactive" if alone else "bulk"), Timing())
+    return await runtime.open().classify(texts, Work(lane="interactive" if alone else "bulk"), Timing())
 
 
 def _probabilities(answer: Answer, info: EngineInfo) -> list[float]:
@@ -61,7 +62,7 @@ def _probabilities(answer: Answer, info: EngineInfo) -> list[float]:
 @router.post("/v1/classify", summary="As vLLM does", responses=documented(*MANY_ERRORS))
 @router.post("/classify", summary="As vLLM does", responses=documented(*MANY_ERRORS))
 async def classify(body: ClassifyRequest, runtime: RuntimeOf) -> ClassifyResponse:
-    info = runtime.engine.info
+    info = runtime.open().info
     outcomes = await _outcomes(runtime, body.input)
     tokens = sum(outcome.tokens_read for outcome in outcomes if isinstance(outcome, Answer))
     return ClassifyResponse(
@@ -230,7 +231,7 @@ async def infer_version(body: InferRequest, model: Name, version: Version, runti
 
 
 def _known(runtime: Runtime, model: str, version: str | None) -> EngineInfo:
-    info = runtime.engine.info
+    info = runtime.open().info
     if model != info.name or version not in (None, info.version):
         raise ServiceError("not_found", f"there is one model here, {info.name!r} of version {info.version}")
     return info

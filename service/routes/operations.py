@@ -23,7 +23,7 @@ LIMITS = (
 )
 
 
-@router.get("/livez", summary="Is the process alive?")
+@router.get("/livez", summary="Is the process alive?", response_model_exclude_none=True)
 async def livez() -> Ready:
     return Ready(status="alive")
 
@@ -36,12 +36,15 @@ async def livez() -> Ready:
 )
 async def readyz(runtime: RuntimeOf) -> Response:
     status = await runtime.readiness()
-    return JSONResponse({"status": status}, status_code=200 if status == "ready" else 503)
+    body: dict[str, str] = {"status": status}
+    if status == "loading":
+        body["stage"] = runtime.stage
+    return JSONResponse(body, status_code=200 if status == "ready" else 503)
 
 
 @router.get("/info", summary="Model and limits", responses=documented("not_ready", "draining"))
 async def info(runtime: RuntimeOf) -> Info:
-    settings, model = runtime.settings, runtime.engine.info
+    settings, model = runtime.settings, runtime.open().info
     return Info(
         service=__version__,
         model=asdict(model),

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from service.batcher import Lane
 from service.errors import ServiceError, error_body
 from service.formats import LINES, media_type
+from service.pipeline import Answer, Outcome, Timing, Work
 from service.routes.common import (
     TEXT_ERRORS,
     WORK_ERRORS,
@@ -20,7 +21,7 @@ from service.routes.common import (
     server_timing,
     timing_of,
 )
-from service.runtime import Answer, Outcome, Runtime, Timing, Work
+from service.runtime import Runtime
 from service.schemas import (
     BatchRequest,
     BatchResponse,
@@ -49,7 +50,7 @@ class BatchRoute(JsonRoute):
             if media_type(request.headers) not in LINES:
                 return await handler(request)
             runtime: Runtime = request.app.state.runtime
-            _ = runtime.engine  # raises unless work may begin
+            runtime.open()  # raises unless work may begin
             return LinesResponse(runtime, _line, runtime.settings.max_body_bytes)
 
         return checked
@@ -76,12 +77,14 @@ def _options(body: Options, lane: Lane) -> Work:
 )
 async def predict(body: PredictRequest, runtime: RuntimeOf, response: Response) -> PredictResponse:
     timing = Timing()
-    info = runtime.engine.info
-    [outcome] = await runtime.classify([body.text], _options(body, "interactive"), timing)
+    pipeline = runtime.open()
+    [outcome] = await pipeline.classify([body.text], _options(body, "interactive"), timing)
     if isinstance(outcome, ServiceError):
         raise outcome
     response.headers["Server-Timing"] = server_timing(timing)
-    return PredictResponse(**result_fields(outcome, body.top_k), model=model_of(info), timing=timing_of(timing))
+    return PredictResponse(
+        **result_fields(outcome, body.top_k), model=model_of(pipeline.info), timing=timing_of(timing)
+    )
 
 
 @bulk.post(
@@ -118,8 +121,8 @@ async def predict(body: PredictRequest, runtime: RuntimeOf, response: Response) 
 )
 async def batch(body: BatchRequest, runtime: RuntimeOf, response: Response) -> BatchResponse:
     timing = Timing()
-    info = runtime.engine.info
-    outcomes = await runtime.classify(body.texts, _options(body, "bulk"), timing)
+    pipeline = runtime.open()
+    outcomes = await pipeline.classify(body.texts, _options(body, "bulk"), timing)
     answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     response.headers["Server-Timing"] = server_timing(timing)
     return BatchResponse(
@@ -133,7 +136,7 @@ async def batch(body: BatchRequest, runtime: RuntimeOf, response: Response) -> B
             tokens=sum(answer.tokens_read for answer in answers),
             truncated=sum(answer.truncated for answer in answers),
         ),
-        model=model_of(info),
+        model=model_of(pipeline.info),
         timing=timing_of(timing),
     )
 
@@ -145,8 +148,9 @@ async def batch(body: BatchRequest, runtime: RuntimeOf, response: Response) -> B
     responses=documented(*(kind for kind in PREDICT_ERRORS if kind not in ("inference_failed", "text_too_long"))),
 )
 async def tokenize(body: TokenizeRequest, runtime: RuntimeOf) -> TokenizeResponse:
-    tokens = await runtime.tokenize(body.text)
-    info = runtime.engine.info
+    pipeline = runtime.open()
+    tokens = await pipeline.tokenize(body.text)
+    info = pipeline.info
     return TokenizeResponse(
         cleaned=tokens.cleaned,
         tokens=[

@@ -4,12 +4,11 @@ Contract: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-infere
 transform, https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-batch-code.html
 """
 
-import asyncio
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import TypeAdapter, ValidationError
@@ -27,8 +26,9 @@ from service.formats import (
     write_csv,
     write_lines,
 )
+from service.pipeline import Answer, Outcome, Pipeline, Timing, Work
 from service.routes.common import TEXT_ERRORS, WORK_ERRORS, JsonRoute, RuntimeOf, documented, score_list
-from service.runtime import Answer, Outcome, Runtime, Timing, Work
+from service.runtime import Runtime
 from service.schemas import (
     ErrorBody,
     ExecutionParameters,
@@ -40,15 +40,14 @@ from service.schemas import (
     TextInvocation,
 )
 
+T = TypeVar("T")
+
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 MAX_ATTRIBUTES = 1024
 """Characters that SageMaker allows."""
 
 CHUNK = 64
 """Lines classified at once: many lines of one call must not keep others waiting."""
-
-PATIENCE_S = 0.05
-"""Between tries to place further lines of a call that has begun while the queue is full."""
 
 CONCURRENT_TRANSFORMS = 4
 """Calls at a time that a batch transform may make: the next is here when one is done, and 4 x 6 MB is below 100 MB."""
@@ -67,11 +66,13 @@ class _Ask:
     work: Work
     answer: Callable[[Sequence[Outcome]], Any]
     """The JSON value. Raises the error of a lone text."""
+    lone: bool = False
+    """One text that is not in a list: its error is the error of the answer."""
 
 
 def _ask(asked: Asked) -> _Ask:
     if isinstance(asked, TextInvocation):
-        return _Ask([asked.text], Work(), lambda outcomes: dict(_answered(outcomes[0]).prediction.scores))
+        return _Ask([asked.text], Work(), lambda outcomes: dict(_answered(outcomes[0]).prediction.scores), lone=True)
     if isinstance(asked, InstancesInvocation):
         texts = [one if isinstance(one, str) else one["text"] for one in asked.instances]
         return _Ask(
@@ -87,7 +88,7 @@ def _ask(asked: Asked) -> _Ask:
         return _scores(outcome, parameters.top_k if as_lists else 1)
 
     if isinstance(inputs, str):
-        return _Ask([inputs], Work(on_long=on_long), lambda outcomes: scores(_answered(outcomes[0])))
+        return _Ask([inputs], Work(on_long=on_long), lambda outcomes: scores(_answered(outcomes[0])), lone=True)
 
     def several(outcomes: Sequence[Outcome]) -> Any:
         rows = [scores(outcome) for outcome in outcomes]
@@ -136,32 +137,38 @@ class FormsRoute(JsonRoute):
 
 async def _in_form(request: Request, runtime: Runtime, came: Format, wanted: Format) -> Response:
     """One answer a line or row, in their order; a bad one has its error in its place."""
-    body = await request.body()
-    items: list[_Ask | ServiceError]
-    if came == "json":
-        items = [_parsed(body, "the body")]
-        if isinstance(items[0], ServiceError):
-            raise items[0]
-    elif came == "lines":
-        items = [_parsed(line, "the line") for line in split_lines(body)]
-        if not items:
-            raise ServiceError("invalid_body", "the body has no line")
-    else:
-        rows = read_rows(came, body)
-        items = [row if isinstance(row, ServiceError) else _ask(TextInvocation(text=row)) for row in rows]
+    pipeline = runtime.open()
+    items = _items(await request.body(), came, pipeline)
+    if came == "json" and isinstance(items[0], ServiceError):
+        raise items[0]
     outcomes = await _classify(runtime, items)
-    if len(items) == 1 and came in ("json", "text"):
-        for outcome in outcomes[0][:1] if len(outcomes[0]) == 1 else []:
-            _answered(outcome)  # a lone text's error is the answer's status
+    lone = items[0] if came in ("json", "text") else None
+    if isinstance(lone, _Ask) and lone.lone:
+        _answered(outcomes[0][0])  # a lone text's error is the answer's status
     if wanted == "csv":
-        content = write_csv([_row(outcome) for row in outcomes for outcome in row])
+        content = write_csv([_row(outcome) for row in outcomes for outcome in row]).removesuffix(b"\n")
     elif wanted == "text":
         content = b"\n".join(_row(outcome)[0].encode() for row in outcomes for outcome in row)
     else:
         values = [_value(item, row) for item, row in zip(items, outcomes, strict=True)]
-        lone = wanted == "json" and came in ("json", "text")
-        content = write_lines(values) if wanted == "lines" else json.dumps(values[0] if lone else values).encode()
-    return Response(content.rstrip(b"\n"), media_type=MEDIA_TYPES[wanted][0])
+        if wanted == "lines":
+            content = write_lines(values).removesuffix(b"\n")
+        else:
+            content = json.dumps(values if lone is None else values[0]).encode()
+    return Response(content, media_type=MEDIA_TYPES[wanted][0])
+
+
+def _items(body: bytes, came: Format, pipeline: Pipeline) -> list[_Ask | ServiceError]:
+    """What each line or row asks for, or what is wrong with it; at least one."""
+    if came == "json":
+        return [_parsed(body, "the body", pipeline)]
+    if came == "lines":
+        lines = split_lines(body)
+        if not lines:
+            raise ServiceError("invalid_body", "the body has no line")
+        return [_parsed(line, "the line", pipeline) for line in lines]
+    rows = read_rows(came, body)
+    return [row if isinstance(row, ServiceError) else _ask(TextInvocation(text=row)) for row in rows]
 
 
 def _value(item: _Ask | ServiceError, outcomes: Sequence[Outcome]) -> Any:
@@ -179,15 +186,19 @@ def _row(outcome: Outcome) -> tuple[str, float | None, str]:
     return outcome.prediction.label, outcome.prediction.score, ""
 
 
-def _parsed(raw: bytes, what: str) -> _Ask | ServiceError:
+def _parsed(raw: bytes, what: str, pipeline: Pipeline) -> _Ask | ServiceError:
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as exc:
         return ServiceError("invalid_json", f"{what} is not JSON: {exc}")
     try:
-        return _ask(_ASKED.validate_python({"text": value} if isinstance(value, str) else value))
+        ask = _ask(_ASKED.validate_python({"text": value} if isinstance(value, str) else value))
+        pipeline.check_count(len(ask.texts))
     except ValidationError as exc:
         return invalid(exc.errors())
+    except ServiceError as exc:
+        return exc
+    return ask
 
 
 async def _classify(runtime: Runtime, items: Sequence[_Ask | ServiceError]) -> list[list[Outcome]]:
@@ -196,23 +207,23 @@ async def _classify(runtime: Runtime, items: Sequence[_Ask | ServiceError]) -> l
     places = [(i, text, item.work) for i, item in enumerate(items) if isinstance(item, _Ask) for text in item.texts]
     several = len(places) > 1
     begun = False
-    while places:
-        work = places[0][2]
-        most = min(CHUNK, runtime.settings.max_texts)
-        chunk = list(takewhile(lambda place: place[2] == work, places[:most]))  # noqa: B023
-        how = Work(work.on_long, work.timeout_ms, lane="bulk" if several else work.lane)
-        try:
-            found = await runtime.classify([text for _, text, _ in chunk], how, Timing())
-        except ServiceError as exc:
-            if exc.kind != "overloaded" or not begun:
-                raise
-            await asyncio.sleep(PATIENCE_S)
-            continue
-        begun = True
-        for (i, _, _), outcome in zip(chunk, found, strict=True):
-            outcomes[i].append(outcome)
-        del places[: len(chunk)]
+    most = min(CHUNK, runtime.settings.max_texts)
+    for way, group in groupby(places, key=lambda place: place[2]):
+        for chunk in _in_chunks(group, most):
+            # what has begun waits for room while there is time; before that, a full queue is the caller's to know
+            work = replace(way, lane="bulk" if several else way.lane, patient=begun)
+            found = await runtime.open().classify([text for _, text, _ in chunk], work, Timing())
+            begun = True
+            for (i, _, _), outcome in zip(chunk, found, strict=True):
+                outcomes[i].append(outcome)
     return outcomes
+
+
+def _in_chunks(values: Iterable[T], most: int) -> Iterator[list[T]]:
+    """As itertools.batched, which Python 3.11 does not have."""
+    rest = iter(values)
+    while chunk := list(islice(rest, most)):
+        yield chunk
 
 
 router = APIRouter(tags=["sagemaker"])
@@ -271,6 +282,6 @@ _OTHER_ANSWERS = {
 )
 async def invocations(body: Invocation, runtime: RuntimeOf) -> Invoked:
     ask = _ask(body)
-    outcomes = await runtime.classify(ask.texts, ask.work, Timing())
+    outcomes = await runtime.open().classify(ask.texts, ask.work, Timing())
     answer: Invoked = ask.answer(outcomes)
     return answer

@@ -50,7 +50,7 @@ def service_with(engine: FakeEngine) -> ServiceFactory:
 
     @asynccontextmanager
     async def factory(**settings: Any) -> AsyncIterator[Service]:
-        app = create_app(settings=Settings(**settings), load_engine=lambda _: engine)
+        app = create_app(settings=Settings(**settings), load_engine=lambda *_: engine)
         async with app.router.lifespan_context(app):
             await loaded()
             transport = httpx.ASGITransport(app)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.engine import Engine
+from service.engine import Engine, Progress
 from service.errors import EngineLoadError
 from service.settings import Settings
 from tests.conftest import ROOT
@@ -24,16 +24,19 @@ def client_of(app: object) -> httpx.AsyncClient:
 
 
 async def test_not_ready_before_ready_inside_drained_after() -> None:
-    may_load = threading.Event()
+    may_load, may_report = threading.Event(), threading.Event()
 
-    def load(_: Settings) -> Engine:
+    def load(_: Settings, report: Progress) -> Engine:
+        report("importing")
+        may_report.set()
         assert may_load.wait(30)
         return FakeEngine()
 
     app = create_app(settings=Settings(), load_engine=load)
     async with client_of(app) as client, app.router.lifespan_context(app):
         assert (await client.get("/livez")).status_code == 200
-        assert (await client.get("/readyz")).json() == {"status": "loading"}
+        assert await asyncio.to_thread(may_report.wait, 30)
+        assert (await client.get("/readyz")).json() == {"status": "loading", "stage": "importing"}
         assert (await client.get("/ping")).status_code == 503
         refused = await client.post("/predict", json={"text": "a"})
         assert (refused.status_code, refused.json()["kind"]) == (503, "not_ready")
@@ -46,7 +49,7 @@ async def test_not_ready_before_ready_inside_drained_after() -> None:
 
 
 async def test_failed_load_is_told_to_the_composition_root_once() -> None:
-    def load(_: Settings) -> Engine:
+    def load(_: Settings, report: Progress) -> Engine:
         raise EngineLoadError("the artifact is bad")
 
     failures: list[BaseException] = []
@@ -61,7 +64,7 @@ async def test_failed_load_is_told_to_the_composition_root_once() -> None:
 async def test_stop_while_loading_is_clean() -> None:
     may_load = threading.Event()
 
-    def load(_: Settings) -> Engine:
+    def load(_: Settings, report: Progress) -> Engine:
         may_load.wait(30)
         return FakeEngine()
 

@@ -47,9 +47,14 @@ class Bench:
         return [[len(text.split()) for text in batch] for batch in self.batches]
 
     async def submit(
-        self, *texts: str, timeout_s: float = 1e6, lane: Lane = "interactive", spent_s: float = 0.0
+        self,
+        *texts: str,
+        timeout_s: float = 1e6,
+        lane: Lane = "interactive",
+        spent_s: float = 0.0,
+        patient: bool = False,
     ) -> list[Result]:
-        return await self.batcher.submit([item(text) for text in texts], timeout_s, spent_s, lane)
+        return await self.batcher.submit([item(text) for text in texts], timeout_s, spent_s, lane, patient)
 
     def later(self, *texts: str, **options: Any) -> "asyncio.Task[list[Result]]":
         return asyncio.ensure_future(self.submit(*texts, **options))
@@ -554,6 +559,47 @@ class TestClosing:
             assert bench.empty()
 
         asyncio.run(scenario())  # real time: closing waits for a real thread
+
+
+def test_who_is_patient_waits_for_room() -> None:
+    async def scenario() -> None:
+        bench = Bench(replace(LIMITS, max_items=2))
+        busy = await bench.busy()
+        other = bench.later("other")
+        waiting = bench.later("one", "two", patient=True)
+        await asyncio.sleep(0)
+        await refused(bench.submit("three"), "overloaded")
+        await answered(busy, other, waiting)
+        assert bench.batches == [["busy"], ["other"], ["one", "two"]]
+        assert bench.empty()
+
+    in_virtual_time(scenario())
+
+
+def test_patience_ends_with_the_time_allowed() -> None:
+    async def scenario() -> None:
+        bench = Bench(replace(LIMITS, max_items=1))
+        busy = await bench.busy()
+        await refused(bench.submit("one", patient=True, timeout_s=BATCH_S / 4), "deadline_exceeded")
+        await answered(busy)
+        assert bench.batches == [["busy"]] and bench.empty()
+
+    in_virtual_time(scenario())
+
+
+def test_patience_does_not_outlive_the_batcher() -> None:
+    async def scenario() -> None:
+        bench = Bench(replace(LIMITS, max_items=1))
+        busy = await bench.busy()
+        waiting = bench.later("one", patient=True)
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(bench.batcher.close())
+        with pytest.raises(ServiceError) as caught:
+            await waiting
+        assert caught.value.kind == "draining"
+        await asyncio.gather(busy, closing, return_exceptions=True)
+
+    in_virtual_time(scenario())
 
 
 def test_the_clock_finds_a_deadlock() -> None:

@@ -120,6 +120,29 @@ async def test_sagemakers_setting_decides_where_the_caller_does_not(service_with
         assert (await invoke(service, '{"text": "a"}', "application/json", "application/json")).json()
 
 
+async def test_failed_texts_at_the_end_keep_their_lines(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        answer = await invoke(service, '"a"\n""\n""\n', "application/jsonlines", "text/plain")
+        assert answer.text == f"{expected_label('a')}\n\n"
+
+
+async def test_a_list_of_one_has_its_error_in_its_place(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        for accept in ("application/json", "application/jsonlines"):
+            answer = await invoke(service, '{"inputs": [""]}', "application/json", accept)
+            assert (answer.status_code, answer.json()[0]["kind"]) == (200, "empty_text")
+
+
+async def test_the_limit_of_texts_holds_in_every_form(service_with: ServiceFactory) -> None:
+    body = '{"inputs": ["a", "b", "c"]}'
+    async with service_with(max_texts=2) as service:
+        for accept in ("application/json", "text/csv"):
+            answer = await invoke(service, body, "application/json", accept)
+            assert (answer.status_code, answer.json()["kind"]) == (413, "too_many_texts")
+        lines = await invoke(service, f'"a"\n{body}', "application/jsonlines")
+        assert json.loads(lines.text.split("\n")[1])["kind"] == "too_many_texts"
+
+
 @pytest.mark.parametrize(
     ("body", "content_type", "accept", "kind"),
     [

@@ -436,8 +436,8 @@ async def test_batch_waits_behind_single_texts(service_with: ServiceFactory, eng
 
 async def queued(service: Service, items: int) -> None:
     """Wait until so many windows are in the batcher."""
-    assert service.runtime._batcher is not None
-    while service.runtime._batcher.load.items < items:
+    assert service.runtime.open().batcher is not None
+    while service.runtime.open().batcher.load.items < items:
         await asyncio.sleep(0)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.streaming import CHUNK_LINES, IN_FLIGHT
+from service.streaming import CHUNK_LINES, GONE, IN_FLIGHT
 from tests.service.conftest import Service, ServiceFactory, reached
 from tests.service.fakes import expected_label
 
@@ -139,6 +139,7 @@ class Caller:
             "raw_path": b"/batch",
             "query_string": b"",
             "headers": headers,
+            "extensions": {GONE: self.gone},
         }
         await service.app(scope, self.receive, self.send)
 

@@ -95,6 +95,25 @@ def test_lower_precision_that_disagrees_is_not_chosen(artifact: Artifact, monkey
     assert info.precision == "float32"
 
 
+def test_lower_precision_that_fails_on_golden_texts_gives_way_to_float32(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower = artifact.packed("bfloat16")
+    trials = (Trial("bfloat16", "chosen: 2.00 times as fast", 2.0, 0.01), Trial("float32", "slower than bfloat16", 1.0))
+    monkeypatch.setattr(torch_engine, "_fastest", lambda *_: ("bfloat16", trials, lower))
+    monkeypatch.setattr(torch_engine, "NEAR", 1e-9)
+    info = load_torch_engine(settings_of(artifact)).info
+    verdicts = {trial.precision: trial.verdict for trial in info.precision_trials}
+    assert info.precision == "float32" and info.golden_difference < 1e-3
+    assert verdicts["float32"].startswith("chosen") and "golden" in verdicts["bfloat16"]
+
+
+def test_loading_says_what_it_is_about(artifact: Artifact) -> None:
+    stages: list[str] = []
+    load_torch_engine(settings_of(artifact), stages.append)
+    assert [stage.split()[0] for stage in stages] == ["verifying", "loading", "checking", "choosing"]
+
+
 def test_cuda_where_there_is_none_is_one_clear_error(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EngineLoadError, match="SERVICE_DEVICE=cuda"):
