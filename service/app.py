@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from service import __version__
 from service.engine import Engine, Progress
 from service.errors import install_handlers
-from service.middleware import OPEN, RequestContext
+from service.middleware import OPEN, QUIET, RequestContext
 from service.routes import admin, compat, operations, predict, sagemaker
 from service.routes.common import documented
 from service.runtime import LoadEngine, Runtime
@@ -58,6 +58,14 @@ def create_app(
         description="Fine-tuned GPT-2 answers with a label and calibrated probabilities for every text.",
         lifespan=lifespan,
         redoc_url=None,
+        # Spans go where OTEL_EXPORTER_OTLP_ENDPOINT says, if it says anything; see the extra "otel".
+        telemetry={
+            "auto_configure": True,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "exclude": lambda scope: scope.get("path") in QUIET,
+        },
         # A trailing slash is another path: a redirect would make clients send their body twice.
         redirect_slashes=False,
     )

@@ -12,6 +12,8 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from opentelemetry import trace
+
 from service.batcher import Batcher, Lane, Result, deadline_exceeded
 from service.engine import (
     Encoded,
@@ -27,6 +29,8 @@ from service.engine import (
 from service.errors import ServiceError
 from service.settings import Settings
 from service.telemetry import Metrics
+
+tracer = trace.get_tracer("service")
 
 CHUNK_CHARS = 50_000
 """Characters tokenised at once, some ten milliseconds."""
@@ -195,8 +199,9 @@ class Pipeline:
 
     async def _answers(self, texts: Sequence[str], work: Work, timing: Timing, allowed_s: float) -> list[Outcome]:
         try:
-            async with asyncio.timeout(allowed_s):
-                outcomes, encoded = await self._encode(texts, work)
+            with tracer.start_as_current_span("tokenize", attributes={"texts": len(texts)}):
+                async with asyncio.timeout(allowed_s):
+                    outcomes, encoded = await self._encode(texts, work)
         except TimeoutError:
             raise deadline_exceeded(allowed_s) from None
         encoded_at = time.perf_counter()
@@ -204,7 +209,8 @@ class Pipeline:
         if encoded:
             items = [item for text in encoded.values() for item in text.items]
             spent_s = timing.tokenize_ms / 1000
-            results = iter(await self.batcher.submit(items, allowed_s, spent_s, work.lane, work.patient))
+            with tracer.start_as_current_span("model", attributes={"windows": len(items)}):
+                results = iter(await self.batcher.submit(items, allowed_s, spent_s, work.lane, work.patient))
             for done, (place, text) in enumerate(encoded.items(), 1):
                 outcomes[place] = self._decode(text, [next(results) for _ in text.items])
                 if done % DECODED_AT_ONCE == 0:
@@ -228,6 +234,14 @@ class Pipeline:
         if isinstance(tokens, TextProblem):
             raise ServiceError(tokens.kind, tokens.message)
         return tokens
+
+    @property
+    def max_texts(self) -> int:
+        return self._settings.max_texts
+
+    def allowed_ms(self, work: Work) -> int:
+        """Milliseconds for the whole request. Raises ServiceError invalid_request if too many are asked for."""
+        return round(self._timeout_s(work.timeout_ms) * 1000)
 
     def _timeout_s(self, timeout_ms: int | None) -> float:
         most = self._settings.max_timeout_ms

@@ -49,10 +49,20 @@ class Options(_Wire):
     )
 
 
-class PredictRequest(Options):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
+class LineRequest(Options):
+    """A line of `/batch`."""
 
     text: Text = Field(description="the text to classify")
+
+
+class PredictRequest(LineRequest):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
+
+    explain: Annotated[bool, Field(strict=True)] = Field(
+        False,
+        description="also say what each sentence did for the answer, by classifying the text without it: costs as "
+        "much as that many texts",
+    )
 
 
 class BatchRequest(Options):
@@ -129,7 +139,27 @@ class TimingBody(_Wire):
     total_ms: float
 
 
+class Sentence(_Wire):
+    start: int = Field(ge=0, description="first character, counted in the text as it was sent")
+    end: int = Field(ge=1, description="the character after the last one")
+    contribution: float | None = Field(
+        None, description="log-odds of the label with the sentence minus without; absent if nothing is left without it"
+    )
+    alone: float | None = Field(None, description="log-odds of the label for the sentence alone")
+
+
+class ExplanationBody(_Wire):
+    """What each sentence did for the answer. Contributions need not add up: see `remainder`."""
+
+    label: str
+    log_odds: float = Field(description="ln(p / (1 - p)) of the label, for the whole text")
+    sentences: list[Sentence] = Field(description="in their order; of very long texts, stretches of several")
+    sum: float = Field(description="of all contributions")
+    remainder: float = Field(description="log_odds - sum: what no sentence alone accounts for")
+
+
 class PredictResponse(Result):
+    explanation: ExplanationBody | None = Field(None, description="if asked for")
     model: Model
     timing: TimingBody
 

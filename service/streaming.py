@@ -6,9 +6,9 @@
 
 Memory does not grow with the call: what was read and not yet answered is bounded by `IN_FLIGHT` chunks of at most
 `CHUNK_CHARS` characters (or one line, if that is longer). A line is a string, or an object with the fields of
-`/predict`; each gets one line, a result or an error object, and a bad line never ends the stream. Whoever sends much
-must read at the same time: a caller who reads nothing is not read from either. When the caller hangs up, what waits is
-dropped, and only the batch that is in the model goes on.
+`/predict` but `explain`; each gets one line, a result or an error object, and a bad line never ends the stream. Whoever
+sends much must read at the same time: a caller who reads nothing is not read from either. When the caller hangs up,
+what waits is dropped, and only the batch that is in the model goes on.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from service.errors import ServiceError, error_body, invalid
 from service.formats import LINES
 from service.pipeline import Outcome, Timing, Work
 from service.runtime import Runtime
-from service.schemas import PredictRequest
+from service.schemas import LineRequest
 
 IN_FLIGHT = 4
 """Chunks that were read and whose answers are not sent, so that the batcher never waits for the next one."""
@@ -37,14 +37,14 @@ GONE = "service.gone"
 """ASGI extension of this service's own server: an asyncio.Event that is set when the connection breaks. ASGI itself
 says so only in the order of the body's pieces, and those are not read while there is enough to do."""
 
-Render = Callable[[Outcome, PredictRequest], bytes]
+Render = Callable[[Outcome, LineRequest], bytes]
 
 
 @dataclass(frozen=True)
 class _Line:
     """One line: what it asks for, or what is wrong with it."""
 
-    request: PredictRequest | None
+    request: LineRequest | None
     error: ServiceError | None = None
 
 
@@ -97,7 +97,7 @@ def _too_long(limit: int) -> ServiceError:
     return ServiceError("body_too_large", f"a line has more than {limit} bytes")
 
 
-_LINE = TypeAdapter(PredictRequest)
+_LINE = TypeAdapter(LineRequest)
 
 
 def _parse(raw: bytes | ServiceError) -> _Line:
@@ -132,7 +132,7 @@ def _chunks(lines: Iterable[bytes | ServiceError], most: int) -> Iterator[list[_
         yield chunk
 
 
-def _work(request: PredictRequest) -> Work:
+def _work(request: LineRequest) -> Work:
     return Work(request.on_long, request.timeout_ms, request.spans, lane="bulk", patient=True)
 
 
@@ -210,7 +210,7 @@ class LinesResponse(Response):
                 lines.append(self._render(next(outcomes), line.request))
         return b"\n".join(lines) + b"\n"
 
-    async def _classify(self, requests: list[PredictRequest]) -> list[Outcome]:
+    async def _classify(self, requests: list[LineRequest]) -> list[Outcome]:
         texts = [request.text for request in requests]
         try:
             return await self._runtime.open().classify(texts, _work(requests[0]), Timing())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 logger = logging.getLogger("service")
@@ -29,10 +30,11 @@ def current_request_id() -> str:
 
 
 def start_request(offered: str | None, traceparent: str | None = None) -> str:
-    """Take the caller's request id if it is harmless in a header and in a log, else make one; and his trace's id, which
-    then stands in every log line of the request."""
-    trace = _TRACEPARENT.fullmatch(traceparent or "")
-    _trace_id.set(trace[1] if trace else "")
+    """Take the caller's request id if it is harmless in a header and in a log, else make one; and the id of his trace,
+    or of the one begun here, which then stands in every log line of the request."""
+    given = _TRACEPARENT.fullmatch(traceparent or "")
+    begun = trace.get_current_span().get_span_context()
+    _trace_id.set(given[1] if given else f"{begun.trace_id:032x}" if begun.is_valid else "")
     request_id = offered if offered and _ACCEPTED_ID.fullmatch(offered) else uuid.uuid4().hex
     _request_id.set(request_id)
     return request_id

@@ -45,13 +45,13 @@ class ServiceProcess:
         with self._changed:
             self._changed.notify_all()
 
-    def wait_for_log(self, message: str) -> dict[str, Any]:
-        """The first log line with this message; fails if the process ends or takes too long."""
+    def wait_for_log(self, message: str, starts: bool = False) -> dict[str, Any]:
+        """The first log line with this message, or that starts so; fails if the process ends or takes too long."""
         deadline = time.monotonic() + START_S
         with self._changed:
             while True:
                 for line in self.lines:
-                    if line["message"] == message:
+                    if line["message"] == message or (starts and line["message"].startswith(message)):
                         return line
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._reader.is_alive():

@@ -1,12 +1,14 @@
 """`/predict`, `/batch` and `/tokenize`: the service's own wire."""
 
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from service.batcher import Lane
 from service.errors import ServiceError, error_body
+from service.explain import Explanation, explain
 from service.formats import LINES, media_type
 from service.pipeline import Answer, Outcome, Timing, Work
 from service.routes.common import (
@@ -26,9 +28,12 @@ from service.schemas import (
     BatchRequest,
     BatchResponse,
     ErrorBody,
+    ExplanationBody,
+    LineRequest,
     Options,
     PredictRequest,
     PredictResponse,
+    Sentence,
     Token,
     TokenizeRequest,
     TokenizeResponse,
@@ -60,9 +65,19 @@ router = APIRouter(route_class=JsonRoute, tags=["predict"])
 bulk = APIRouter(route_class=BatchRoute, tags=["predict"])
 
 
-def _line(outcome: Outcome, request: PredictRequest) -> bytes:
+def _line(outcome: Outcome, request: LineRequest) -> bytes:
     wire = result(outcome, request.top_k) if isinstance(outcome, Answer) else ErrorBody(**error_body(outcome))
     return wire.model_dump_json(exclude_none=True).encode()
+
+
+def _explanation(found: Explanation) -> ExplanationBody:
+    return ExplanationBody(
+        label=found.label,
+        log_odds=found.log_odds,
+        sentences=[Sentence(**asdict(p)) for p in found.parts],
+        sum=found.total,
+        remainder=found.remainder,
+    )
 
 
 def _options(body: Options, lane: Lane) -> Work:
@@ -78,12 +93,20 @@ def _options(body: Options, lane: Lane) -> Work:
 async def predict(body: PredictRequest, runtime: RuntimeOf, response: Response) -> PredictResponse:
     timing = Timing()
     pipeline = runtime.open()
-    [outcome] = await pipeline.classify([body.text], _options(body, "interactive"), timing)
+    work = _options(body, "interactive")
+    [outcome] = await pipeline.classify([body.text], work, timing)
     if isinstance(outcome, ServiceError):
         raise outcome
+    explanation = None
+    if body.explain:
+        allowed_ms = pipeline.allowed_ms(work)
+        explanation = _explanation(await explain(pipeline, body.text, outcome, work, allowed_ms, timing))
     response.headers["Server-Timing"] = server_timing(timing)
     return PredictResponse(
-        **result_fields(outcome, body.top_k), model=model_of(pipeline.info), timing=timing_of(timing)
+        **result_fields(outcome, body.top_k),
+        explanation=explanation,
+        model=model_of(pipeline.info),
+        timing=timing_of(timing),
     )
 
 

@@ -1,17 +1,23 @@
 """The real service over a tiny model: start, load, signals, exit codes."""
 
+import hashlib
+import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from classifier.artifact import Artifact
 from service.__main__ import main
@@ -47,6 +53,70 @@ def test_64_concurrent_callers_get_what_each_would_get_alone(artifact: Artifact)
             batch = client.post("/batch", json={"texts": TEXTS}).json()["results"]
         assert all(map(same, batch, alone))
         assert service.stop() == 0
+
+
+def test_sighup_under_load_changes_the_model_and_loses_no_request(artifact: Artifact, tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    shutil.copytree(artifact.directory, served)
+    with service_process(served) as service:
+        before = service.wait_for_log("ready")["version"]
+        stop = threading.Event()
+        answers: list[tuple[int, str]] = []
+
+        def call_until_told(caller: int) -> None:
+            with client_of(service) as client:
+                while not stop.is_set():
+                    response = client.post("/predict", json={"text": TEXTS[caller]})
+                    answers.append((response.status_code, response.json().get("model", {}).get("version", "")))
+
+        callers = [threading.Thread(target=call_until_told, args=(i,)) for i in range(8)]
+        for caller in callers:
+            caller.start()
+        try:
+            other = altered(artifact, tmp_path / "other")
+            swap(other, served)
+            service.process.send_signal(signal.SIGHUP)
+            after = service.wait_for_log("reloaded")["version"]
+            broken = tmp_path / "broken"
+            shutil.copytree(served, broken)
+            flip_byte(broken / "model.safetensors")
+            swap(broken, served)
+            service.process.send_signal(signal.SIGHUP)
+            refusal = service.wait_for_log("reload refused", starts=True)
+        finally:
+            stop.set()
+            for caller in callers:
+                caller.join()
+        assert "was altered" in refusal["message"] and "kept" in refusal["message"]
+        assert {status for status, _ in answers} == {200}, "none was lost"
+        assert {version for _, version in answers} == {before, after}
+        assert answers[-1][1] == after, "a broken artifact changes nothing"
+        assert service.stop() == 0
+
+
+def altered(artifact: Artifact, directory: Path) -> Path:
+    """The same model under another version: one bias a little larger."""
+    shutil.copytree(artifact.directory, directory)
+    weights = load_file(directory / "model.safetensors")
+    weights["transformer.ln_f.bias"] = weights["transformer.ln_f.bias"] * np.float32(1.0001) + np.float32(1e-6)
+    save_file(weights, directory / "model.safetensors")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    content = (directory / "model.safetensors").read_bytes()
+    manifest["files"]["model.safetensors"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return directory
+
+
+def swap(new: Path, served: Path) -> None:
+    """`new` under the name of `served`."""
+    served.rename(served.with_name(f"{served.name}-before-{new.name}"))
+    new.rename(served)
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def test_sigterm_under_load_loses_no_accepted_request(artifact: Artifact) -> None:
