@@ -140,8 +140,11 @@ class LinesResponse(Response):
         self._runtime = runtime
         self._render = render
         self._limit = limit
+        self._owed = 0
+        self._owing: Callable[[bool], None] = lambda _: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._owing = scope.get("extensions", {}).get("service.owing", self._owing)
         pending: Pending = asyncio.Queue(IN_FLIGHT)
         started: set[asyncio.Task[bytes]] = set()
         reader = asyncio.create_task(self._read(receive, pending, started))
@@ -176,6 +179,7 @@ class LinesResponse(Response):
                 task = asyncio.create_task(self._answer(chunk))
                 started.add(task)
                 task.add_done_callback(started.discard)
+                self._owe(1)
                 await pending.put(task)  # waits while as many as allowed are under way
         await pending.put(None)
 
@@ -184,7 +188,13 @@ class LinesResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         while (task := await pending.get()) is not None:
             await send({"type": "http.response.body", "body": await task, "more_body": True})
+            self._owe(-1)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _owe(self, chunks: int) -> None:
+        """Tell the server whether the caller waits for us, or we for the caller."""
+        self._owed += chunks
+        self._owing(self._owed > 0)
 
     async def _answer(self, chunk: list[_Line]) -> bytes:
         wanted = [line.request for line in chunk if line.request is not None]
