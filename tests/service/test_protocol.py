@@ -153,10 +153,7 @@ class TestTime:
         async def scenario() -> None:
             wire = Wire(echo)
             await wire.send(GET)
-            while wire.ended_at is None:
-                await wire.send(lonely)
-                await asyncio.sleep(5.0)
-            assert wire.ended_at == pytest.approx(KEEP_ALIVE_S, abs=0.5)
+            assert await wire.drip(lonely, 5.0) == pytest.approx(KEEP_ALIVE_S, abs=0.5)
             assert statuses(wire) == [200]
 
         run(scenario)
@@ -174,10 +171,7 @@ class TestTime:
         async def scenario() -> None:
             wire = Wire(echo)
             await wire.send(post(b"x" * 1000))
-            while wire.ended_at is None:
-                await wire.send(b"x")
-                await asyncio.sleep(BODY_IDLE_S / 2 + 0.3)
-            assert wire.ended_at == pytest.approx(BODY_S, abs=0.5)
+            assert await wire.drip(b"x", BODY_IDLE_S / 2 + 0.3) == pytest.approx(BODY_S, abs=0.5)
             assert error_kind(wire) == "request_timeout"
 
         run(scenario)
@@ -186,10 +180,7 @@ class TestTime:
         async def scenario() -> None:
             wire = Wire(echo)
             await wire.send(CHUNKED)
-            while wire.ended_at is None:
-                await wire.send(b"0")
-                await asyncio.sleep(1.5)
-            assert wire.ended_at == pytest.approx(BODY_IDLE_S, abs=0.5)
+            assert await wire.drip(b"0", 1.5) == pytest.approx(BODY_IDLE_S, abs=0.5)
 
         run(scenario)
 
@@ -217,10 +208,7 @@ class TestTime:
         async def scenario() -> None:
             wire = Wire(early)
             await wire.send(request_head)
-            while wire.ended_at is None:
-                await wire.send(b"x\n")
-                await asyncio.sleep(1.7)
-            assert wire.ended_at == pytest.approx(DISCARD_S, abs=2.0)
+            assert await wire.drip(b"x\n", 1.7) == pytest.approx(DISCARD_S, abs=2.0)
             assert statuses(wire) == [413]
 
         run(scenario)
@@ -276,11 +264,8 @@ class TestAnswersThatAreNotTaken:
             wire = Wire(streaming(0.0))
             wire.taking = False
             await wire.send(STREAM)
-            while wire.ended_at is None:
-                if not wire.protocol.flow.read_paused:
-                    await wire.send(b"x" * 1_000 + b"\n")
-                await asyncio.sleep(1.0)
-            assert wire.aborted and 2 * STUCK_S < wire.ended_at < 3 * STUCK_S  # full after 65 lines
+            ended_at = await wire.drip(b"x" * 1_000 + b"\n", 1.0)
+            assert wire.aborted and 2 * STUCK_S < ended_at < 3 * STUCK_S  # full after 65 lines
 
         run(scenario)
 
@@ -324,11 +309,7 @@ class TestStreams:
             await wire.send(STREAM + b"first\n")
             await asyncio.sleep(BODY_IDLE_S / 2)
             await wire.send(b"second\n")
-            while wire.ended_at is None:
-                await asyncio.sleep(3.0)
-                if wire.ended_at is None:
-                    wire.protocol.data_received(b" ")
-            assert wire.ended_at == pytest.approx(BODY_IDLE_S / 2 + BODY_S, abs=3.0)
+            assert await wire.drip(b" ", 3.0) == pytest.approx(BODY_IDLE_S / 2 + BODY_S, abs=3.0)
 
         run(scenario)
 

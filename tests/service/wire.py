@@ -16,6 +16,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 HIGH_WATER = 65_536
 KEEP_ALIVE_S = 75
+FOR_EVER_S = 10_000.0
 
 
 @dataclass
@@ -79,8 +80,15 @@ class Wire(asyncio.Transport):
 
     async def ended(self) -> float:
         """When the connection was gone, by the loop's clock."""
+        return await self.drip(b"", 0.5)
+
+    async def drip(self, data: bytes, every_s: float) -> float:
+        """Send the same again and again until the connection is gone; returns when that was."""
         while self.ended_at is None:
-            await asyncio.sleep(0.5)
+            assert self._loop.time() < FOR_EVER_S, "the connection never ends"
+            if data and not self.protocol.flow.read_paused:
+                await self.send(data)
+            await asyncio.sleep(every_s)
         return self.ended_at
 
     # --- asyncio.Transport
