@@ -133,7 +133,7 @@ def measure(options: Namespace) -> dict[str, Any]:
 def _slow(running: Up, elsewhere: ProcessPoolExecutor, options: Namespace) -> dict[str, Any]:
     server, pid = running.server, running.process.pid
     alone, beside = Load(), Load()
-    counts = {"before": descriptors(pid), "during": 0, "rounds_end": []}
+    before, during, after = descriptors(pid), 0, []
     ends: list[tuple[str, float, bool]] = []
     for turn in range(options.rounds):
         requests = _different(server, int(options.rate * options.seconds * 2))
@@ -145,20 +145,20 @@ def _slow(running: Up, elsewhere: ProcessPoolExecutor, options: Namespace) -> di
         last = turn == options.rounds - 1
         give_up = until + (max(allowed for *_, allowed in KINDS.values()) + LATE_S if last else 0.0)
         slow = elsewhere.submit(slow_callers, running.port, options.slow, until, give_up)
-        _wait_for_descriptors(pid, counts["before"] + int(0.95 * options.slow), slow)
+        _wait_for_descriptors(pid, before + int(0.95 * options.slow), slow)
         beside.outcomes += asyncio.run(open_loop(HOST, running.port, requests, schedule)).outcomes
-        counts["during"] = max(counts["during"], descriptors(pid))
+        during = max(during, descriptors(pid))
         if last:
             say("waiting until all slow callers are cut off")
         ends += slow.result()
-        counts["rounds_end"].append(_left(pid, counts["before"]))
+        after.append(_left(pid, before))
     return {
         "count": options.slow,
         "rate_per_s": options.rate,
         "alone": alone.summary(),
         "beside": beside.summary(),
         "p99_ratio": _p99(beside) / _p99(alone),
-        "descriptors": counts,
+        "descriptors": {"before": before, "during": during, "after_each_round": after},
         "ends": {kind: _summary(ends, kind) for kind in KINDS},
     }
 
@@ -244,8 +244,8 @@ def report(figures: dict[str, Any]) -> str:
         "",
         table(["slow with", "allowed s", "longest s", "ended by the service", "late"], ends),
         "",
-        f"Descriptors of the service: {counts['before']} before, {counts['during']} during, {counts['rounds_end'][-1]} "
-        "after.",
+        f"Descriptors of the service: {counts['before']} before, {counts['during']} during, "
+        f"{counts['after_each_round'][-1]} after.",
         "",
         f"/ping at {PINGS_PER_S:g}/s beside {SATURATING_CLIENTS} clients that saturate /predict "
         f"({number(load['throughput_per_s'])} texts/s):",

@@ -1,6 +1,5 @@
 """The real service when it has no file descriptor left."""
 
-import re
 import resource
 import socket
 import time
