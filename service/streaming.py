@@ -37,6 +37,9 @@ GONE = "service.gone"
 """ASGI extension of this service's own server: an asyncio.Event that is set when the connection breaks. ASGI itself
 says so only in the order of the body's pieces, and those are not read while there is enough to do."""
 
+OWING = "service.owing"
+"""Another: a function that is told whether lines are without an answer, so that their caller is not called slow."""
+
 Render = Callable[[Outcome, LineRequest], bytes]
 
 
@@ -150,9 +153,13 @@ class LinesResponse(Response):
         self._runtime = runtime
         self._render = render
         self._limit = limit
+        self._owed = 0
+        self._tell_owing: Callable[[bool], None] = lambda _: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = (scope.get("extensions") or {}).get(GONE) or asyncio.Event()
+        extensions = scope.get("extensions") or {}
+        gone = extensions.get(GONE) or asyncio.Event()
+        self._tell_owing = extensions.get(OWING, self._tell_owing)
         pending: _Pending = asyncio.Queue()
         room = asyncio.Semaphore(IN_FLIGHT)
         reader = asyncio.create_task(self._read(receive, gone, pending, room))
@@ -183,6 +190,7 @@ class LinesResponse(Response):
         async for lines in _lines(receive, self._limit):
             for chunk in _chunks(lines, most):
                 await _acquire(room, gone)  # until the answers to an earlier chunk are sent
+                self._owe(1)
                 pending.put_nowait(asyncio.create_task(self._answer(chunk)))
         pending.put_nowait(None)
 
@@ -196,7 +204,12 @@ class LinesResponse(Response):
                 answer.cancel()  # if it is the writer that ends
             await send({"type": "http.response.body", "body": body, "more_body": True})
             room.release()
+            self._owe(-1)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _owe(self, chunks: int) -> None:
+        self._owed += chunks
+        self._tell_owing(self._owed > 0)
 
     async def _answer(self, chunk: list[_Line]) -> bytes:
         wanted = [line.request for line in chunk if line.request is not None]
