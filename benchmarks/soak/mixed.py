@@ -86,7 +86,7 @@ class _Soak:
 
     async def run(self) -> tuple[dict[str, Any], list[Promise]]:
         options, control = self._options, Connection(HOST, self._port)
-        info = json.loads((await control.ask(get("/info"))).body)
+        info = json.loads((await control.ask(get("/info"), last=True)).body)
         model = Model(info["model"]["name"], info["model"]["labels"], info["limits"]["max_body_bytes"])
         self._ledger.tolerance = TOLERANCE[info["model"]["precision"]]
         say(f"asking {options.texts} texts alone")
@@ -151,7 +151,7 @@ class _Soak:
         """The process once nothing is under way any more, or after `IDLE_S`."""
         deadline = time.monotonic() + IDLE_S
         while True:
-            metrics = (await control.ask(get("/metrics"))).body.decode()
+            metrics = (await control.ask(get("/metrics"), last=True)).body.decode()
             now = sample(self._process.pid, self._ledger.done)
             idle = not gauge(metrics, "queue_items") and now.descriptors <= at_rest.descriptors + SPARE_DESCRIPTORS
             if idle or time.monotonic() > deadline:
@@ -215,7 +215,7 @@ class _Soak:
 
 
 async def alone(connection: Connection, texts: list[str]) -> list[Known]:
-    """Each text's answer, with nothing else in the service."""
+    """Each text's answer, with nothing else in the service. Closes the connection: it may be idle for long then."""
     known = []
     for text in texts:
         response = await connection.ask(post_json("/predict", {"text": text}))
@@ -224,6 +224,7 @@ async def alone(connection: Connection, texts: list[str]) -> list[Known]:
         [scores] = answers.predict(response.body)
         assert not isinstance(scores, str)
         known.append(Known(text, {label: score for label, score in scores.items() if score is not None}))
+    connection.drop()
     return known
 
 

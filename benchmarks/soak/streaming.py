@@ -35,6 +35,8 @@ MAX_BATCHES_AFTER = 2
 """The batch that was in the model when the caller left, and one that began before the service could know."""
 
 QUIET_S = 1.0
+"""Without a further batch, after which the work has stopped."""
+
 SAY_EACH = 20_000
 HEAD = b"POST /batch HTTP/1.1\r\nHost: soak\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -56,7 +58,7 @@ def soak(options: Namespace) -> tuple[dict[str, Any], list[Promise]]:
 
 async def _run(options: Namespace, pid: int, port: int) -> tuple[dict[str, Any], list[Promise]]:
     control = Connection(HOST, port)
-    info = json.loads((await control.ask(get("/info"))).body)["model"]
+    info = json.loads((await control.ask(get("/info"), last=True)).body)["model"]
     known = await alone(control, _texts(options.seed))
     say(f"{options.lines} lines in one call")
     call = Call(known, options.lines, options.seed, TOLERANCE[info["precision"]], pid)
@@ -223,25 +225,24 @@ async def _departure(known: Sequence[Known], options: Namespace, port: int, cont
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
     writer.transport.abort()
-    at_leave, left = await _work_done(control), time.perf_counter()
-    while await _waiting(control) and time.perf_counter() - left < IDLE_S:
-        await asyncio.sleep(0.005)
-    idle_s = time.perf_counter() - left
-    at_rest = await _work_done(control)
-    await asyncio.sleep(QUIET_S)
-    later = await _work_done(control)
+    at_leave = last = await _work_done(control)
+    left = changed = time.perf_counter()
+    while time.perf_counter() - changed < QUIET_S and changed - left < IDLE_S:
+        await asyncio.sleep(0.01)
+        now = await _work_done(control)
+        if now != last:
+            last, changed = now, time.perf_counter()
     return {
         "read": read,
-        "batches_after": at_rest[0] - at_leave[0],
-        "texts_after": at_rest[1] - at_leave[1],
-        "idle_after_s": idle_s,
-        "batches_later": later[0] - at_rest[0],
-        "waiting": await _waiting(control),
+        "batches_after": last[0] - at_leave[0],
+        "texts_after": last[1] - at_leave[1],
+        "idle_after_s": changed - left,
+        "waiting": last[2],
     }
 
 
 def _departed(found: dict[str, float]) -> list[Promise]:
-    stopped = found["batches_after"] <= MAX_BATCHES_AFTER and not found["batches_later"] and not found["waiting"]
+    stopped = found["batches_after"] <= MAX_BATCHES_AFTER and not found["waiting"]
     shown = (
         f"{found['batches_after']:.0f} batches and {found['texts_after']:.0f} texts after the caller had left, idle "
         f"after {found['idle_after_s']:.2f} s, {found['waiting']:.0f} windows left in the queue"
@@ -249,11 +250,7 @@ def _departed(found: dict[str, float]) -> list[Promise]:
     return [Promise("work stops when the caller leaves, within one batch", stopped, shown)]
 
 
-async def _work_done(control: Connection) -> tuple[float, float]:
-    """Batches and texts so far."""
-    metrics = (await control.ask(get("/metrics"))).body.decode()
-    return gauge(metrics, "batch_items_count"), gauge(metrics, "texts_total")
-
-
-async def _waiting(control: Connection) -> float:
-    return gauge((await control.ask(get("/metrics"))).body.decode(), "queue_items")
+async def _work_done(control: Connection) -> tuple[float, float, float]:
+    """Batches and texts so far, and windows in the queue."""
+    metrics = (await control.ask(get("/metrics"), last=True)).body.decode()
+    return gauge(metrics, "batch_items_count"), gauge(metrics, "texts_total"), gauge(metrics, "queue_items")
