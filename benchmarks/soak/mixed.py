@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.machine import command, describe
+from benchmarks.machine import describe
 from benchmarks.options import say
 from benchmarks.processes import free_port, running, wait_for_status
 from benchmarks.soak import answers
@@ -70,7 +70,7 @@ def soak(options: Namespace) -> tuple[dict[str, Any], list[Promise]]:
         wait_for_status(process, port, "/readyz", limit_s=START_S, every_s=0.1)
         figures, promises = asyncio.run(_Soak(options, process, port).run())
         promises.append(_stops(process, log))
-    figures |= {"machine": describe(), "command": command(), "log_mb": round(log.stat().st_size / 1e6, 1)}
+    figures |= {"machine": describe(), "log_mb": round(log.stat().st_size / 1e6, 1)}
     return figures, promises
 
 

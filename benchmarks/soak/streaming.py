@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.machine import command, describe
+from benchmarks.machine import describe
 from benchmarks.options import say
 from benchmarks.processes import free_port, running, wait_for_status
 from benchmarks.soak import answers
@@ -53,7 +53,7 @@ def soak(options: Namespace) -> tuple[dict[str, Any], list[Promise]]:
     with running([sys.executable, "-m", "service"], log=log, environment=environment) as process:
         wait_for_status(process, port, "/readyz", limit_s=START_S, every_s=0.1)
         figures, promises = asyncio.run(_run(options, process.pid, port))
-    return {"title": "Stream", **figures, "machine": describe(), "command": command()}, promises
+    return {"title": "Stream", **figures, "machine": describe()}, promises
 
 
 async def _run(options: Namespace, pid: int, port: int) -> tuple[dict[str, Any], list[Promise]]:
