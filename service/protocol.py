@@ -26,6 +26,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
+        self._header_bytes = 0
         self._in_head = False
         self._body_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -49,7 +50,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
+        self._header_bytes = 0
         self._set_timer(HEAD_S)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > MAX_HEAD_BYTES:  # a head that came in one piece is whole before `data_received` can see
+            raise ValueError("the head is too large")  # the parser stops, and uvicorn calls send_400_response
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
@@ -71,7 +79,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what is not HTTP."""
-        self._end("bad_request", "this is not an HTTP/1.1 request")
+        if self._header_bytes > MAX_HEAD_BYTES:
+            self._end("headers_too_large", f"the request's head has more than {MAX_HEAD_BYTES} bytes")
+        else:
+            self._end("bad_request", "this is not an HTTP/1.1 request")
 
     def _set_timer(self, seconds: float | None) -> None:
         if self._timer is not None:
