@@ -157,7 +157,7 @@ class PackedClassifier:
         """
         try:
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-            return cls(config, _mapped(directory / "model.safetensors"), precision, device, keep)
+            return cls(config, _mapped(directory / "model.safetensors", copy=keep), precision, device, keep)
         except (OSError, ValueError, KeyError, SafetensorError) as exc:
             raise ModelError(f"{directory}: the weights cannot be loaded: {exc}") from exc
 
@@ -381,13 +381,17 @@ def _positions(spans: Sequence[_Span]) -> torch.Tensor:
     return torch.cat([torch.arange(span.length).repeat(span.count) for span in spans])
 
 
-def _mapped(path: Path) -> Source:
-    """Weights of a safetensors file, mapped anew each time, so that a layer that was copied leaves nothing behind."""
+def _mapped(path: Path, copy: bool) -> Source:
+    """Weights of a safetensors file, mapped anew each time, so that a layer that was copied leaves nothing behind.
+
+    With `copy` nothing of the mapping is kept: else a file that is overwritten in place would change the answers of a
+    running service, and one that is truncated would end it by SIGBUS.
+    """
 
     @contextmanager
     def source() -> Iterator[Get]:
         with safe_open(path, framework="pt") as file:
-            yield file.get_tensor
+            yield (lambda name: file.get_tensor(name).clone()) if copy else file.get_tensor
 
     return source
 

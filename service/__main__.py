@@ -68,6 +68,8 @@ class Server(uvicorn.Server):
             log("draining", in_flight=self._runtime.in_flight)
         if self._stop_requested and not self.should_exit:
             self.should_exit = self._drained(time.monotonic())
+        if self.should_exit:
+            self._runtime.give_up()
         return await super().on_tick(counter)
 
     def _drained(self, now: float) -> bool:
@@ -126,7 +128,7 @@ def serve(settings: Settings) -> int:
     code = LOAD_FAILED if failures or not server.started else 0
     if not code:
         log("stopped")
-    if app.state.runtime.loading:  # its thread may be deep in imports; the interpreter's end would trip over it
+    if app.state.runtime.busy:  # the interpreter's end would wait for the model, or trip over imports
         logging.shutdown()
         os._exit(code)
     return code

@@ -43,7 +43,7 @@ import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol
@@ -60,6 +60,9 @@ MAX_PASSED_OVER = 4
 
 TIMELY = 0.8
 """Share of a request's time that the queue may take by the measured rate; the rest is for what the estimate misses."""
+
+CLOSE_S = 2.0
+"""Seconds that a batch in the model has to end when the batcher is closed."""
 
 GOOD_BATCHES = 16
 MIN_BUDGET = 16
@@ -144,6 +147,7 @@ class Batcher:
         self._limits = limits
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._latest: Future[object] | None = None
         self._run_elsewhere = run or self._in_thread
         self._lanes: dict[Lane, OrderedDict[_Work, None]] = {"interactive": OrderedDict(), "bulk": OrderedDict()}
         self._lane_tokens: dict[Lane, int] = {"interactive": 0, "bulk": 0}  # queued or in the model
@@ -225,14 +229,27 @@ class Batcher:
         return [result for result in job.results if result is not None]
 
     async def close(self) -> None:
-        """Refuse new work, tell whoever still waits, end the worker. Waits for a batch that is in the model."""
+        """Refuse new work, tell whoever still waits, end the worker. A batch in the model has `CLOSE_S` to end."""
         self._closed = True
         for task in (self._worker, self._probing):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         self._fail_waiting(ServiceError("draining", "the service stopped before this request was answered"))
-        await asyncio.to_thread(self._thread.shutdown)  # waits for the model's thread, not on the loop's
+        self._thread.shutdown(wait=False)
+        deadline = asyncio.get_running_loop().time() + CLOSE_S
+        while self.busy and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+
+    @property
+    def busy(self) -> bool:
+        """The model's thread is still at something, perhaps for ever; also after `close`."""
+        return self._latest is not None and not self._latest.done()
+
+    def give_up(self) -> None:
+        """Time is up: refuse new work and tell whoever still waits, while the connections are still open."""
+        self._closed = True
+        self._fail_waiting(ServiceError("draining", "the service stopped before this request was answered"))
 
     def retry_after_s(self) -> float:
         """Seconds until what is here now will be done, by the measured rate; 1 before there is one."""
@@ -501,7 +518,8 @@ class Batcher:
             logger.error("the model fails on one token", exc_info=exc)
 
     async def _in_thread(self, call: Callable[[], object]) -> object:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        self._latest = self._thread.submit(call)
+        return await asyncio.wrap_future(self._latest)
 
     def _fail_waiting(self, error: ServiceError) -> None:
         """Give `error` to every job that still waits, also where its windows are in the model, and forget all work."""

@@ -1,5 +1,6 @@
 """Around every request: its id, its size limit, its metrics, its one log line, and an answer whatever happens."""
 
+import asyncio
 import logging
 import math
 import time
@@ -75,7 +76,9 @@ class RequestContext:
                 await error_response(ServiceError("body_too_large", _too_large(limit)))(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive_within_limit, send_with_id)
-        except Exception as exc:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:  # what extensions in Rust raise when they panic is no Exception
             logger.error("unhandled error", exc_info=exc)
             if status == 0:
                 fault = ServiceError("internal", "internal error; the service's log has this request's id")

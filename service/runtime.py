@@ -82,6 +82,16 @@ class Runtime:
             self.status = "draining"
             self.metrics.ready.set(0)
 
+    def give_up(self) -> None:
+        """The time for accepted work is up: whoever still waits is told so."""
+        if self._pipeline is not None:
+            self._pipeline.batcher.give_up()
+
+    @property
+    def busy(self) -> bool:
+        """A thread is loading the engine or is in the model, although nobody waits for it any more."""
+        return self.loading or (self._pipeline is not None and self._pipeline.batcher.busy)
+
     async def close(self) -> None:
         """Answer whoever still waits with an error and stop the threads."""
         self.drain()
