@@ -82,7 +82,7 @@ def service(
         "SERVICE_MAX_BATCH_TOKENS": "256",
         **settings,
     }
-    arguments = ["--hold", hold] if module != "service" else []
+    arguments: list[str | Path] = ["--hold", hold] if module != "service" else []
     with running([sys.executable, "-m", module, *arguments], log=log, environment=environment) as process:
         wait_for_status(process, port, "/readyz", limit_s=START_S, every_s=0.02)
         yield Service(process, port, log, hold)
