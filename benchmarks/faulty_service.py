@@ -24,6 +24,7 @@ from service.engine import (
     ModelOutOfMemory,
     OnLong,
     Prediction,
+    Progress,
     TextProblem,
     Tokenized,
 )
@@ -145,8 +146,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     load_engine = service._load_engine
 
-    def load_faulty(settings: Settings) -> Engine:
-        return FaultyEngine(load_engine(settings), options.hold)
+    def load_faulty(settings: Settings, report: Progress) -> Engine:
+        return FaultyEngine(load_engine(settings, report), options.hold)
 
     settings = load_settings()
     configure_logging(settings.log_level)

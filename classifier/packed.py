@@ -6,10 +6,9 @@ together), or by a variable-length kernel on CUDA. The head reads each text's la
 only B rows need a query, a projection and an MLP; the others only serve as its keys and values. The answers equal the
 reference's (`classifier.model`), which property tests hold for each precision.
 
-Weights come straight from the artifact's safetensors file, which is mapped, not read: what float32 uses as it is
-stored is never copied, what another precision lays out anew is let go of layer by layer, and of the embeddings only
-the rows that texts use ever come into memory. This module imports no transformers, which alone takes as long to import
-as torch.
+Weights come straight from the artifact's safetensors file, which is mapped and let go of tensor by tensor, so that no
+second copy is ever whole. Nothing of the mapping stays: who overwrote the file would change the answers, who truncated
+it would end the process. This module imports no transformers, which alone takes as long to import as torch.
 
 Letters: B texts, N tokens of all texts, T tokens of one text, D width, H attention heads, C labels.
 """

@@ -4,11 +4,14 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TextIO
 
 from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -60,9 +63,65 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
+class PatientHandler(logging.Handler):
+    """Writes lines in a thread of its own, so that a log that nobody reads holds up no request.
+
+    Formatted where they are logged, where the request's id is known. Beyond `MAX_LINES` in wait, lines are dropped, and
+    the next one that is written is followed by their number.
+    """
+
+    MAX_LINES = 10_000
+    FLUSH_S = 2.0
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: deque[str] = deque()
+        self._dropped = 0
+        self._changed = threading.Condition()
+        self._writing = False
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        with self._changed:
+            if len(self._lines) >= self.MAX_LINES:
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until all is written, for a bounded time."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines and not self._writing, self.FLUSH_S)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._lines)
+                lines, dropped = list(self._lines), self._dropped
+                self._lines.clear()
+                self._dropped, self._writing = 0, True
+            if dropped:
+                record = logging.LogRecord("service", logging.WARNING, "", 0, "%d log lines dropped", (dropped,), None)
+                lines.append(self.format(record))
+            with suppress(OSError, ValueError):  # a full disk, or a reader who left: nobody to tell
+                self._stream.write("\n".join(lines) + "\n")
+                self._stream.flush()
+
+
 def configure_logging(level: str) -> None:
     """Send everything to standard error as JSON lines. Called by the composition root only."""
-    handler = logging.StreamHandler(sys.stderr)
+    for earlier in logging.root.handlers:
+        earlier.flush()
+    handler = PatientHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)

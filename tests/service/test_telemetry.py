@@ -1,8 +1,12 @@
+import io
 import json
 import logging
 import sys
+import threading
 
-from service.telemetry import JsonFormatter, Metrics, current_request_id, start_request
+import pytest
+
+from service.telemetry import JsonFormatter, Metrics, PatientHandler, current_request_id, start_request
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
@@ -31,6 +35,54 @@ def test_request_id_is_taken_only_if_harmless() -> None:
     assert start_request("abc-1") == "abc-1" == current_request_id()
     for bad in (None, "", "a b", "x\ny", "é", "x" * 129):
         assert start_request(bad) not in (bad, "")
+
+
+class Stalled(io.StringIO):
+    """Takes the first line only when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.entered.set()
+        assert self.released.wait(30)
+        return super().write(text)
+
+
+def line(message: str) -> logging.LogRecord:
+    return logging.LogRecord("service", logging.INFO, "", 0, message, None, None)
+
+
+def test_a_log_that_nobody_reads_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientHandler, "MAX_LINES", 3)
+    monkeypatch.setattr(PatientHandler, "FLUSH_S", 0.01)
+    stream = Stalled()
+    handler = PatientHandler(stream)
+    handler.emit(line("first"))
+    assert stream.entered.wait(30)
+    for i in range(10):
+        handler.emit(line(f"later {i}"))
+    handler.flush()  # gives up
+    monkeypatch.setattr(PatientHandler, "FLUSH_S", 30)
+    stream.released.set()
+    handler.flush()
+    assert stream.getvalue().split("\n") == ["first", "later 0", "later 1", "later 2", "7 log lines dropped", ""]
+
+
+def test_a_broken_log_is_not_the_end_of_logging() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            if "first" in text:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    stream = Full()
+    handler = PatientHandler(stream)
+    for message in ("first", "second"):
+        handler.emit(line(message))
+        handler.flush()
+    assert stream.getvalue() == "second\n"
 
 
 def test_two_registries_do_not_mix() -> None:
