@@ -8,13 +8,13 @@ from pydantic_core import PydanticCustomError
 
 from service.engine import OnLong
 from service.errors import MAX_DETAILS, STATUS
-from service.schemas_base import EXAMPLE_TEXT, LIMIT, Inputs, LoneText, Request, Text, Wire
+from service.schemas_base import EXAMPLE_TEXT, LIMIT, Inputs, LoneText, Positive, Request, Text, Wire
 
 
 class Options(Request):
     """Options of `/predict` and `/batch`."""
 
-    top_k: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    top_k: Positive | None = Field(
         None, description="answer with the k most probable labels only; all labels if not given"
     )
     on_long: OnLong | None = Field(
@@ -22,7 +22,7 @@ class Options(Request):
         description='texts longer than the model reads at once: overlapping "windows" over all of it, "truncate" to '
         'its beginning, or "error"; if not given, what the model says (`on_long` in /info), usually "windows"',
     )
-    timeout_ms: Annotated[int, Field(strict=True, ge=1, json_schema_extra={LIMIT: "max_timeout_ms"})] | None = Field(
+    timeout_ms: Annotated[Positive, Field(json_schema_extra={LIMIT: "max_timeout_ms"})] | None = Field(
         None, description="milliseconds after which the answer is no longer wanted"
     )
 
@@ -155,7 +155,7 @@ class TextInvocation(Request):
 
 
 class InferenceParameters(Request):
-    top_k: Annotated[int, Field(strict=True, ge=1)] | None = Field(None, description="null: all labels")
+    top_k: Positive | None = Field(None, description="null: all labels")
     truncation: Annotated[bool, Field(strict=True)] = Field(
         False, description="read only the beginning of a long text; else all of it, by windows"
     )

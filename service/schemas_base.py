@@ -3,7 +3,7 @@
 from itertools import islice
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.errors import MAX_DETAILS, UNKNOWN_FIELDS
@@ -30,6 +30,14 @@ ONE_TEXT = {"type": "string", "pattern": r"\S", LIMIT: "max_text_chars"}
 
 Text = Annotated[str, PlainValidator(_text), WithJsonSchema({"type": "string"})]
 LoneText = Annotated[str, PlainValidator(_text), WithJsonSchema(ONE_TEXT)]
+
+
+def whole(value: object) -> object:
+    """2.0 is an integer to JSON Schema."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Positive = Annotated[int, Field(strict=True, ge=1), BeforeValidator(whole)]
 
 
 class Wire(BaseModel):

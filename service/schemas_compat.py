@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from service.schemas import ErrorBody, Score
-from service.schemas_base import EXAMPLE_TEXT, Inputs
+from service.schemas_base import EXAMPLE_TEXT, Inputs, Positive, whole
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -49,7 +49,7 @@ class ClassifyResponse(_Foreign):
 
 
 class EmbeddedParameters(_Foreign):
-    top_k: Annotated[int, Field(strict=True, ge=1)] | None = Field(None, description="null: all labels")
+    top_k: Positive | None = Field(None, description="null: all labels")
     function_to_apply: Literal["softmax"] | None = Field(None, description="probabilities are calibrated softmax")
 
 
@@ -129,7 +129,7 @@ _STRINGS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 
 class InputTensor(_Foreign):
     name: Literal["text"]
-    shape: list[Annotated[int, Field(strict=True, ge=1, le=MAX_DIMENSION)]] = Field(
+    shape: list[Annotated[int, Field(strict=True, ge=1, le=MAX_DIMENSION), BeforeValidator(whole)]] = Field(
         min_length=1, max_length=2, description="(texts) or (texts, 1)"
     )
     datatype: Literal["BYTES"]

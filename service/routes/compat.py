@@ -2,15 +2,17 @@
 
 POST /classify, /v1/classify    vLLM          {"input"} -> {"data": [{"label", "probs"}]}
 POST /                          Hugging Face  {"inputs"} -> [[{"label", "score"}]], what InferenceClient asks of a URL
+GET /health                     both          200 or 503, without a body
 
-Errors have this service's shape and statuses. Among several texts, one that cannot be classified has its error in its
-place.
+Errors have this service's shape and statuses: a lone text's is the answer's, and among several texts each has its own
+in its place.
 """
 
 import time
 import uuid
+from collections.abc import Sequence
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from service.errors import ServiceError, error_body
 from service.routes.common import (
@@ -23,7 +25,7 @@ from service.routes.common import (
     probabilities_of,
     score_list,
 )
-from service.runtime import Answer
+from service.runtime import Answer, Outcome
 from service.schemas import ErrorBody
 from service.schemas_compat import (
     Classification,
@@ -34,16 +36,20 @@ from service.schemas_compat import (
     PipelineResponse,
 )
 
-MANY_ERRORS = tuple(kind for kind in WORK_ERRORS if kind != "inference_failed")
-
 router = APIRouter(route_class=JsonRoute, tags=["compatible"])
 
 
-@router.post("/v1/classify", summary="As vLLM does", responses=documented(*MANY_ERRORS))
-@router.post("/classify", summary="As vLLM does", responses=documented(*MANY_ERRORS))
+def _raise_if_alone(inputs: str | list[str], outcomes: Sequence[Outcome]) -> None:
+    if isinstance(inputs, str) and isinstance(outcomes[0], ServiceError):
+        raise outcomes[0]
+
+
+@router.post("/v1/classify", summary="As vLLM does", responses=documented(*WORK_ERRORS, *TEXT_ERRORS))
+@router.post("/classify", summary="As vLLM does", responses=documented(*WORK_ERRORS, *TEXT_ERRORS))
 async def classify(body: ClassifyRequest, runtime: RuntimeOf) -> ClassifyResponse:
     info = runtime.engine.info
     outcomes = await outcomes_of(runtime, body.input)
+    _raise_if_alone(body.input, outcomes)
     tokens = sum(outcome.tokens_read for outcome in outcomes if isinstance(outcome, Answer))
     return ClassifyResponse(
         id=f"classify-{uuid.uuid4().hex}",
@@ -72,10 +78,20 @@ async def classify(body: ClassifyRequest, runtime: RuntimeOf) -> ClassifyRespons
 )
 async def pipeline(body: PipelineRequest, runtime: RuntimeOf) -> PipelineResponse:
     outcomes = await outcomes_of(runtime, body.inputs)
-    if isinstance(body.inputs, str) and isinstance(outcomes[0], ServiceError):
-        raise outcomes[0]
+    _raise_if_alone(body.inputs, outcomes)
     top_k = body.parameters.top_k if body.parameters else None
     return [
         score_list(outcome.prediction, top_k) if isinstance(outcome, Answer) else ErrorBody(**error_body(outcome))
         for outcome in outcomes
     ]
+
+
+@router.get(
+    "/health",
+    summary="Healthy? As vLLM and Hugging Face's servers say it",
+    description="200 with an empty body once predictions are answered, 503 before and when the model is not healthy.",
+    response_class=Response,
+    responses={200: {"description": "ready"}, 503: {"description": "not ready"}},
+)
+async def health(runtime: RuntimeOf) -> Response:
+    return Response(status_code=200 if await runtime.readiness() == "ready" else 503)
