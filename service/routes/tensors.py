@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from service import __version__
 from service.engine import EngineInfo
 from service.errors import ServiceError, invalid
+from service.formats import media_type
 from service.routes.common import (
     TEXT_ERRORS,
     WORK_ERRORS,
@@ -136,17 +137,22 @@ async def model_ready(request: Request, runtime: RuntimeOf) -> ModelReadiness:
 
 
 class TensorRoute(JsonRoute):
-    """JSON, and behind it the bytes of a tensor: the protocol's binary extension, which Triton's client prefers."""
+    """JSON, and behind it the bytes of a tensor: the protocol's binary extension, which Triton's client prefers.
+
+    That client sends JSON, too, without a Content-Type.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         as_json = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
-            if BINARY_HEADER not in request.headers:
+            declared = request.headers.get(BINARY_HEADER)
+            if declared is None and media_type(request.headers):
                 return await as_json(request)
 
             async def in_binary(request: Request) -> Response:
-                body = _with_binary(await request.body(), request.headers[BINARY_HEADER])
+                content = await request.body()
+                body = _with_binary(content, str(len(content)) if declared is None else declared)
                 parameters = request.path_params
                 runtime: Runtime = request.app.state.runtime
                 answer = await _infer(body, runtime, parameters["model"], parameters.get("version"))

@@ -116,10 +116,9 @@ def check_documented(path: str, response: httpx.Response) -> None:
         assert STATUS[ErrorBody.model_validate_json(response.content).kind] == response.status_code
 
 
+UNDECLARED = (None, "", ";")
 OTHER_TYPES = (
-    None,
-    "",
-    ";",
+    *UNDECLARED,
     "text/html",
     "application/xml",
     "multipart/form-data; boundary=x",
@@ -133,6 +132,8 @@ OTHER_TYPES = (
 @pytest.mark.parametrize("path", POSTS)
 def test_other_content_types_are_415(client: httpx.Client, path: str) -> None:
     for declared in OTHER_TYPES:
+        if path.endswith("/infer") and declared in UNDECLARED:
+            continue  # as Triton's client sends JSON
         headers = {} if declared is None else {b"content-type": declared.encode("latin-1")}
         response = client.post(to(path), content=b'{"text": "a"}', headers=headers)
         assert response.status_code == 415, declared
