@@ -9,7 +9,7 @@ from tests.clients.conftest import BUSINESS, SPORT
 
 @pytest.mark.parametrize("argument", ["model", "base_url"])
 def test_text_classification(url: str, argument: str) -> None:
-    client = InferenceClient(**{argument: url})
+    client = InferenceClient(model=url) if argument == "model" else InferenceClient(base_url=url)
     answer = client.text_classification(SPORT)
     assert len(answer) == 5 and answer[0].label == "sport"
     assert sum(element.score for element in answer) == pytest.approx(1, abs=1e-5)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import httpx
 import numpy as np
 import pytest
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
@@ -20,8 +21,6 @@ def client(url: str) -> Iterator[InferenceServerClient]:
 
 @pytest.fixture(scope="module")
 def name(client: InferenceServerClient, url: str) -> str:
-    import httpx
-
     return str(httpx.get(f"{url}/info", trust_env=False).json()["model"]["name"])
 
 
