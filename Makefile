@@ -17,7 +17,7 @@ pip       := $(python) -m pip --disable-pip-version-check install --no-compile
 # Where this is set, every start would compile these modules again (12 s on two cores).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test check train bench image openapi lock clean need-data
+.PHONY: help serve test check train bench soak fuzz image openapi lock clean need-data
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,12 @@ train: need-data .venv/.train  ## fine-tune a model: DATA=articles.csv OUTPUT=mo
 
 bench: .venv/.dev  ## measure speed beside other runtimes and servers (hours): ARGS="--quick"
 	@exec $(python) -m benchmarks $(ARGS)
+
+soak: .venv/.dev  ## ask the real service 100,000 mixed requests, faults among them: ARGS="--quick", ARGS="stream"
+	@exec $(python) -m benchmarks.soak $(ARGS)
+
+fuzz: .venv/.dev  ## send the service whatever its contract allows and forbids: EXAMPLES=2000
+	@FUZZ_EXAMPLES='$(or $(EXAMPLES),2000)' $(python) -m pytest --timeout 0 tests/contract/test_schemathesis.py
 
 image:  ## build the serving image: IMAGE=gpt2-classifier BASE=python:3.11-slim-bookworm
 	@docker build $(if $(BASE),--build-arg BASE='$(BASE)') \

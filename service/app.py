@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import __version__
+from service import __version__, contract
 from service.engine import Engine, Progress
 from service.errors import install_handlers
-from service.middleware import OPEN, QUIET, RequestContext
-from service.routes import admin, compat, operations, predict, sagemaker
-from service.routes.common import documented
+from service.middleware import QUIET, RequestContext
+from service.routes import admin, compat, operations, predict, sagemaker, tensors
 from service.runtime import LoadEngine, Runtime
 from service.settings import Settings
 from service.telemetry import Metrics
@@ -55,7 +55,7 @@ def create_app(
     app = FastAPI(
         title="GPT-2 text classifier",
         version=__version__,
-        description="Fine-tuned GPT-2 answers with a label and calibrated probabilities for every text.",
+        description=contract.DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
         # Spans go where OTEL_EXPORTER_OTLP_ENDPOINT says, if it says anything; see the extra "otel".
@@ -72,6 +72,7 @@ def create_app(
     app.state.runtime = runtime
     app.openapi = lambda: _contract(app)  # type: ignore[method-assign]
     install_handlers(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestContext, runtime=runtime)
     for router in (
         predict.router,
@@ -79,7 +80,8 @@ def create_app(
         sagemaker.router,
         sagemaker.forms,
         compat.router,
-        compat.tensors,
+        tensors.router,
+        tensors.forms,
         operations.router,
         admin.router,
     ):
@@ -88,18 +90,32 @@ def create_app(
 
 
 def _contract(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, and the errors that every path can give before it is reached."""
+    """FastAPI's document, completed."""
     if app.openapi_schema is None:
-        document = FastAPI.openapi(app)
-        for path, operations in document["paths"].items():
-            kinds = ("request_timeout", "headers_too_large", *(() if path in OPEN else ("unauthorized",)))
-            for operation in operations.values():
-                for status, response in documented(*kinds).items():
-                    described = {key: value for key, value in response.items() if key != "model"}
-                    described["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/ErrorBody"}
-                    operation["responses"].setdefault(str(status), described)
-        app.openapi_schema = document
+        app.openapi_schema = contract.complete(FastAPI.openapi(app), app.state.runtime.settings)
     return app.openapi_schema
+
+
+class HeadAsGet:
+    """Answers HEAD as GET without its body, on every path that takes GET (RFC 9110, section 9.3.2).
+
+    Load balancers ask so, and FastAPI's routes, unlike Starlette's, take no HEAD.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        as_get = {**scope, "method": "GET"}  # a copy: the server must still know that no body may follow
+        await self._app(as_get, receive, send_head)
+        scope["route"] = as_get.get("route")  # metrics are by route
 
 
 def openapi_document() -> dict[str, Any]:

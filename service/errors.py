@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.telemetry import current_request_id
 
@@ -77,6 +78,9 @@ MEANING: Final[Mapping[str, str]] = {
 UNION_TAGS: Final = frozenset({"shape:text", "shape:inputs", "shape:instances"})
 """Names of the wire models' union branches, which no caller sent and none should see."""
 
+UNKNOWN_FIELDS = "unknown_fields"
+"""Type of one error that stands for many unknown fields: `ctx` has their count and the first names."""
+
 MAX_DETAILS = 20
 MAX_NAME_CHARS = 100
 """A field's name may be the caller's own and as long as the body."""
@@ -84,7 +88,6 @@ MAX_NAME_CHARS = 100
 _KIND_OF_STATUS: Final[Mapping[int, str]] = {
     401: "unauthorized",
     404: "not_found",
-    405: "method_not_allowed",
     413: "body_too_large",
 }
 """For errors that FastAPI or Starlette raise themselves."""
@@ -97,7 +100,7 @@ class ServiceError(Exception):
         kind: a key of `STATUS`.
         message: a sentence that the caller can act on; never a text that was sent, never a stack trace.
         details: more of the same, one object a problem.
-        retry_after_s: seconds after which another try may succeed; for 429 and 503.
+        retry_after_s: seconds after which another try may succeed; for 429 and 503, 1 if not given.
     """
 
     def __init__(
@@ -136,8 +139,8 @@ def error_document(error: ServiceError) -> tuple[int, bytes]:
 def error_response(error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A whole response for an error."""
     sent = dict(headers or {})
-    if error.retry_after_s is not None:
-        sent["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status in (429, 503):
+        sent["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
     if error.kind == "unauthorized":
         sent["WWW-Authenticate"] = "Bearer"
     if error.kind == "draining":
@@ -156,11 +159,15 @@ def install_handlers(app: FastAPI) -> None:
         assert isinstance(exc, RequestValidationError)
         return error_response(from_validation(exc))
 
-    async def http_exception(_: Request, exc: Exception) -> JSONResponse:
+    async def http_exception(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, HTTPException)
         if exc.status_code == 400:  # FastAPI's answer if the body cannot even be decoded
             message = "the body is not valid JSON: not UTF-8, nested too deeply, or a number of too many digits"
             return error_response(ServiceError("invalid_json", message))
+        if exc.status_code == 405:
+            allowed = ", ".join(_methods(request))
+            error = ServiceError("method_not_allowed", f"this path takes {allowed}")
+            return error_response(error, {"Allow": allowed})
         kind = _KIND_OF_STATUS.get(exc.status_code, "internal" if exc.status_code >= 500 else "bad_request")
         return error_response(ServiceError(kind, _sentence(kind, exc)), exc.headers)
 
@@ -181,21 +188,42 @@ def from_validation(exc: RequestValidationError) -> ServiceError:
 
 def invalid(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
     """The same for findings of a model's own validation, whose places begin inside the body."""
-    details = [{"field": _field(error["loc"]), "problem": error["msg"]} for error in errors[:MAX_DETAILS]]
+    details: list[dict[str, str]] = []
+    count = len(errors)
+    for error in errors[:MAX_DETAILS]:
+        if error["type"] == UNKNOWN_FIELDS:
+            names = error["ctx"]["first"]
+            count += error["ctx"]["count"] - 1
+            details += [{"field": _field((*error["loc"], name)), "problem": "unknown field"} for name in names]
+        else:
+            details.append({"field": _field(error["loc"]), "problem": error["msg"]})
     first = details[0]
-    more = f" (and {len(errors) - 1} more, see details)" if len(errors) > 1 else ""
-    return ServiceError("invalid_request", f"{first['field']}: {first['problem']}{more}", details=details)
+    more = ""
+    if count > 1:
+        shown = f"the first {MAX_DETAILS} are in details" if count > MAX_DETAILS else "see details"
+        more = f" (and {count - 1} more, {shown})"
+    problem = f"{first['field']}: {first['problem']}{more}"
+    return ServiceError("invalid_request", problem, details=details[:MAX_DETAILS])
 
 
 def _field(location: Sequence[Any]) -> str:
     """("texts", 3) -> "texts.3"; the names of union branches, which the caller never sent, stay out."""
     parts = [str(part) for part in location if part not in UNION_TAGS]
-    return ".".join(parts)[:MAX_NAME_CHARS] or "the body"
+    shown = ".".join(parts)[:MAX_NAME_CHARS] or "the body"
+    return shown.encode(errors="replace").decode()  # an unpaired surrogate could not be sent
+
+
+def _methods(request: Request) -> list[str]:
+    """What the path takes, for `Allow`: the framework's own names those of one route only."""
+    taken = [
+        method
+        for method in ("GET", "POST")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    return ["GET", "HEAD", *taken[1:]] if "GET" in taken else taken
 
 
 def _sentence(kind: str, exc: HTTPException) -> str:
-    if kind == "method_not_allowed":
-        return f"this path takes {(exc.headers or {}).get('Allow', 'another method')}"
     if kind == "not_found":
         return "there is no such path; /docs lists them"
     if kind == "internal":

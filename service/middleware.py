@@ -16,10 +16,10 @@ from service.formats import LINES, media_type
 from service.runtime import Runtime
 from service.telemetry import REQUEST_ID_HEADER, log, logger, start_request
 
-QUIET = frozenset({"/livez", "/readyz", "/ping", "/metrics"})
+QUIET = frozenset({"/livez", "/readyz", "/ping", "/health", "/metrics"})
 """Paths that are called every few seconds; what they say in good and bad times is logged at level debug."""
 
-OPEN = frozenset({"/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"})
+OPEN = frozenset({"/livez", "/readyz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"})
 """Paths that need no key: whoever checks health has none."""
 
 ADMIN = "/admin/"

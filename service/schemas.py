@@ -1,38 +1,20 @@
-"""Wire models: what requests and answers look like, their limits and examples."""
+"""Wire models of the service's own families: what requests and answers look like, their limits and examples."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, PlainValidator, Tag, WithJsonSchema
+from pydantic import ConfigDict, Discriminator, FailFast, Field, PlainValidator, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from service.engine import OnLong
-
-EXAMPLE_TEXT = (
-    "The prime minister told parliament that the government would hold a vote on the new asylum bill "
-    "before the election, after opposition leaders accused him of delaying the debate."
-)
+from service.errors import MAX_DETAILS, STATUS
+from service.schemas_base import EXAMPLE_TEXT, LIMIT, Inputs, LoneText, Positive, Request, Text, Wire
 
 
-def _text(value: object) -> str:
-    """Accept any str. Pydantic's own would refuse the whole request for one text with an unpaired surrogate; that
-    is found text by text instead."""
-    if not isinstance(value, str):
-        raise PydanticCustomError("string_type", "must be a string")
-    return value
-
-
-Text = Annotated[str, PlainValidator(_text), WithJsonSchema({"type": "string"})]
-
-
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Options(_Wire):
+class Options(Request):
     """Options of `/predict` and `/batch`."""
 
-    top_k: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    top_k: Positive | None = Field(
         None, description="answer with the k most probable labels only; all labels if not given"
     )
     on_long: OnLong | None = Field(
@@ -40,8 +22,8 @@ class Options(_Wire):
         description='texts longer than the model reads at once: overlapping "windows" over all of it, "truncate" to '
         'its beginning, or "error"; if not given, what the model says (`on_long` in /info), usually "windows"',
     )
-    timeout_ms: Annotated[int, Field(strict=True, ge=1)] | None = Field(
-        None, description="milliseconds after which the answer is no longer wanted; a limit is in /info"
+    timeout_ms: Annotated[Positive, Field(json_schema_extra={LIMIT: "max_timeout_ms"})] | None = Field(
+        None, description="milliseconds after which the answer is no longer wanted"
     )
 
     spans: Annotated[bool, Field(strict=True)] = Field(
@@ -52,7 +34,7 @@ class Options(_Wire):
 class LineRequest(Options):
     """A line of `/batch`."""
 
-    text: Text = Field(description="the text to classify")
+    text: LoneText = Field(description="the text to classify")
 
 
 class PredictRequest(LineRequest):
@@ -71,24 +53,24 @@ class BatchRequest(Options):
     )
 
     texts: Annotated[list[Text], FailFast()] = Field(
-        min_length=1, description="the texts to classify; a limit is in /info"
+        min_length=1, description="the texts to classify", json_schema_extra={LIMIT: "max_texts"}
     )
 
 
-class TokenizeRequest(_Wire):
+class TokenizeRequest(Request):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
 
-    text: Text = Field(description="the text to tokenise")
+    text: LoneText = Field(description="the text to tokenise")
 
 
-class Token(_Wire):
-    id: int
+class Token(Wire):
+    id: int = Field(ge=0)
     text: str = Field(description="its characters; empty within a character of several tokens")
     start: int = Field(ge=0, description="first character in the cleaned text")
     end: int = Field(ge=0, description="the character after the last one")
 
 
-class TokenizeResponse(_Wire):
+class TokenizeResponse(Wire):
     cleaned: str = Field(description="the text after clean-up, which the offsets count in")
     tokens: list[Token]
     count: int = Field(ge=1)
@@ -97,12 +79,12 @@ class TokenizeResponse(_Wire):
     would_truncate: bool = Field(description="the model would by default read only its beginning")
 
 
-class Score(_Wire):
+class Score(Wire):
     label: str
     score: float = Field(ge=0, le=1, description="calibrated probability")
 
 
-class WindowSpan(_Wire):
+class WindowSpan(Wire):
     """One window of a text."""
 
     start: int = Field(ge=0, description="first character, counted in the text as it was sent")
@@ -112,7 +94,7 @@ class WindowSpan(_Wire):
     score: float = Field(ge=0, le=1, description="its calibrated probability")
 
 
-class Result(_Wire):
+class Result(Wire):
     """One text's answer."""
 
     label: str = Field(description="the most probable label")
@@ -126,20 +108,20 @@ class Result(_Wire):
     spans: list[WindowSpan] | None = Field(None, description="one a window, if asked for")
 
 
-class Model(_Wire):
+class Model(Wire):
     name: str
     version: str = Field(description="first 12 hex digits of the weights' SHA-256")
 
 
-class TimingBody(_Wire):
+class TimingBody(Wire):
     """Milliseconds."""
 
-    tokenize_ms: float
-    model_ms: float = Field(description="waiting for a place in a batch included")
-    total_ms: float
+    tokenize_ms: float = Field(ge=0)
+    model_ms: float = Field(ge=0, description="waiting for a place in a batch included")
+    total_ms: float = Field(ge=0)
 
 
-class Sentence(_Wire):
+class Sentence(Wire):
     start: int = Field(ge=0, description="first character, counted in the text as it was sent")
     end: int = Field(ge=1, description="the character after the last one")
     contribution: float | None = Field(
@@ -148,7 +130,7 @@ class Sentence(_Wire):
     alone: float | None = Field(None, description="log-odds of the label for the sentence alone")
 
 
-class ExplanationBody(_Wire):
+class ExplanationBody(Wire):
     """What each sentence did for the answer. Contributions need not add up: see `remainder`."""
 
     label: str
@@ -164,62 +146,52 @@ class PredictResponse(Result):
     timing: TimingBody
 
 
-class ErrorBody(_Wire):
+class ErrorDetail(Wire):
+    field: str = Field(description="where in the body, for instance `texts.3`")
+    problem: str
+
+
+class ErrorBody(Wire):
     """Every error looks like this."""
 
     error: str = Field(description="a sentence that the caller can act on")
-    kind: str = Field(description="a word that a program can act on")
+    kind: str = Field(description="a word that a program can act on", json_schema_extra={"enum": list(STATUS)})
     request_id: str
-    details: list[dict[str, Any]] | None = Field(None, description="one object a problem")
+    details: list[ErrorDetail] | None = Field(
+        None, min_length=1, max_length=MAX_DETAILS, description="the first problems of the body, one object each"
+    )
 
 
-class Usage(_Wire):
-    texts: int
-    failed: int = Field(description="texts whose result is an error")
-    tokens: int = Field(description="tokens read")
-    truncated: int = Field(description="texts of which only the beginning was read")
+class Usage(Wire):
+    texts: int = Field(ge=1)
+    failed: int = Field(ge=0, description="texts whose result is an error")
+    tokens: int = Field(ge=0, description="tokens read")
+    truncated: int = Field(ge=0, description="texts of which only the beginning was read")
 
 
-class BatchResponse(_Wire):
+class BatchResponse(Wire):
     results: list[Result | ErrorBody] = Field(description="one a text, in the order of the texts")
     usage: Usage
     model: Model
     timing: TimingBody
 
 
-class TextInvocation(_Wire):
+class TextInvocation(Request):
     """The form of the original article: answered by a map from label to probability."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
 
-    text: Text
+    text: LoneText
 
 
-class InferenceParameters(_Wire):
-    top_k: Annotated[int, Field(strict=True, ge=1)] | None = Field(None, description="null: all labels")
-    truncation: bool = Field(False, description="read only the beginning of a long text; else all of it, by windows")
+class InferenceParameters(Request):
+    top_k: Positive | None = Field(None, description="null: all labels")
+    truncation: Annotated[bool, Field(strict=True)] = Field(
+        False, description="read only the beginning of a long text; else all of it, by windows"
+    )
 
 
-def _inputs(value: object) -> str | list[str]:
-    """One check for both forms: pydantic's union would name branches that the caller never sent."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value:
-        raise PydanticCustomError("inputs_type", "must be a string or a list of strings that is not empty")
-    for i, text in enumerate(value):
-        if not isinstance(text, str):
-            raise PydanticCustomError("inputs_type", "must be strings, item {index} is not", {"index": i})
-    return value
-
-
-Inputs = Annotated[
-    str | list[str],
-    PlainValidator(_inputs),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
-]
-
-
-class InputsInvocation(_Wire):
+class InputsInvocation(Request):
     """Hugging Face's form, answered as its text-classification pipeline does."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [EXAMPLE_TEXT], "parameters": {"top_k": 2}}]})
@@ -248,6 +220,7 @@ Instances = Annotated[
         {
             "type": "array",
             "minItems": 1,
+            LIMIT: "max_texts",
             "items": {
                 "anyOf": [
                     {"type": "string"},
@@ -264,7 +237,7 @@ Instances = Annotated[
 ]
 
 
-class InstancesInvocation(_Wire):
+class InstancesInvocation(Request):
     """TensorFlow Serving's form, answered by `predictions`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"instances": [{"text": EXAMPLE_TEXT}]}]})
@@ -287,26 +260,13 @@ Invocation = Annotated[
 ]
 
 
-class Predictions(_Wire):
+class Predictions(Wire):
     predictions: list[Score | ErrorBody]
 
 
-class ExecutionParameters(_Wire):
+class ExecutionParameters(Wire):
     """The names are SageMaker's."""
 
-    MaxConcurrentTransforms: int
+    MaxConcurrentTransforms: int = Field(ge=1)
     BatchStrategy: Literal["MULTI_RECORD"]
-    MaxPayloadInMB: int
-
-
-class Ready(_Wire):
-    status: str
-    stage: str | None = Field(None, description="while loading: what it is about now")
-
-
-class Info(_Wire):
-    """What is served, and its limits."""
-
-    service: str = Field(description="the service's release")
-    model: dict[str, Any]
-    limits: dict[str, int]
+    MaxPayloadInMB: int = Field(ge=1)

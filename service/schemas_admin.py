@@ -2,16 +2,13 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from service.schemas import Model
+from service.schemas_base import Request, Wire
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class ReloadRequest(_Wire):
+class ReloadRequest(Request):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_dir": "models/trained", "max_flip_rate": 0.1}]})
 
     model_dir: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")] | None = Field(
@@ -23,7 +20,7 @@ class ReloadRequest(_Wire):
     other_labels: Annotated[bool, Field(strict=True)] = Field(False, description="the new model may have other labels")
 
 
-class Compared(_Wire):
+class Compared(Wire):
     """Both models on recent texts."""
 
     texts: int = Field(ge=0, description="texts that both answered; SERVICE_RELOAD_SAMPLES are kept")
@@ -31,7 +28,7 @@ class Compared(_Wire):
     mean_change: float = Field(ge=0, le=1, description="mean absolute change of their label's probability")
 
 
-class ReloadResponse(_Wire):
+class ReloadResponse(Wire):
     previous: Model
     model: Model = Field(description="what is served now")
     compared: Compared

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from service.engine import EngineInfo, Prediction
 from service.errors import MEANING, STATUS, ServiceError
 from service.formats import media_type
-from service.pipeline import Answer, Timing
+from service.pipeline import Answer, Outcome, Pipeline, Timing, Work
 from service.runtime import Runtime
 from service.schemas import ErrorBody, Model, Result, Score, TimingBody, WindowSpan
 
@@ -101,19 +101,36 @@ def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
             STATUS[kind], {"model": ErrorBody, "description": "", "content": {"application/json": {"examples": {}}}}
         )
         entry["description"] += f"{'; ' if entry['description'] else ''}`{kind}`: {MEANING[kind]}"
-        entry["content"]["application/json"]["examples"][kind] = {
-            "value": {"error": MEANING[kind], "kind": kind, "request_id": "5c1f0ad04f3c4ee8a3ef2ee3c3f0c1a9"}
-        }
+        entry["content"]["application/json"]["examples"][kind] = error_example(kind)
         if STATUS[kind] in (429, 503):
-            entry["headers"] = {
-                "Retry-After": {"description": "seconds to wait, where that is known", "schema": {"type": "integer"}}
-            }
+            wait = {"description": "seconds to wait", "required": True, "schema": {"type": "integer", "minimum": 1}}
+            entry["headers"] = {"Retry-After": wait}
+        elif kind == "unauthorized":
+            entry["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string", "const": "Bearer"}}}
     return by_status
+
+
+def error_example(kind: str) -> dict[str, Any]:
+    """OpenAPI's example of an error."""
+    return {"value": {"error": MEANING[kind], "kind": kind, "request_id": "5c1f0ad04f3c4ee8a3ef2ee3c3f0c1a9"}}
 
 
 def score_list(prediction: Prediction, top_k: int | None) -> list[Score]:
     """The k most probable labels, or all."""
     return [Score(label=label, score=score) for label, score in prediction.scores[:top_k]]
+
+
+async def outcomes_of(pipeline: Pipeline, inputs: str | list[str]) -> list[Outcome]:
+    """Classify one text or several as other servers' wires have them, without options."""
+    alone = isinstance(inputs, str)
+    texts = [inputs] if isinstance(inputs, str) else inputs
+    return await pipeline.classify(texts, Work(lane="interactive" if alone else "bulk"), Timing())
+
+
+def probabilities_of(answer: Answer, info: EngineInfo) -> list[float]:
+    """In the order of the model's labels."""
+    scores = dict(answer.prediction.scores)
+    return [scores[label] for label in info.labels]
 
 
 def result_fields(answer: Answer, top_k: int | None) -> Mapping[str, Any]:

@@ -1,31 +1,26 @@
 """For operators: health, information, metrics."""
 
-from dataclasses import asdict
-
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service import __version__
 from service.routes.common import RuntimeOf, documented
-from service.schemas import Info, Ready
+from service.schemas_operations import Alive, Info, LimitsBody, Ready, Root
 
 router = APIRouter(tags=["operations"])
 
-LIMITS = (
-    "max_body_bytes",
-    "max_text_chars",
-    "max_texts",
-    "max_queue_items",
-    "max_queue_tokens",
-    "default_timeout_ms",
-    "max_timeout_ms",
-)
+
+@router.get("/", summary="Where to go on")
+async def root() -> Root:
+    return Root(
+        service=__version__, documentation="/docs", contract="/openapi.json", information="/info", readiness="/readyz"
+    )
 
 
-@router.get("/livez", summary="Is the process alive?", response_model_exclude_none=True)
-async def livez() -> Ready:
-    return Ready(status="alive")
+@router.get("/livez", summary="Is the process alive?")
+async def livez() -> Alive:
+    return Alive()
 
 
 @router.get(
@@ -45,11 +40,8 @@ async def readyz(runtime: RuntimeOf) -> Response:
 @router.get("/info", summary="Model and limits", responses=documented("not_ready", "draining"))
 async def info(runtime: RuntimeOf) -> Info:
     settings, model = runtime.settings, runtime.open().info
-    return Info(
-        service=__version__,
-        model=asdict(model),
-        limits={name: getattr(settings, name) for name in LIMITS} | {"max_batch_tokens": model.max_batch_tokens},
-    )
+    limits = {name: getattr(settings, name) for name in LimitsBody.model_fields if name != "max_batch_tokens"}
+    return Info(service=__version__, model=model, limits=LimitsBody(**limits, max_batch_tokens=model.max_batch_tokens))
 
 
 @router.get(

@@ -28,6 +28,7 @@ async def test_vllms_classify(service_with: ServiceFactory, path: str) -> None:
         assert body["usage"] == {"prompt_tokens": 2, "total_tokens": 2, "completion_tokens": 0}
         assert len((await service.post(path, {"input": "a"})).json()["data"]) == 1
         assert (await service.post(path, {"input": []})).json()["kind"] == "invalid_request"
+        assert (await service.post(path, {"input": ""})).status_code == 422
 
 
 async def test_hugging_faces_root(service_with: ServiceFactory) -> None:
@@ -47,7 +48,7 @@ def tensor(*texts: str, **changes: Any) -> dict[str, Any]:
 async def test_open_inference_protocol(service_with: ServiceFactory) -> None:
     async with service_with() as service:
         get = service.client.get
-        assert (await get("/v2")).json()["extensions"] == ["binary_tensor_data"]
+        assert (await get("/v2")).json()["extensions"][0] == "binary_tensor_data"
         assert (await get("/v2/health/live")).json() == {"live": True}
         assert (await get("/v2/health/ready")).json()["ready"] is True
         assert (await get("/v2/models/fake/ready")).status_code == 200
@@ -72,6 +73,8 @@ async def test_open_inference_protocol(service_with: ServiceFactory) -> None:
         (tensor("a", shape=[2]), 422, "invalid_request"),
         (tensor("a", data=[1]), 422, "invalid_request"),
         (tensor("a", data=None), 422, "invalid_request"),
+        (tensor("a", shape=["1"]), 422, "invalid_request"),
+        (tensor("a", shape=[10**4000, 10**4000]), 422, "invalid_request"),
         ({"inputs": []}, 422, "invalid_request"),
         (tensor("a", ""), 422, "empty_text"),
     ],
@@ -119,6 +122,20 @@ async def test_the_binary_extension(service_with: ServiceFactory) -> None:
         assert response.json()["outputs"][0]["data"] == [expected_label("a"), expected_label("é word")]
 
 
+async def test_json_without_a_content_type_as_tritons_client_sends_it(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        response = await service.client.post(INFER, content=json.dumps(tensor("a")).encode())
+        assert response.json()["outputs"][0]["data"] == [expected_label("a")]
+
+
+async def test_only_the_outputs_asked_for(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        body = (await service.post(INFER, tensor("a") | {"outputs": [{"name": "score"}]})).json()
+        assert [output["name"] for output in body["outputs"]] == ["score"]
+        refused = await service.post(INFER, tensor("a") | {"outputs": [{"name": "other"}]})
+        assert refused.json()["kind"] == "invalid_request"
+
+
 @pytest.mark.parametrize(
     ("tail", "header", "kind"),
     [
@@ -126,6 +143,7 @@ async def test_the_binary_extension(service_with: ServiceFactory) -> None:
         (element("a") + b"\x01", {}, "invalid_body"),
         (element("a") + b"\x01\x00\x00\x00\xff", {}, "invalid_body"),
         (element("a"), {}, "invalid_request"),
+        (element("a") * 3, {}, "invalid_body"),
         (b"", {"inference-header-content-length": "999999"}, "invalid_body"),
         (b"", {"inference-header-content-length": "x"}, "invalid_body"),
         (b"", {"inference-header-content-length": "3"}, "invalid_json"),
