@@ -35,7 +35,12 @@ Answer = bytes | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitabl
 
 def http(status: int, body: Any, *, kind: str = "application/json", **headers: str) -> bytes:
     content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    lines = [f"HTTP/1.1 {status} Status", f"content-type: {kind}", f"content-length: {len(content)}", "connection: close"]
+    lines = [
+        f"HTTP/1.1 {status} Status",
+        f"content-type: {kind}",
+        f"content-length: {len(content)}",
+        "connection: close",
+    ]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
 
@@ -48,6 +53,12 @@ def page(status: int, body: str = PROXY_PAGE, **headers: str) -> bytes:
 def error(status: int, kind: str, sentence: str = "the sentence", **headers: str) -> bytes:
     """As the service answers."""
     return http(status, {"error": sentence, "kind": kind, "request_id": "r1"}, **headers)
+
+
+INFO = http(
+    200,
+    {"service": "1", "model": {"name": "m", "version": "v", "labels": ["sport"], "max_tokens": 9}, "limits": {}},
+)
 
 
 async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -73,8 +84,14 @@ class Scripted:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")]
+            head = await reader.readexactly(1)
+            if head == b"\x16":  # TLS
+                writer.write(page(400))
+                return
+            head += await reader.readuntil(b"\r\n\r\n")
+            length = [
+                int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+            ]
             body = await reader.readexactly(length[0]) if length else b""
             self.requests.append(head.split(b"\r\n")[0])
             self.heads.append(head)
