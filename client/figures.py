@@ -17,6 +17,7 @@ from client.errors import NotOurService
 
 _LINE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+\d+)?")
 _LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
+_ESCAPE = re.compile(r"\\(.)")
 
 QUIET = frozenset({"/livez", "/readyz", "/ping", "/metrics", "/info", "other"})
 """Endpoints whose requests are not work."""
@@ -52,10 +53,15 @@ def parse(text: str, at_s: float, where: str = "/metrics") -> Reading:
                 value = float(match[3])
             except ValueError:
                 continue
-            samples[match[1]][tuple(sorted(_LABEL.findall(match[2] or "")))] = value
+            labels = [(name, _ESCAPE.sub(_unescaped, text)) for name, text in _LABEL.findall(match[2] or "")]
+            samples[match[1]][tuple(sorted(labels))] = value
     if "texts_total" not in samples:
         raise NotOurService(f"{where}: no metrics of this service; check the URL")
     return Reading(at_s, samples)
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return "\n" if match[1] == "n" else match[1]
 
 
 @dataclass(frozen=True)

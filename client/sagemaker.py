@@ -8,7 +8,6 @@ Contract: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_
 """
 
 import asyncio
-import importlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +24,9 @@ from client.wire import Call, Dialect, Options, Reply, counted, encode, raised
 JSON_LINES = "application/jsonlines"
 MAX_BODY_BYTES = 5_000_000
 """Below the 6 MB that older endpoints and the service itself take."""
+
+READ_S = 70.0
+"""SageMaker hangs up at 60 s."""
 
 THROTTLED = frozenset({"ThrottlingException", "TooManyRequestsException", "ModelNotReadyException"})
 STATUS_OF_CODE = {
@@ -121,20 +123,20 @@ class SageMakerTransport:
         self.where = f"SageMaker endpoint {endpoint}"
         self._endpoint, self._more = endpoint, more
         try:
-            self._errors = importlib.import_module("botocore.exceptions")
-            if client is None:
-                boto3 = importlib.import_module("boto3")
-                config = importlib.import_module("botocore.config").Config(
-                    connect_timeout=CONNECT_S, read_timeout=70, retries={"total_max_attempts": 1}
-                )  # this package retries by itself; SageMaker hangs up at 60 s
-                client = boto3.client("sagemaker-runtime", region_name=region, config=config)
+            import boto3
+            from botocore import exceptions
+            from botocore.config import Config
         except ImportError:
             raise ConfigurationError(f"{self.where}: needs boto3 (`pip install boto3`)") from None
+        self._errors = exceptions
+        try:
+            # one try: this package retries by itself
+            config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 1})
+            self._client = client or boto3.client("sagemaker-runtime", region_name=region, config=config)
         except self._errors.BotoCoreError as exc:
             raise ConfigurationError(
                 f"{self.where}: {exc}; for instance sagemaker://{endpoint}?region=eu-west-1"
             ) from exc
-        self._client = client
 
     def send(self, call: Call, timeout_s: float) -> Reply:
         errors = self._errors
@@ -154,7 +156,7 @@ class SageMakerTransport:
         except (errors.ConnectTimeoutError, errors.EndpointConnectionError) as exc:
             raise refused(self.where, exc) from exc
         except errors.ReadTimeoutError as exc:
-            raise too_slow(self.where, 70) from exc
+            raise too_slow(self.where, READ_S) from exc
         except errors.HTTPClientError as exc:
             raise cut(self.where, exc) from exc
         except errors.BotoCoreError as exc:
@@ -197,9 +199,9 @@ class InThreads:
 
 def endpoint_of(url: str) -> SageMakerTransport | None:
     """The transport that sagemaker://ENDPOINT[?region=REGION] names; None for any other URL."""
-    parts = urlsplit(url)
-    if parts.scheme != "sagemaker":
+    if not url.startswith("sagemaker:"):
         return None
+    parts = urlsplit(url)
     if not parts.netloc:
         raise ConfigurationError(f"{url!r} names no endpoint; for instance sagemaker://news?region=eu-west-1")
     return SageMakerTransport(parts.netloc, parse_qs(parts.query).get("region", [None])[0])

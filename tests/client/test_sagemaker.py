@@ -141,7 +141,7 @@ def test_options_of_the_endpoint(service: Live) -> None:
         assert client.predict(long, on_long="truncate").label == expected_label(long)
         for options in ({"spans": True}, {"explain": True}, {"timeout_ms": 5}, {"on_long": "error"}):
             with pytest.raises(Unsupported, match=next(iter(options))):
-                client.predict("a", **options)  # type: ignore[arg-type]
+                client.predict("a", **options)
         for call in (client.info, client.ready, client.metrics):
             with pytest.raises(Unsupported, match=r"SageMaker"):
                 call()

@@ -148,7 +148,7 @@ def test_a_stream_that_breaks_says_how_many_were_answered() -> None:
         await writer.drain()
 
     with scripted(two) as server:
-        found = []
+        found: list[Any] = []
         with pytest.raises(StreamCut) as raised:
             found.extend(Client(server.url).stream(["a", "b", "c"]))
     assert raised.value.answered == 2
