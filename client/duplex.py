@@ -170,6 +170,8 @@ class _Exchange:
     async def _read(self, writer: "asyncio.Task[None]") -> bytes:
         """More of the answer. Raises the caller's own error if his texts end in one."""
         while True:
+            if writer.done():
+                writer.result()
             reading = asyncio.ensure_future(self._reader.read(READ_BYTES))
             running = set() if writer.done() else {writer}
             try:
@@ -183,8 +185,6 @@ class _Exchange:
             finally:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
-            if writer.done():
-                writer.result()
             if not done and (self.sent > self.answered or writer.done()):
                 raise TimedOut(f"{self._target.where}: no answer to the next text within {self._target.timeout_s:g} s")
 

@@ -134,6 +134,20 @@ def test_the_sources_own_error_comes_out(service: Live) -> None:
         collected(AsyncClient(service.url), source())
 
 
+def test_the_sources_own_error_comes_out_at_once(service: Live) -> None:
+    async def source() -> AsyncIterator[str]:
+        yield "first"
+        raise LookupError("the source broke")
+
+    async def run() -> None:
+        async with asyncio.timeout(20), AsyncClient(service.url, timeout_s=1000) as client:
+            async for _ in client.stream(source()):
+                await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "send texts"])
+
+    with pytest.raises(LookupError, match="the source broke"):
+        asyncio.run(run())
+
+
 def test_a_refused_stream_says_why() -> None:
     with scripted(error(401, "unauthorized", "this service needs an API key")) as server:
         with pytest.raises(Unauthorized, match="this service needs an API key"):
