@@ -135,13 +135,16 @@ def test_the_sources_own_error_comes_out(service: Live) -> None:
 
 
 def test_the_sources_own_error_comes_out_at_once(service: Live) -> None:
-    async def source() -> AsyncIterator[str]:
+    async def source(answered: asyncio.Event) -> AsyncIterator[str]:
         yield "first"
+        await answered.wait()
         raise LookupError("the source broke")
 
     async def run() -> None:
+        answered = asyncio.Event()
         async with asyncio.timeout(20), AsyncClient(service.url, timeout_s=1000) as client:
-            async for _ in client.stream(source()):
+            async for _ in client.stream(source(answered)):
+                answered.set()
                 await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "send texts"])
 
     with pytest.raises(LookupError, match="the source broke"):
