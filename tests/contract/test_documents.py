@@ -34,7 +34,7 @@ def test_readme_names_no_setting_that_does_not_exist() -> None:
 def test_readme_tree_names_every_module() -> None:
     tree = read("README.md").split("## What is where")[1].split("```")[1]
     named = set(re.findall(r"[\w./-]+\.(?:py|toml|yaml|txt|sh)\b|Dockerfile|Makefile", tree))
-    for package in ("classifier", "service", "training"):
+    for package in ("classifier", "client", "service", "training"):
         for path in (ROOT / package).rglob("*.py"):
             if path.name != "__init__.py":
                 assert path.name in named, path
