@@ -119,10 +119,7 @@ class Aws:
             with errors("HeadObject"):
                 found = self.client("s3").head_object(Bucket=bucket, Key=key)
         except AwsError as exc:
-            if isinstance(exc.__cause__, ClientError) and exc.__cause__.response["Error"]["Code"] in (
-                "404",
-                "NoSuchKey",
-            ):
+            if is_error(exc, "404", "NoSuchKey"):
                 return False
             raise
         return bool(found.get("Metadata", {}).get(DIGEST) == digest)

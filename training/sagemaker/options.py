@@ -18,7 +18,11 @@ def add_options(parser: argparse.ArgumentParser, plan: type) -> None:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=text)
         elif field.type == tuple[str, ...]:
             parser.add_argument(
-                flag, action="append", default=[], metavar=field.name.upper(), help=f"{text}; repeatable"
+                flag,
+                action="append",
+                default=[],
+                metavar="KEY=VALUE" if "=" in text else "VALUE",
+                help=f"{text}; repeatable",
             )
         else:
             shown = text if field.default in ("", 0, -1) else f"{text} (default: {field.default})"

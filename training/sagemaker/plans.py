@@ -14,8 +14,8 @@ def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
 
 
-Pairs = tuple[str, ...]
-"""Of the form KEY=VALUE."""
+LINES = ("application/jsonlines", "text/csv", "text/plain")
+"""Media types with a record a line."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Placed:
     kms_key: str = _option("", "KMS key for volumes and output: id, alias or ARN")
     subnets: tuple[str, ...] = _option((), "subnets of a VPC")
     security_groups: tuple[str, ...] = _option((), "security groups of that VPC")
-    tags: Pairs = _option((), "further tags, KEY=VALUE")
-    environment: Pairs = _option((), "environment variables of the container, KEY=VALUE")
+    tags: tuple[str, ...] = _option((), "further tags, KEY=VALUE")
+    environment: tuple[str, ...] = _option((), "environment variables of the container, KEY=VALUE")
     network_isolation: bool = _option(True, "no network inside the container; the model must be in it or in a channel")
 
 
@@ -37,10 +37,12 @@ class TrainPlan(Placed):
     """A training job."""
 
     image: str = _option("", "the image in ECR, as `push` printed it")
-    channels: Pairs = _option((), "inputs, NAME=s3://BUCKET/PREFIX, as `upload` printed them; NAME as `train`, `base`")
+    channels: tuple[str, ...] = _option(
+        (), "inputs, NAME=s3://BUCKET/PREFIX, as `upload` printed them; NAME as `train`, `base`"
+    )
     output: str = _option("", "s3://BUCKET/PREFIX for model.tar.gz, output.tar.gz and checkpoints")
-    hyperparameters: Pairs = _option(
-        (), "settings of the run, KEY=VALUE, as `python -m training train --help` has them"
+    hyperparameters: tuple[str, ...] = _option(
+        (), "settings of the run, KEY=VALUE, of `python -m training train --help`"
     )
     instance_type: str = _option("ml.g5.xlarge", "type of instance")
     instance_count: int = _option(1, "instances")
@@ -132,9 +134,7 @@ class TransformPlan(ModelPlan):
     model: str = _option("", "a model that SageMaker has; default: one is made of image and artifact")
     input: str = _option("", "s3:// prefix of files, a record a line")
     output: str = _option("", "s3:// prefix; each file's answers go to FILE.out")
-    content_type: str = _option(
-        "application/jsonlines", "of input", ("application/jsonlines", "text/csv", "text/plain")
-    )
+    content_type: str = _option("application/jsonlines", "of input", LINES)
     accept: str = _option("", "of output; default: as input")
     compression: str = _option("None", "of input files", ("None", "Gzip"))
     strategy: str = _option("MultiRecord", "lines in a request", ("MultiRecord", "SingleRecord"))

@@ -46,7 +46,7 @@ def _training(request: Mapping[str, Any]) -> Iterator[Problem]:
         if channel.get("InputMode") == "FastFile" and not uri.endswith("/"):
             yield (
                 f"InputDataConfig[{i}].DataSource.S3DataSource.S3Uri",
-                "FastFile needs a whole prefix, with / at its end",
+                "FastFile needs a prefix that ends with /",
             )
 
 
