@@ -11,6 +11,7 @@ interrupted: what was started goes on.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -35,23 +36,23 @@ def main(arguments: Sequence[str] | None = None, context: Context | None = None)
     """
     parsed = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace, Context], int] = parsed.command
-    base = context or Context()
+    context = _with_options(context or Context(), parsed)
     try:
-        return command(parsed, _with_options(base, parsed))
+        return command(parsed, context)
     except AwsError as exc:
-        base.terminal.say(f"error: {exc}")
+        context.terminal.say(f"error: {exc}")
         return FAILED
     except (TrainingError, ClassifierError) as exc:
-        base.terminal.say(f"error: {exc}")
+        context.terminal.say(f"error: {exc}")
         return INPUT_ERROR
     except KeyboardInterrupt:
-        base.terminal.say("interrupted; what was started on AWS goes on")
+        context.terminal.say("interrupted; what was started on AWS goes on")
         return DETACHED
+    finally:
+        context.close()
 
 
 def _with_options(context: Context, parsed: argparse.Namespace) -> Context:
-    from dataclasses import replace
-
     names = ("region", "profile", "account", "dry_run", "yes", "wait", "prices")
     return replace(context, **{name: getattr(parsed, name) for name in names if hasattr(parsed, name)})
 

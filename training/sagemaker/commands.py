@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,18 @@ class Context:
     which: Callable[[str], str | None] = shutil.which
     poll_s: float = POLL_S
 
+    @cached_property
     def aws(self) -> Aws:
-        if self.dry_run:
-            raise AssertionError("a dry run asks AWS nothing")
+        """The session; made when first needed, which a dry run never does (but for teardown's, which looks)."""
         return Aws(self.region, self.profile)
+
+    def close(self) -> None:
+        if "aws" in vars(self):
+            self.aws.close()
 
     def role(self, wanted: str) -> str:
         if not self.dry_run:
-            return self.aws().role(wanted)
+            return self.aws.role(wanted)
         if wanted.startswith("arn:"):
             return wanted
         if wanted and self.account:
@@ -80,7 +85,7 @@ def train(context: Context, plan: TrainPlan, metrics: Sequence[Mapping[str, str]
     if context.dry_run:
         return context.show(steps)
     _say_cost(context, plan)
-    aws = context.aws()
+    aws = context.aws
     execute(context, aws, steps)
     context.terminal.say(f"started {job}")
     if not context.wait:
@@ -91,7 +96,7 @@ def train(context: Context, plan: TrainPlan, metrics: Sequence[Mapping[str, str]
 
 def follow(context: Context, kind: str, job: str) -> int:
     """A job's status and log until it ends. Ctrl-C asks whether to stop the job; otherwise it goes on without us."""
-    aws, asked = context.aws(), False
+    aws, asked = context.aws, False
     while True:
         try:
             return _ended(context, kind, job, follow_job(aws, kind, job, context.terminal, context.poll_s))
@@ -131,7 +136,7 @@ def deploy(context: Context, plan: DeployPlan) -> int:
     if context.dry_run:
         return context.show(steps)
     _say_cost(context, plan)
-    aws = context.aws()
+    aws = context.aws
     if _exists(aws, endpoint):
         raise LaunchError(f"endpoint {endpoint} exists: `update` gives it another model, `teardown` removes it")
     execute(
@@ -160,14 +165,14 @@ def update(context: Context, plan: UpdatePlan) -> int:
         old = {"VariantName": VARIANT, "InstanceType": plan.instance_type, "InitialInstanceCount": plan.instance_count}
         serving: Mapping[str, Any] = {"ProductionVariants": [old]}
     else:
-        serving = _serving(context.aws(), endpoint, plan)
+        serving = _serving(context.aws, endpoint, plan)
     steps = update_steps(plan, context.role(plan.role), serving, context.now())
     check(steps)
     if context.dry_run:
         return context.show(steps)
     if not _agreed(context, f"move endpoint {endpoint} to {plan.image} {plan.artifact}".rstrip() + "?"):
         return FAILED
-    execute(context, context.aws(), steps, hint="the endpoint serves what it served before")
+    execute(context, context.aws, steps, hint="the endpoint serves what it served before")
     context.out(endpoint)
     return DONE
 
@@ -203,12 +208,12 @@ def _serving(aws: Aws, endpoint: str, plan: UpdatePlan) -> Mapping[str, Any]:
 
 def transform(context: Context, plan: TransformPlan) -> int:
     """Classify files in S3 and wait until it is done."""
-    job, steps = transform_steps(plan, "" if plan.model else context.role(plan.role), context.now())
+    job, steps = transform_steps(plan, context.role(plan.role) if plan.image and not plan.model else "", context.now())
     check(steps)
     if context.dry_run:
         return context.show(steps)
     _say_cost(context, plan)
-    execute(context, context.aws(), steps)
+    execute(context, context.aws, steps)
     context.terminal.say(f"started {job}")
     if not context.wait:
         context.out(job)
@@ -218,7 +223,7 @@ def transform(context: Context, plan: TransformPlan) -> int:
 
 def teardown(context: Context, name: str) -> int:
     """Remove all that carries a deployment's tag, after showing it and asking. A dry run only shows."""
-    aws = Aws(context.region, context.profile)  # also in a dry run: what is there is what it is about
+    aws = context.aws
     found = removals(aws, valid_name(name))
     if not found:
         context.terminal.say(f"nothing in {aws.region} carries the tag of {valid_name(name)!r}")

@@ -3,7 +3,6 @@
 https://docs.aws.amazon.com/boto3/latest/guide/credentials.html
 """
 
-import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -52,8 +51,19 @@ class Aws:
             raise LaunchError("no AWS region is set: pass --region, or run `aws configure`")
         self.region: str = self._session.region_name
 
-    @functools.cache  # noqa: B019 (a session lives as long as its command)
+        self._clients: dict[str, Any] = {}
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
     def client(self, service: str) -> Any:
+        if service not in self._clients:
+            self._clients[service] = self._new_client(service)
+        return self._clients[service]
+
+    def _new_client(self, service: str) -> Any:
         config = Config(retries={"mode": "standard"})
         if service == "sagemaker-runtime":  # what was not answered in time is not worth asking for again
             config = Config(read_timeout=ANSWER_S, connect_timeout=5, retries={"total_max_attempts": 1})

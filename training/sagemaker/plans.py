@@ -54,7 +54,7 @@ class TrainPlan(Placed):
     checkpoints: str = _option("", "s3:// prefix for checkpoints; default: OUTPUT/checkpoints/JOB/")
     keep_alive_s: int = _option(0, "seconds that instances are kept for the next job (warm pool); 0: none")
     max_retries: int = _option(0, "times that AWS may start the job again after an error of its own; 0: none")
-    entrypoint: tuple[str, ...] = _option((), "command in place of the image's own; default: IMAGE train")
+    entrypoint: str = _option("", "command in place of the image's own, as a shell has it; default: IMAGE train")
     encrypt_traffic: bool = _option(False, "encrypt what instances send each other")
 
 

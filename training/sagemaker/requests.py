@@ -1,6 +1,7 @@
 """Plans to requests: training jobs, models, batch transforms. Pure functions; endpoints are in endpoints.py."""
 
 import datetime
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,9 @@ def training_steps(
     specification = {
         "TrainingImage": plan.image,
         "TrainingInputMode": plan.input_mode,
-        **without_empty(ContainerEntrypoint=list(plan.entrypoint), MetricDefinitions=[dict(one) for one in metrics]),
+        **without_empty(
+            ContainerEntrypoint=shlex.split(plan.entrypoint), MetricDefinitions=[dict(one) for one in metrics]
+        ),
         "EnableSageMakerMetricsTimeSeries": bool(metrics),
     }
     channels = [_channel(name, uri, plan.input_mode) for name, uri in pairs(plan.channels, "--channels").items()]

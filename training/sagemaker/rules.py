@@ -4,6 +4,7 @@ https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_Operations.html
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 Problem = tuple[str, str]
@@ -16,11 +17,12 @@ SERVERLESS_STEP_MB = 1024
 
 
 def broken_rules(operation: str, request: Mapping[str, Any]) -> list[Problem]:
-    rules = _RULES.get(operation)
-    try:
-        return list(rules(request)) if rules else []
-    except (TypeError, AttributeError, KeyError, IndexError):
-        return []  # a field is of the wrong type or absent: reported as such
+    found: list[Problem] = []
+    if operation in _RULES:
+        # a field of the wrong type, or that is not there, has been reported as such
+        with suppress(TypeError, AttributeError, KeyError, IndexError):
+            found.extend(_RULES[operation](request))
+    return found
 
 
 def _training(request: Mapping[str, Any]) -> Iterator[Problem]:

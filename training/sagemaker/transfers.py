@@ -40,7 +40,7 @@ def push(context: Context, image: str, repository: str, *, tag: str = "", tool: 
         for command in push_commands(program, image, target, PASSWORD):
             context.out(command.shown() + (" < the password from ECR" if command.stdin else ""))
         return DONE
-    aws = context.aws()
+    aws = context.aws
     target = f"{registry_of(context.account or aws.account(), aws.region)}/{repository}:{tag}"
     _make_repository(aws, call)
     token = aws.ask("ecr", "GetAuthorizationToken")["authorizationData"][0]["authorizationToken"]
@@ -70,7 +70,7 @@ def upload(context: Context, source: Path, destination: str, *, kms_key: str = "
         )
         context.out(json.dumps({"objects": objects, "sha256": planned.digest}, indent=2, ensure_ascii=False))
         return DONE
-    sent = context.aws().upload(planned, kms_key)
+    sent = context.aws.upload(planned, kms_key)
     context.terminal.say(f"sent {sent} bytes" if sent else "nothing to send: it is there already")
     context.out(planned.uri)
     return DONE
@@ -109,7 +109,7 @@ def invoke(context: Context, endpoint: str, body: bytes, content_type: str, acce
     check([call])
     if context.dry_run:
         return context.show([call])
-    context.out(context.aws().call(call)["Body"].read().decode("utf-8"))
+    context.out(context.aws.call(call)["Body"].read().decode("utf-8"))
     return DONE
 
 
@@ -144,7 +144,7 @@ def invoke_async(context: Context, request: dict[str, Any], limit_s: float) -> i
     check([call])
     if context.dry_run:
         return context.show([call])
-    aws = context.aws()
+    aws = context.aws
     answer = aws.call(call)
     output, failure = answer["OutputLocation"], answer.get("FailureLocation", "")
     if not context.wait:
