@@ -15,7 +15,7 @@ from training.sagemaker.calls import Call, InService, Step, filled
 from training.sagemaker.cost import TABLE, estimate, read_prices
 from training.sagemaker.endpoints import DIMENSION, VARIANT, deploy_steps, update_steps
 from training.sagemaker.errors import AwsError, LaunchError
-from training.sagemaker.follow import POLL_S, Terminal, follow_job, terminal, wait_for_endpoint
+from training.sagemaker.follow import LOG_GROUPS, POLL_S, LogTail, Terminal, follow_job, terminal, wait_for_endpoint
 from training.sagemaker.images import Command, Run
 from training.sagemaker.launch import Aws, is_error
 from training.sagemaker.names import valid_name
@@ -97,9 +97,10 @@ def train(context: Context, plan: TrainPlan, metrics: Sequence[Mapping[str, str]
 def follow(context: Context, kind: str, job: str) -> int:
     """A job's status and log until it ends. Ctrl-C asks whether to stop the job; otherwise it goes on without us."""
     aws, asked = context.aws, False
+    tail = LogTail(aws, LOG_GROUPS[kind], f"{job}/")
     while True:
         try:
-            return _ended(context, kind, job, follow_job(aws, kind, job, context.terminal, context.poll_s))
+            return _ended(context, kind, job, follow_job(kind, job, tail, context.terminal, context.poll_s))
         except KeyboardInterrupt:
             if asked or not (context.yes or context.terminal.agrees(f"\nstop {job}? Otherwise it goes on without us.")):
                 context.terminal.say(f"{job} goes on; `python -m training.sagemaker follow {kind} {job}` looks again")

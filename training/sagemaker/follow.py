@@ -90,21 +90,20 @@ class LogTail:
                 return
 
 
-def follow_job(aws: Aws, kind: str, name: str, terminal: Terminal, poll_s: float = POLL_S) -> dict[str, Any]:
+def follow_job(kind: str, name: str, tail: LogTail, terminal: Terminal, poll_s: float = POLL_S) -> dict[str, Any]:
     """Print a job's status and log until it ends; its last description.
 
     Args:
-        aws: the session.
         kind: training or transform.
         name: the job's.
+        tail: of its log; goes on where it is.
         terminal: to print to.
         poll_s: seconds between two looks.
     """
     title = kind.capitalize()
-    tail = LogTail(aws, LOG_GROUPS[kind], f"{name}/")
     shown = ""
     while True:
-        job = aws.ask("sagemaker", f"Describe{title}Job", **{f"{title}JobName": name})
+        job = tail.aws.ask("sagemaker", f"Describe{title}Job", **{f"{title}JobName": name})
         status = progress(job, kind)
         if status != shown:
             terminal.say(f"{name}: {status}")

@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
+HOUR_S = 3600
 
 
 def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:

@@ -109,6 +109,7 @@ class TestTrain:
     def test_ctrl_c_asks_whether_to_stop(self, answer: str, code: int, status: str, aws: Aws, desk: Desk) -> None:
         assert desk.do(*TRAIN, "--no-wait") == 0
         set_job("InProgress")
+        log(aws, f"{JOB}/algo-1-1700000000", "metric step=1 train_loss=1.5;")
 
         def interrupted() -> None:
             raise KeyboardInterrupt
@@ -120,6 +121,7 @@ class TestTrain:
         desk.waits, desk.answers = [interrupted, stops, nothing], [answer]
         assert desk.do("follow", "training", JOB) == code
         assert len(desk.asked) == 1 and JOB in desk.asked[0]
+        assert desk.said.count("  metric step=1 train_loss=1.5;") == 1
         assert backend().training_jobs[JOB].training_job_status == status
 
     def test_an_unknown_job_is_an_error(self, aws: Aws, desk: Desk) -> None:
