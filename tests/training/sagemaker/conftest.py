@@ -95,10 +95,14 @@ def _with_what_moto_lacks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
             endpoint = backend().endpoints.get(request["EndpointName"])
             if endpoint is None:
                 error = {"Code": "ValidationException", "Message": "Could not find endpoint"}
-                raise ClientError({"Error": error}, operation)  # type: ignore[typeddict-item]
+                raise ClientError({"Error": error}, operation)
             endpoint.endpoint_config_name, endpoint.endpoint_status = request["EndpointConfigName"], "Updating"
             return {}
-        return original(client, operation, request)
+        answer = original(client, operation, request)
+        if operation == "GetResources":  # moto writes an endpoint configuration's ARN as a tuple of Python
+            for entry in answer["ResourceTagMappingList"]:
+                entry["ResourceARN"] = entry["ResourceARN"].removeprefix("('").removesuffix("',)")
+        return answer
 
     return call
 

@@ -1,6 +1,7 @@
 """Estimates are arithmetic over a table that people edit."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,10 +70,16 @@ def test_a_broken_table_is_named(broken: str, table: Path) -> None:
 
 def test_our_table_has_real_types_and_every_default() -> None:
     prices = read_prices(TABLE)
-    shape = operation("sagemaker", "CreateTrainingJob").input_shape
-    assert shape is not None
-    known = shape.members["ResourceConfig"].members["InstanceType"].enum
-    assert set(prices.instances) <= set(known)
+    known = set()
+    for name, path in (
+        ("CreateTrainingJob", ("ResourceConfig", "InstanceType")),
+        ("CreateTransformJob", ("TransformResources", "InstanceType")),
+    ):
+        shape: Any = operation("sagemaker", name).input_shape
+        for field in path:
+            shape = shape.members[field]
+        known |= set(shape.enum)
+    assert set(prices.instances) <= known
     assert {TrainPlan().instance_type, DeployPlan().instance_type, TransformPlan().instance_type} <= set(
         prices.instances
     )

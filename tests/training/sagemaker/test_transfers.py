@@ -193,7 +193,7 @@ class TestInvoke:
                  "OriginalStatusCode": 422, "OriginalMessage": '{"error": "the text is empty"}'}  # fmt: skip
 
         def refuse(client: Any, operation: str, request: Any) -> Any:
-            raise ClientError(error, operation)  # type: ignore[arg-type]
+            raise ClientError(error, operation)
 
         monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", refuse)
         assert desk.do("invoke", "--name", "news", "--text", "") == 1
