@@ -173,7 +173,7 @@ def update(context: Context, plan: UpdatePlan) -> int:
         return context.show(steps)
     if not _agreed(context, f"move endpoint {endpoint} to {plan.image} {plan.artifact}".rstrip() + "?"):
         return FAILED
-    execute(context, context.aws, steps, hint="the endpoint serves what it served before")
+    execute(context, context.aws, steps)
     context.out(endpoint)
     return DONE
 

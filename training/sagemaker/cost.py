@@ -70,8 +70,8 @@ def estimate(plan: TrainPlan | DeployPlan | TransformPlan, prices: Prices) -> li
         longest = plan.instance_count * price * plan.max_run_s / 3600
         lines.append(f"at most {_money(longest, prices)} for {plan.max_run_s} s of training")
         if plan.spot:
-            low, high = (longest * share for share in prices.spot_share)
-            lines.append(f"on spot instances perhaps {_money(low, prices)} to {_money(high, prices)} of that")
+            low, high = (_money(longest * share, prices) for share in prices.spot_share)
+            lines.append(f"on spot instances perhaps {low} to {high} instead")
     elif isinstance(plan, DeployPlan):
         lines += _scaled(plan, price, prices)
     return [*lines, prices.note()]

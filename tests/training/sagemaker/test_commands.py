@@ -165,6 +165,16 @@ class TestDeploy:
         assert "teardown --name news" in desk.said[-1]
         assert targets(aws) == []
 
+    def test_ctrl_c_leaves_what_was_started(self, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        created(monkeypatch, "Creating")
+        desk.waits = [interrupted]
+        assert desk.do(*DEPLOY) == 130
+        assert "goes on" in desk.said[-1]
+        assert "news" in backend().endpoints
+
     def test_an_endpoint_that_exists_is_left_alone(self, aws: Aws, desk: Desk) -> None:
         assert desk.do(*DEPLOY) == 0
         assert desk.do(*DEPLOY) == 2

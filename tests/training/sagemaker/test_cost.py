@@ -38,7 +38,7 @@ def test_training_by_the_hour_the_job_and_on_spot(table: Path) -> None:
     assert estimate(plan, read_prices(table)) == [
         "3 x ml.x: 6.000 EUR an hour",
         "at most 3.000 EUR for 1800 s of training",
-        "on spot instances perhaps 0.750 EUR to 1.500 EUR of that",
+        "on spot instances perhaps 0.750 EUR to 1.500 EUR instead",
         "prices of 2026-01-01 for eu-west-1: made up. Check them: nowhere",
     ]
 
