@@ -23,6 +23,7 @@ from training.sagemaker.cost import TABLE
 from training.sagemaker.errors import AwsError
 from training.sagemaker.options import add_options, plan_of
 from training.sagemaker.plans import DeployPlan, TrainPlan, TransformPlan, UpdatePlan
+from training.sagemaker.requests import pairs
 
 INPUT_ERROR = 2
 
@@ -164,8 +165,21 @@ def _metrics() -> list[Mapping[str, str]]:
     return definitions
 
 
+def _check_hyperparameters(given: Mapping[str, str]) -> None:
+    """As the training container will: what it would refuse in minutes is refused before the job is paid for.
+
+    Raises:
+        ConfigError: an unknown name, a value of the wrong type or out of its range.
+    """
+    inside = import_module("training.sagemaker.hyperparameters")
+    inside.training_config(inside.parse_hyperparameters(given), data="train", output="model")
+
+
 def _train(parsed: argparse.Namespace, context: Context) -> int:
-    return commands.train(context, plan_of(TrainPlan, parsed, ("name", "image", "output")), _metrics())
+    plan = plan_of(TrainPlan, parsed, ("name", "image", "output"))
+    if not plan.entrypoint:  # another command has settings of its own
+        _check_hyperparameters(pairs(plan.hyperparameters, "--hyperparameters"))
+    return commands.train(context, plan, _metrics())
 
 
 def _follow(parsed: argparse.Namespace, context: Context) -> int:

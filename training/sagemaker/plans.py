@@ -38,7 +38,7 @@ class TrainPlan(Placed):
 
     image: str = _option("", "the image in ECR, as `push` printed it")
     channels: tuple[str, ...] = _option(
-        (), "inputs, NAME=s3://BUCKET/PREFIX, as `upload` printed them; NAME as `train`, `base`"
+        (), "inputs, NAME=s3://BUCKET/PREFIX, as `upload` printed them; NAME: train, val, test, base_model"
     )
     output: str = _option("", "s3://BUCKET/PREFIX for model.tar.gz, output.tar.gz and checkpoints")
     hyperparameters: tuple[str, ...] = _option(

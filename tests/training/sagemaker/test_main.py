@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.training.sagemaker.conftest import ACCOUNT, ARTIFACT, IMAGE, METRICS, REGION, ROLE, Desk
+from training.errors import ConfigError
 from training.sagemaker import __main__ as composition
 from training.sagemaker.launch import Aws
 
@@ -19,7 +20,7 @@ SERVERLESS = ("--mode", "serverless", "--no-network-isolation")
 DRY_RUNS: dict[str, tuple[str, ...]] = {
     "train": (
         "train", *COMMON, *NETWORK, "--output", "s3://models-bucket/jobs/", "--spot", "--max-run-s", "7200",
-        "--channels", "train=s3://data-bucket/news/ab/", "--channels", "base=s3://data-bucket/base/cd/",
+        "--channels", "train=s3://data-bucket/news/ab/", "--channels", "base_model=s3://data-bucket/base/cd/",
         "--hyperparameters", "epochs=3", "--hyperparameters", "lr=5e-5", "--tags", "team=news", "--max-retries", "2",
     ),
     "train-plain": ("train", *COMMON, "--output", "s3://models-bucket/jobs", "--no-network-isolation",
@@ -47,6 +48,7 @@ DRY_RUNS: dict[str, tuple[str, ...]] = {
 @pytest.fixture(autouse=True)
 def metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(composition, "_metrics", lambda: METRICS)
+    monkeypatch.setattr(composition, "_check_hyperparameters", lambda given: None)
 
 
 @pytest.fixture
@@ -97,6 +99,19 @@ def test_wrong_input_is_explained_and_nothing_sent(
     assert desk.do(*words) == 2
     assert message in desk.text
     assert not desk.out
+
+
+def test_hyperparameters_are_checked_as_the_container_will(
+    desk: Desk, nothing_to_call: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(given: Any) -> None:
+        raise ConfigError(f"unknown: {given}")
+
+    monkeypatch.setattr(composition, "_check_hyperparameters", refuse)
+    words = ("train", *COMMON, "--output", "s3://b/o", "--hyperparameters", "epoch=3")
+    assert desk.do(*words) == 2
+    assert desk.text == "error: unknown: {'epoch': '3'}"
+    assert desk.do(*words, "--entrypoint", "python other.py") == 0
 
 
 def test_a_role_by_name_needs_the_account_in_a_dry_run(desk: Desk, nothing_to_call: None) -> None:
