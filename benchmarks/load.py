@@ -30,16 +30,19 @@ UNSENT = -1
 
 @dataclass(frozen=True)
 class Request:
-    """A POST of JSON; without a body, a GET."""
+    """A POST; without a body, a GET."""
 
     path: str
     body: bytes = b""
+    content_type: str = "application/json"
+    accept: str = ""
 
     def wire(self, host: str) -> bytes:
         if not self.body:
             return f"GET {self.path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        accept = f"Accept: {self.accept}\r\n" if self.accept else ""
         head = (
-            f"POST {self.path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            f"POST {self.path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {self.content_type}\r\n{accept}"
             f"Content-Length: {len(self.body)}\r\n\r\n"
         )
         return head.encode() + self.body
