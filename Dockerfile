@@ -1,42 +1,129 @@
-# The serving image: locked packages, classifier/, service/ and models/default. BASE is any image with Python 3.11 or
-# newer as `python3`; TORCH_INDEX decides which build of torch goes in (for CUDA, pass an index that has that one).
+# Three images from locked packages. `serve` (the default): the service, and nothing to train, show pages or compile with.
+# `train`: the service and training, for `IMAGE train` and `IMAGE serve`. `page`: the Streamlit page.
+#
+#   docker build --target serve --tag gpt2-classifier .
+#
+# BASE: any image with Python 3.11 or newer as `python3`. RUNTIME: what the image stands on, with the same Python; it may
+# be smaller. TORCH_INDEX decides which build of torch goes in: for CUDA pass https://download.pytorch.org/whl/cu130 or
+# another index of builds for the driver at hand. A secret named `pip` is pip's configuration while building (a mirror, a
+# proxy's certificate); it stays out of the image: docker build --secret id=pip,src=pip.conf.
 ARG BASE=python:3.11-slim-bookworm
+ARG RUNTIME=python:3.11-slim-bookworm
 
-FROM ${BASE} AS builder
-# Debian packages the venv module apart from Python.
-RUN python3 -c 'import ensurepip, venv' 2>/dev/null \
-    || (apt-get update && apt-get install -y --no-install-recommends python3-venv)
-RUN python3 -m venv /opt/venv
-COPY requirements/serve.txt requirements/torch.txt /build/
-# Unlike `make serve`, byte code is compiled here: a read-only container could not keep what it compiles.
-RUN /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --require-hashes -r /build/serve.txt
+FROM ${BASE} AS packages
+# Debian packages pip apart from Python; strip is for libtorch below.
+RUN python3 -m pip --version >/dev/null && command -v strip >/dev/null \
+    || (apt-get update && apt-get install -y --no-install-recommends binutils \
+        $(python3 -m pip --version >/dev/null 2>&1 || echo python3-pip))
+COPY requirements/serve.txt requirements/torch.txt requirements/sbom.txt /build/requirements/
+# Two environments, both without a pip of their own: what is served, and the tool that writes down what that consists of.
+# --no-compile: byte code is made further down, for the modules that are used.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv --without-pip /opt/venv && python3 -m venv --without-pip /opt/sbom \
+    && python3 -m pip --python /opt/sbom/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes \
+        -r /build/requirements/sbom.txt \
+    && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes \
+        -r /build/requirements/serve.txt
+# torch alone is not hashed: its builds for CPU and CUDA differ. Its other needs are in place at their locked versions.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN /opt/venv/bin/python -m pip install --no-cache-dir --index-url "${TORCH_INDEX}" -r /build/torch.txt \
-    && /opt/venv/bin/python -m pip uninstall -y pip
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
+        ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -r /build/requirements/torch.txt
+COPY scripts/trim_packages.sh scripts/compile_used.sh /build/scripts/
+RUN sh /build/scripts/trim_packages.sh /opt/venv
+COPY pyproject.toml README.md /build/
+COPY scripts/entrypoint.py /app/entrypoint.py
 COPY classifier /app/classifier
 COPY service /app/service
 COPY models/default /app/models/default
-# Byte code not in models/: an artifact holds only what its manifest lists.
-# Readable for any user id, whatever the checkout's file modes.
-RUN /opt/venv/bin/python -m compileall -q /app/classifier /app/service && chmod -R a+rX /app /opt/venv
 
-FROM ${BASE}
-# SageMaker may choose the port (SAGEMAKER_BIND_TO_PORT) of a container with this label.
-LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
-# HOME, USER: libraries ask for both, and an arbitrary user id has no entry in /etc/passwd.
+FROM packages AS serve-build
+COPY scripts/smoke.py /app/scripts/smoke.py
+COPY examples/article.txt /app/examples/article.txt
+# The service answers from what is left of the packages, or the build fails; what it imported gets its byte code.
+# setuptools is torch's need for building extensions, which nothing here does.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m pip --python /opt/venv/bin/python uninstall --yes --quiet setuptools \
+    && /opt/venv/bin/python /app/scripts/smoke.py && rm -r /app/scripts /app/examples \
+    && sh /build/scripts/compile_used.sh /opt/venv /app \
+    && /opt/sbom/bin/cyclonedx-py environment --pyproject /build/pyproject.toml --output-reproducible \
+        --output-file /build/sbom.cdx.json /opt/venv/bin/python \
+    && chmod -R a+rX /app /opt/venv /build
+
+FROM packages AS train-build
+COPY requirements/train.txt /build/requirements/
+COPY scripts/smoke.py /app/scripts/smoke.py
+COPY examples/article.txt /app/examples/article.txt
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes \
+        -r /build/requirements/train.txt \
+    && sh /build/scripts/trim_packages.sh /opt/venv
+COPY training /app/training
+RUN /opt/venv/bin/python /app/scripts/smoke.py && rm -r /app/scripts /app/examples \
+    && cd /app && /opt/venv/bin/python -c 'import training.run, training.report, training.evaluate, transformers.trainer' \
+    && sh /build/scripts/compile_used.sh /opt/venv /app \
+    && /opt/sbom/bin/cyclonedx-py environment --pyproject /build/pyproject.toml --output-reproducible \
+        --output-file /build/sbom.cdx.json /opt/venv/bin/python \
+    && chmod -R a+rX /app /opt/venv /build
+
+FROM ${BASE} AS page-build
+RUN python3 -m pip --version >/dev/null || (apt-get update && apt-get install -y --no-install-recommends python3-pip)
+COPY requirements/page.txt /build/requirements/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv --without-pip /opt/venv \
+    && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes \
+        -r /build/requirements/page.txt
+COPY client /app/client
+RUN /opt/venv/bin/python -m compileall -q /app/client && chmod -R a+rX /app /opt/venv
+
+# What all three have in common. The packages need no pip, and the official Python images come without the standard
+# library's byte code, which a read-only container could not keep.
+FROM ${RUNTIME} AS runtime
+RUN python3 -c 'import shutil, sysconfig as s; from pathlib import Path; [shutil.rmtree(p) for n in ("pip", "setuptools", "wheel") for p in Path(s.get_path("purelib")).glob(n + "*") if p.is_dir()]' \
+    && python3 -c 'import compileall as c, re, sysconfig as s; c.compile_dir(s.get_path("stdlib"), quiet=2, rx=re.compile("/(test|tests|idlelib|lib2to3|ensurepip|turtledemo|site-packages|dist-packages)/"))'
+# HOME, USER: libraries ask for both, and an arbitrary user id has no entry in /etc/passwd. NVIDIA_*: without them the
+# NVIDIA runtime shows no GPU to an image that is not built on NVIDIA's own.
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HF_HUB_OFFLINE=1 \
     HOME=/tmp \
     USER=service \
-    SERVICE_HOST=0.0.0.0
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /app
-COPY --from=builder /opt/venv /opt/venv
-COPY --from=builder /app /app
-EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD ["/opt/venv/bin/python", "-c", "import os, urllib.request as r; port = os.environ.get('SAGEMAKER_BIND_TO_PORT') or os.environ.get('SERVICE_PORT') or '8080'; r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{port}/readyz', timeout=4)"]
+
+FROM runtime AS page
+LABEL org.opencontainers.image.title="gpt2-classifier-page"
+COPY --from=page-build /opt/venv /opt/venv
+COPY --from=page-build /app /app
+EXPOSE 8501
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/opt/venv/bin/python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8501/_stcore/health', timeout=4)"]
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "streamlit", "run", "client/streamlit_app.py", "--server.address=0.0.0.0", "--server.port=8501", "--server.headless=true", "--server.fileWatcherType=none", "--browser.gatherUsageStats=false"]
+
+FROM runtime AS train
+LABEL org.opencontainers.image.title="gpt2-classifier-train" \
+    com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
+ENV SERVICE_HOST=0.0.0.0
+COPY --from=train-build /opt/venv /opt/venv
+COPY --from=train-build /build/sbom.cdx.json /usr/share/sbom/gpt2-classifier.cdx.json
+COPY --from=train-build /app /app
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD ["/opt/venv/bin/python", "/app/entrypoint.py", "health"]
+ENTRYPOINT ["/opt/venv/bin/python", "/app/entrypoint.py"]
+CMD ["serve"]
+
+FROM runtime AS serve
+# SageMaker may choose the port (SAGEMAKER_BIND_TO_PORT) of a container with this label.
+LABEL org.opencontainers.image.title="gpt2-classifier" \
+    com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
+ENV SERVICE_HOST=0.0.0.0 \
+    HF_HUB_OFFLINE=1
+COPY --from=serve-build /opt/venv /opt/venv
+COPY --from=serve-build /build/sbom.cdx.json /usr/share/sbom/gpt2-classifier.cdx.json
+COPY --from=serve-build /app /app
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD ["/opt/venv/bin/python", "/app/entrypoint.py", "health"]
 # No USER line: SageMaker expects root. Elsewhere: docker run --user 10001 --read-only --tmpfs /tmp.
-# Exec form with the interpreter itself, so that SIGTERM reaches it; SageMaker replaces `serve` or appends it.
-ENTRYPOINT ["/opt/venv/bin/python", "-m", "service"]
+# Exec form with the interpreter itself, so that SIGTERM reaches it; SageMaker appends `serve` or `train`.
+ENTRYPOINT ["/opt/venv/bin/python", "/app/entrypoint.py"]
 CMD ["serve"]

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Rewrites requirements/{serve,train,dev}.txt from pyproject.toml: exact versions with the hashes of every platform's
+# Rewrites requirements/{serve,train,dev}.txt from pyproject.toml, and {page,sbom,audit}.txt: exact versions with the hashes of every platform's
 # wheels. Existing pins stay unless pyproject.toml forbids them; `make lock ARGS=--upgrade` moves all of them,
 # `ARGS="--upgrade-package NAME"` one. Run it with the oldest supported Python, so that all newer ones can install it.
 set -eu
@@ -23,6 +23,20 @@ compile() { # compile NAME [OPTION...]: torch itself is left to requirements/tor
         exit 1
     fi
 }
+tool() { # tool NAME COMMENT REQUIREMENT...: packages that are not of one environment with the service
+    file=requirements/$1.txt
+    comment=$2
+    shift 2
+    echo "locking $file"
+    printf '%s\n' "$@" | "$bin/pip-compile" --quiet --generate-hashes --no-strip-extras --no-header --no-emit-index-url \
+        --no-emit-find-links --no-emit-trusted-host --no-emit-options -c requirements/dev.txt --output-file - - >"$log" 2>/dev/null
+    {
+        echo "# $comment: $*"
+        echo "# Locked by make lock, at the versions of dev.txt where it has them."
+        cat "$log"
+    } >"$file"
+}
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -30,3 +44,6 @@ trap 'rm -f "$log"' EXIT
 compile serve "$@"
 compile train --extra train -c requirements/serve.txt "$@"
 compile dev --extra train --extra client --extra ui --extra sagemaker --extra otel --extra test -c requirements/train.txt "$@"
+tool page "For the page and the client" 'streamlit>=1.50' 'h11>=0.14' 'httpx>=0.28' 'pydantic>=2.10' 'pyarrow>=18' 'rich>=13.7'
+tool sbom "For the list of an image's packages" cyclonedx-bom
+tool audit "For make audit" pip-audit
