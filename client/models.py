@@ -199,3 +199,5 @@ class Readiness(_Answer):
 
     status: str
     """ "ready", "loading", "draining", "failed" or "unhealthy"."""
+    stage: str | None = None
+    """While loading: what it is about now."""

@@ -44,7 +44,7 @@ DISCARD_S = 30.0
 STUCK_S = 60.0
 
 PIECE_BYTES = 8_192
-"""Given to the parser at once: bounds in bytes hold to within one piece."""
+"""Given to the parser at once: what is no header field is bounded to within one piece."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -57,6 +57,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._extra_bytes = 0
         """Came since the last piece of a body, or since the last request."""
         self._fields = 0
+        self._field_bytes = 0
         self._streams = False
         self._owing = False
         self._answered: RequestResponseCycle | None = None
@@ -114,11 +115,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._part, self._fields = "head", 0
+        self._part, self._fields, self._field_bytes = "head", 0, 0
         self._allow(HEAD_S)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
+        self._field_bytes += len(name) + len(value) + 4
+        if self._field_bytes > MAX_HEAD_BYTES:
+            where = "in its head" if self._part == "head" else "besides its body"
+            self._fault = ServiceError("headers_too_large", f"the request has more than {MAX_HEAD_BYTES} bytes {where}")
+            raise self._fault
         if self._fields > MAX_FIELDS:
             self._fault = ServiceError("headers_too_large", f"the request has more than {MAX_FIELDS} header fields")
             raise self._fault

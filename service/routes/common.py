@@ -16,7 +16,7 @@ from service.runtime import Runtime
 from service.schemas import ErrorBody, Model, Result, Score, TimingBody, WindowSpan
 
 
-def _runtime(request: Request) -> Runtime:
+async def _runtime(request: Request) -> Runtime:  # a plain function would be called in a thread, each time
     runtime: Runtime = request.app.state.runtime
     return runtime
 
@@ -79,7 +79,7 @@ async def _unless_client_leaves(
         await request.body()
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
-    runtime = _runtime(request)
+    runtime: Runtime = request.app.state.runtime
     runtime.in_flight += 1
     work = asyncio.ensure_future(handler(request))
     departure = asyncio.ensure_future(request.receive())  # after the body, the only message left is the disconnect

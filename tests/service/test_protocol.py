@@ -434,6 +434,7 @@ class TestSizes:
     @pytest.mark.parametrize(
         "request_head",
         [
+            b"GET / HTTP/1.1\r\nX-Long: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n",  # whole, in one read
             b"GET / HTTP/1.1\r\nX-Long: " + b"y" * (MAX_HEAD_BYTES + PIECE_BYTES),
             b"GET / HTTP/1.1\r\nX-Long: " + b"y" * 200_000 + b"\r\n\r\n",
             b"GET /" + b"y" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -443,7 +444,17 @@ class TestSizes:
             CHUNKED + b"1\r\nx\r\n0\r\n" + b"a:\r\n" * MAX_FIELDS + b"\r\n",
             CHUNKED + b"1;extension=" + b"y" * 200_000 + b"\r\nx\r\n0\r\n\r\n",
         ],
-        ids=["endless", "one field", "path", "fields", "endless trailer", "trailer", "trailers", "extension"],
+        ids=[
+            "just above",
+            "endless",
+            "one field",
+            "path",
+            "fields",
+            "endless trailer",
+            "trailer",
+            "trailers",
+            "extension",
+        ],
     )
     @pytest.mark.parametrize("step", [1_000, 256_000])
     def test_what_is_no_body_is_bounded_in_whatever_pieces_it_comes(self, request_head: bytes, step: int) -> None:
