@@ -1,0 +1,1 @@
+"""Training jobs and endpoints on Amazon SageMaker."""
