@@ -1,9 +1,9 @@
-"""Script mode: what AWS's PyTorch and Hugging Face estimators run (`entry_point="train_deploy.py"`), training and serving.
+"""Script mode: what AWS's PyTorch and Hugging Face estimators run, for training and for serving.
 
-    PyTorch(entry_point="train_deploy.py", source_dir="code", hyperparameters={"epochs": 1, "batch-size": 2, "lr": 1e-5})
+    PyTorch(entry_point="train_deploy.py", source_dir="code", hyperparameters={"epochs": 1, "batch-size": 2})
 
-`python -m training.sagemaker.pack --source code` writes that directory. The flags are those of `python -m training train`
-and the channels'; training and its checkpoints are those of `training.sagemaker.container`.
+`python -m training.sagemaker.pack --source code` writes that directory. The flags are those of
+`python -m training train` and the channels'; training and its checkpoints are those of `training.sagemaker.container`.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A request to stop, from a signal to the checkpoint at the end of the step.
 
-A process that trains for a platform which may stop it calls `on_signal` in its handler. Before training the request ends
+A process that trains for a platform which may stop it has `on_signal` as a handler. Before training the request ends
 the process at once; while it trains, all processes agree on a step, write a checkpoint and stop there; after training
 it is for nothing any more, since little is left to do.
 """

@@ -79,8 +79,8 @@ def _model_below(directory: Path) -> Path:
     found = sorted(path.parent for path in (*directory.glob("config.json"), *directory.glob("*/config.json")))
     if not found or (found[0] != directory and len(found) > 1):
         raise ConfigError(
-            f"channel {BASE_MODEL} needs one model: a directory, or a model.tar.gz, with config.json, model.safetensors "
-            "and tokenizer.json"
+            f"channel {BASE_MODEL} needs one model: a directory, or a model.tar.gz, with config.json, "
+            "model.safetensors and tokenizer.json"
         )
     return found[0]
 

@@ -8,6 +8,7 @@ job failed. Exit codes: 0 done, or stopped on request with checkpoints to go on 
 anything else.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -165,10 +166,8 @@ def _supervise(places: Places, train: list[str], environment: dict[str, str], st
 
 
 def _signal(pid_file: Path, sig: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(json.loads(pid_file.read_text(encoding="utf-8"))["pid"], sig)
-    except ProcessLookupError:
-        pass
 
 
 def _why(work: Path, code: int) -> tuple[str, bool]:

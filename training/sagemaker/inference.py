@@ -35,6 +35,10 @@ except ImportError:  # outside AWS's images
             self.status_code, self.message, self.phrase = status_code, message, phrase
 
 
+Refused = BaseInferenceToolkitError
+"""A request that cannot be answered; AWS's images send its status and message."""
+
+
 @dataclass(frozen=True)
 class Request:
     """The texts of a request and how its answer is shaped: "text", "inputs", "list" or "instances"."""

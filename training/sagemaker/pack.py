@@ -3,9 +3,9 @@
     python -m training.sagemaker.pack ARTIFACT model.tar.gz
     python -m training.sagemaker.pack --source code
 
-The archive has the artifact's files at its root and below `code/` the handlers, the package `classifier` that they need,
-and a requirements.txt, which those images install when they start (not under network isolation: there serve with this
-project's image). `--source` writes a directory for the `source_dir` of AWS's estimators, with `train_deploy.py`.
+The archive has the artifact's files at its root and below `code/` the handlers, the package `classifier` that they
+need, and a requirements.txt, which those images install when they start (not under network isolation: there serve
+with this project's image). `--source` writes a directory for the `source_dir` of AWS's estimators.
 """
 
 import argparse

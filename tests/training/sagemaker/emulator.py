@@ -65,7 +65,7 @@ class Job:
         return subprocess.Popen(
             [sys.executable, *(command or ("-m", "training.sagemaker.container", "train"))],
             cwd=ROOT,
-            env=variables | {"SAGEMAKER_BASE_DIR": str(self.root), **self.environment},
+            env=variables | {"SAGEMAKER_BASE_DIR": str(self.root), "OMP_NUM_THREADS": "1", **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

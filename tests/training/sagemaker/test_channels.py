@@ -71,7 +71,7 @@ def test_what_inputdataconfig_rules_out(places: Places, described: str, message:
 def test_sharded_data_is_for_one_host_only(places: Places) -> None:
     put(places, "train/a.csv")
     describe(places, '{"train": {"S3DistributionType": "ShardedByS3Key"}}')
-    with pytest.raises(ConfigError, match="ShardedByS3Key over 2 hosts.*use FullyReplicated"):
+    with pytest.raises(ConfigError, match=r"ShardedByS3Key over 2 hosts.*use FullyReplicated"):
         channels.data_directory(places, 2)
     (places.work / "data").rmdir()
     assert channels.data_directory(places, 1).is_dir()

@@ -54,7 +54,7 @@ def test_given_parts_are_taken_as_they_are(tmp_path: Path, base_model: Path) -> 
     ("hyperparameters", "row", "message"),
     [
         ({"epoch": 3}, None, "unknown hyper-parameter 'epoch'; known are "),
-        ({"learning-rate": "fast"}, None, "hyper-parameter learning-rate must be float, is 'fast'"),
+        ({"weight-decay": "little"}, None, "hyper-parameter weight-decay must be float, is 'little'"),
         ({"hidden-size": 768}, None, "hidden-size is 768, but base model"),
         ({}, {"text": "", "label": "sport"}, "1 problem in the data:"),
         ({}, news_rows(60)[0], "leaks"),
@@ -147,7 +147,6 @@ def two_hosts(tmp_path: Path, recipe: dict[str, object], base_model: Path) -> li
     return [
         Job(
             tmp_path / host, recipe, base_model, hosts=hosts, current=host, MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-            OMP_NUM_THREADS="1",
         )
         for host in hosts
     ]  # fmt: skip
