@@ -60,7 +60,9 @@ class StopAtStep(TrainerCallback):
             control.should_save = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        if self._at_epoch_end:
+        if self.stopped:  # the Trainer leaves the epoch by its ordinary end, where it would evaluate and save again
+            control.should_evaluate = control.should_save = False
+        elif self._at_epoch_end:
             control.should_save = control.should_save or self._save_then or self._requested
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:

@@ -155,14 +155,23 @@ def _supervise(places: Places, train: list[str], environment: dict[str, str], st
             for path in told:
                 _signal(path, signal.SIGKILL)
             process.kill()
-    if code == 0 and stop.at is None:
-        return 0
+    if _all_well(places.work):
+        code = 0  # whatever torchrun says: it complains where another host was done first
     if killed:
         return _stopped(f"no step ended within {STOP_S:g} s; the last complete checkpoint counts")
+    if code == 0 and stop.at is None:
+        return 0
     if code == 0:
         return _stopped(f"{time.monotonic() - (stop.at or 0):.1f} s after it was asked to")
     message, expected = _why(places.work, code)
     return _failed(places, message, INPUT_ERROR if expected else FAILED)
+
+
+def _all_well(work: Path) -> bool:
+    """Whether every process that began to train has said that it is done or was stopped."""
+    begun = {path.name for path in (work / "pids").glob("[!.]*")}
+    said = {path.name: json.loads(path.read_text("utf-8")) for path in (work / "outcomes").glob("[!.]*")}
+    return bool(begun) and begun == set(said) and all(one["outcome"] != "failed" for one in said.values())
 
 
 def _signal(pid_file: Path, sig: signal.Signals) -> None:

@@ -107,10 +107,13 @@ def test_long_messages_keep_their_beginning() -> None:
     assert shorten("short") == "short"
 
 
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_and_killed_jobs_end_as_an_uninterrupted_one(sig: int, tmp_path: Path, base_model: Path) -> None:
+@pytest.mark.parametrize("sig", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("save_steps", [pytest.param(4, marks=pytest.mark.slow), 0])
+def test_stopped_and_killed_jobs_end_as_an_uninterrupted_one(
+    sig: int, save_steps: int, tmp_path: Path, base_model: Path
+) -> None:
     # 6 steps an epoch, 24 in all
-    recipe = QUICK | {"save-steps": 4}
+    recipe = QUICK | {"save-steps": save_steps}
     whole = Job(tmp_path / "whole", recipe, base_model)
     code, log = whole.run()
     assert code == 0, log
@@ -118,6 +121,8 @@ def test_stopped_and_killed_jobs_end_as_an_uninterrupted_one(sig: int, tmp_path:
     code, log = job.interrupt(10, sig)
     assert code == (0 if sig == signal.SIGTERM else -sig), log
     assert ("stopped on request" in log) == (sig == signal.SIGTERM)
+    if sig == signal.SIGTERM:  # at the very next step, not at the next checkpoint or evaluation
+        assert max(int(path.name.split("-")[1]) for path in job.root.glob("checkpoints/checkpoint-*")) < 24
     assert not (job.root / "output" / "failure").exists() and not any((job.root / "model").iterdir())
     if sig == signal.SIGKILL:  # cut off in the middle of a checkpoint, whose marker was copied before the rest
         broken = job.root / "checkpoints" / "checkpoint-23"
