@@ -120,16 +120,13 @@ def _add_settings(parser: argparse.ArgumentParser, settings: type[TrainConfig] |
 
 def _train(parsed: argparse.Namespace) -> None:
     config = _config(TrainConfig, parsed)
+    from training.evaluate import figure_lines
     from training.run import report_directory, run
 
     artifact = run(config)
     if artifact is None:
         return
-    measured = artifact.manifest.metrics
-    _print_figures(measured)
-    if "baseline" in measured:
-        baseline = measured["baseline"]
-        print(f"baseline_accuracy={baseline['accuracy']:.4f}; baseline_macro_f1={baseline['macro_f1']:.4f};")
+    print("\n".join(figure_lines(artifact.manifest.metrics)))
     print(f"wrote {artifact.directory}" + (f" and {report_directory(config)}" if config.report else ""))
 
 
@@ -152,7 +149,7 @@ def _config(kind: type[Config], parsed: argparse.Namespace) -> Config:
 
 def _evaluate(parsed: argparse.Namespace) -> None:
     from training.data import Columns
-    from training.evaluate import evaluate
+    from training.evaluate import evaluate, figure_lines
     from training.sources import local_copy
 
     columns = Columns(parsed.text_column, parsed.label_column, parsed.title_column, use_title=parsed.use_title)
@@ -168,7 +165,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(json.dumps(measured, indent=2))
     else:
-        _print_figures(measured)
+        print("\n".join(figure_lines(measured)))
 
 
 def _inspect(parsed: argparse.Namespace) -> None:
@@ -208,21 +205,6 @@ def _prepare(parsed: argparse.Namespace) -> None:
 
     summary = prepare(parsed.output, archive=parsed.archive, sha256=parsed.sha256)
     print(summary)
-
-
-def _print_figures(measured: dict[str, Any]) -> None:
-    print(
-        f"test_rows={measured['rows']}; test_accuracy={measured['accuracy']:.4f}; "
-        f"test_macro_f1={measured['macro_f1']:.4f};"
-    )
-    for name, row in measured["per_class"].items():
-        scores = "  ".join(f"{key} {row[key]:.3f}" for key in ("precision", "recall", "f1"))
-        print(f"  {name:<20} {scores}  rows {row['rows']}")
-    calibration = measured["calibration"]
-    print(
-        f"ece={calibration['ece']:.4f}; coverage={calibration['coverage']:.4f}; "
-        f"error_among_answered={calibration['error_among_answered']:.4f};"
-    )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def claim(directory: Path, identity: Mapping[str, Any], *, derived: Iterable[str
 def _claim(directory: Path, wanted: dict[str, Any], derived: Iterable[str]) -> None:
     path = directory / RUN
     if not path.exists():
-        if any(directory.iterdir()):
+        if any(not path.name.startswith(".") and ".sagemaker-" not in path.name for path in directory.iterdir()):
             raise ConfigError(f"{directory} holds files that are no checkpoints of ours; choose another --checkpoints")
         _replace(path, json.dumps(wanted, indent=2))
         return
@@ -81,8 +81,30 @@ def _claim(directory: Path, wanted: dict[str, Any], derived: Iterable[str]) -> N
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Call after everything else of the checkpoint is written."""
-    _replace(checkpoint / COMPLETE, "")
+    """Call after everything else of the checkpoint is written.
+
+    The marker lists the files with their sizes: a platform that copies checkpoints elsewhere while it trains may have
+    copied the marker before the rest.
+    """
+    sizes = {path.name: path.stat().st_size for path in sorted(checkpoint.iterdir()) if path.name in _kept(checkpoint)}
+    _replace(checkpoint / COMPLETE, json.dumps(sizes, indent=2))
+
+
+def _kept(checkpoint: Path) -> set[str]:
+    """Names of the checkpoint's own files; hidden ones and marks like `x.sagemaker-uploaded` are the system's."""
+    return {
+        path.name
+        for path in checkpoint.iterdir()
+        if path.is_file() and not path.name.startswith(".") and ".sagemaker-" not in path.name and path.name != COMPLETE
+    }
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        sizes: dict[str, int] = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def latest_complete(directory: Path) -> Path | None:
@@ -91,11 +113,17 @@ def latest_complete(directory: Path) -> Path | None:
     for path in directory.glob("checkpoint-*"):
         if not re.fullmatch(r"checkpoint-\d+", path.name):
             continue
-        if (path / COMPLETE).is_file():
+        if _is_whole(path):
             complete[int(path.name.rpartition("-")[2])] = path
         else:
             shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
     return complete[max(complete)] if complete else None
+
+
+def complete_steps(directory: Path) -> list[int]:
+    """Steps of all complete checkpoints."""
+    names = [path.name for path in directory.glob("checkpoint-*") if _is_whole(path)]
+    return [int(name.removeprefix("checkpoint-")) for name in names if re.fullmatch(r"checkpoint-\d+", name)]
 
 
 class BestWeights(TrainerCallback):

@@ -1,7 +1,7 @@
 """Labelled examples from files: reading and checking.
 
 CSV, TSV, JSON Lines and Parquet. Every problem of every file is collected and reported at once, before anything is
-trained. Splitting is in `splits.py`, near-duplicates are in `duplicates.py`.
+trained. Directories are read in `folders.py`, splitting is in `splits.py`, near-duplicates are in `duplicates.py`.
 """
 
 import codecs
@@ -84,42 +84,6 @@ def read_examples(
     if problems:
         raise DataError(problems)
     return examples
-
-
-def read_class_folders(path: Path, *, encoding: str = "utf-8") -> list[Example]:
-    """Read a directory with a folder a label and a text file an example, as the BBC archive is laid out.
-
-    Args:
-        path: its folders' names are the labels; `.txt` files in them are the texts, in the order of their names.
-        encoding: of the files.
-
-    Raises:
-        DataError: with every problem of every file.
-    """
-    examples: list[Example] = []
-    problems: list[Problem] = []
-    for file in class_files(path):
-        try:
-            text = _decode(file, encoding)
-        except DataError as exc:
-            problems += exc.problems
-            continue
-        if text.strip():
-            examples.append(Example(text, file.parent.name, None, len(examples) + 1))
-        else:
-            problems.append(Problem(str(file), 0, 0, "", "the text is empty"))
-    if problems:
-        raise DataError(problems)
-    return examples
-
-
-def class_files(path: Path) -> list[Path]:
-    """Text files of a directory's folders; hidden ones are the system's."""
-    return sorted(
-        file
-        for file in path.glob("*/*.txt")
-        if file.is_file() and not file.name.startswith(".") and not file.parent.name.startswith((".", "__"))
-    )
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
@@ -217,16 +181,17 @@ def _read_records(path: Path, encoding: str) -> Iterator[_Record]:
     if suffix == ".parquet":
         yield from _read_parquet(path)
     elif suffix in (".csv", ".tsv"):
-        yield from _read_csv(path, _decode(path, encoding), "\t" if suffix == ".tsv" else ",")
+        yield from _read_csv(path, decode(path, encoding), "\t" if suffix == ".tsv" else ",")
     elif suffix in (".jsonl", ".ndjson"):
-        yield from _read_jsonl(_decode(path, encoding))
+        yield from _read_jsonl(decode(path, encoding))
     else:
         raise DataError(
             [Problem(str(path), 0, 0, "", f"unknown format {suffix!r}; one of {', '.join(SUFFIXES)} is needed")]
         )
 
 
-def _decode(path: Path, encoding: str) -> str:
+def decode(path: Path, encoding: str) -> str:
+    """A text file's content; DataError that names the line where it is not in this encoding."""
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)

@@ -1,6 +1,6 @@
 """An artifact's figures on labelled texts: what every run and `python -m training evaluate` report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,26 @@ def measure(
             "unsure_below": unsure_below,
         },
     }
+
+
+def figure_lines(measured: Mapping[str, Any]) -> list[str]:
+    """What `measure` gives, and the baseline's where it is, as `key=value;` lines for people and log collectors."""
+    lines = [
+        f"test_rows={measured['rows']}; test_accuracy={measured['accuracy']:.4f}; "
+        f"test_macro_f1={measured['macro_f1']:.4f};"
+    ]
+    for name, row in measured["per_class"].items():
+        scores = "  ".join(f"{key} {row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"  {name:<20} {scores}  rows {row['rows']}")
+    calibration = measured["calibration"]
+    lines.append(
+        f"ece={calibration['ece']:.4f}; coverage={calibration['coverage']:.4f}; "
+        f"error_among_answered={calibration['error_among_answered']:.4f};"
+    )
+    if "baseline" in measured:
+        baseline = measured["baseline"]
+        lines.append(f"baseline_accuracy={baseline['accuracy']:.4f}; baseline_macro_f1={baseline['macro_f1']:.4f};")
+    return lines
 
 
 def accuracy_by_words(

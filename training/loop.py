@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from training.batches import Epoch
-from training.checkpoints import latest_complete, mark_complete
-from training.workers import is_main, state
+from training.checkpoints import complete_steps, latest_complete, mark_complete
+from training.stopping import StopAtStep, Stopped, defer
+from training.workers import gather, is_main, state
 
 
 class LoopConfig(Protocol):
@@ -108,16 +109,25 @@ class OrderedTrainer(Trainer):
         self._order = order
         super().__init__(**keywords)
         self.add_callback(_CountEpochs(epoch))
+        self._stop = StopAtStep()
+        self.add_callback(self._stop)
         if not sys.stderr.isatty():
             self.remove_callback(PrinterCallback)
             self.add_callback(LogLines())
 
     def train_on(self, directory: Path) -> list[dict[str, float]]:
-        """Train, from the newest complete checkpoint in `directory` if there is one, and return the log."""
-        if is_main():
+        """Train, from the newest complete checkpoint in `directory` if there is one, and return the log.
+
+        Raises:
+            Stopped: on request, with a checkpoint written.
+        """
+        defer()
+        if state().is_local_main_process:
             latest_complete(directory)  # removes incomplete ones: by one process, before any other looks
         state().wait_for_everyone()
-        newest = latest_complete(directory)
+        # hosts may have directories of their own: the newest that all of them have
+        steps = set.intersection(*map(set, gather(complete_steps(directory))))
+        newest = directory / f"checkpoint-{max(steps)}" if steps else None
         if newest:
             self.load_more(newest)
         if newest and _is_over(newest):  # else the Trainer would take one step more
@@ -125,6 +135,8 @@ class OrderedTrainer(Trainer):
             self.state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
         else:
             self.train(resume_from_checkpoint=str(newest) if newest else None)
+        if self._stop.stopped:
+            raise Stopped
         return list(self.state.log_history)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -138,6 +150,15 @@ class OrderedTrainer(Trainer):
             self.save_more(checkpoint)
             mark_complete(checkpoint)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Every process's, by the main one: another host's directory may be another."""
+        super()._save_rng_state(output_dir)
+        own = Path(output_dir) / f"rng_state_{state().process_index}.pth"
+        if state().num_processes > 1:
+            for name, content in gather((own.name, own.read_bytes())):
+                if is_main() and not (own.parent / name).exists():
+                    (own.parent / name).write_bytes(content)
+
     def save_more(self, checkpoint: Path) -> None:
         """What a loop adds to its checkpoints; called in the main process, before the checkpoint counts as complete."""
 
@@ -150,6 +171,10 @@ def _is_over(checkpoint: Path) -> bool:
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     control = state["stateful_callbacks"]["TrainerControl"]["args"]
     return bool(state["global_step"] >= state["max_steps"] or control["should_training_stop"])
+
+
+NAMES = {"loss": "train_loss", "train_loss": "mean_train_loss"}
+"""What log lines call the Trainer's figures: its `train_loss` is the mean over the run, reported once at the end."""
 
 
 class LogLines(TrainerCallback):
@@ -171,7 +196,7 @@ class LogLines(TrainerCallback):
 def _fields(logs: Mapping[str, Any]) -> Iterator[str]:
     for key, value in logs.items():
         if isinstance(value, int | float):
-            yield f"{'train_loss' if key == 'loss' else key}={value:.6g};"
+            yield f"{NAMES.get(key, key)}={value:.6g};"
 
 
 class _CountEpochs(TrainerCallback):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from classifier.errors import LabelError
 from classifier.labels import Labels
-from training.data import SUFFIXES, Columns, Example, class_files, read_class_folders, read_examples
+from training.data import SUFFIXES, Columns, Example, read_examples
 from training.duplicates import find_groups, near_duplicate_pairs, normalise
 from training.errors import DataError, LeakError, Problem
+from training.folders import class_files, data_files, read_class_folders, read_folder
 
 SPLIT_NAMES = {
     "train": ("train",),
@@ -70,9 +71,9 @@ def load_splits(
     seed: int,
     near_duplicates: bool = True,
 ) -> tuple[Splits, list[Leak]]:
-    """Read one file, or a folder a label, and split it; or read a directory with train, val and test files.
+    """Read one file, or a folder a label, and split it; or read a directory with train, val and test files or folders.
 
-    A directory without a val file has one split off its train file. The leaks of given files are returned, not judged:
+    A directory without val or test has them split off its train. The leaks of given parts are returned, not judged:
     see `refuse_leaks`.
 
     Raises:
@@ -82,15 +83,17 @@ def load_splits(
     if list(given) == [WHOLE]:
         fractions = {"test": test_fraction, "val": val_fraction}
         return split(path, given[WHOLE], fractions, seed, near_duplicates=near_duplicates), []
-    train, val, test = given["train"], given.get("val"), given["test"]
-    labels = _labels(path, train)
-    if val is None:
-        parts = _cut(train, _groups(train, near_duplicates), {"val": val_fraction}, seed)
-        train, val = parts["train"], parts["val"]
-        if not val:
-            raise DataError([Problem(str(path), 0, 0, "", "train has too few different texts to take val from")])
-    _check_labels(path, labels, {"val": val, "test": test})
-    splits = Splits(train, val, test, labels, groups=0)
+    fractions = {"test": test_fraction, "val": val_fraction}
+    missing = {part: fraction for part, fraction in fractions.items() if part not in given}
+    labels = _labels(path, given["train"])
+    if missing:
+        given |= _cut(given["train"], _groups(given["train"], near_duplicates), missing, seed)
+        for part in missing:
+            if not given[part]:
+                problem = f"train has too few different texts to take {part} from"
+                raise DataError([Problem(str(path), 0, 0, "", problem)])
+    _check_labels(path, labels, {part: given[part] for part in fractions})
+    splits = Splits(given["train"], given["val"], given["test"], labels, groups=0)
     return splits, find_leaks(dict(splits.items()), near_duplicates=near_duplicates)
 
 
@@ -220,16 +223,17 @@ def _read_given(path: Path, columns: Columns | None, encoding: str) -> dict[str,
     problems: list[Problem] = []
     given: dict[str, list[Example]] = {}
     for part in SPLIT_NAMES:
-        files = _split_files(path, part)
-        if len(files) > 1:
-            problems.append(
-                Problem(str(path), 0, 0, "", f"several {part} files: {', '.join(p.name for p in files)}; keep one")
-            )
-        elif not files and part != "val":
-            problems.append(Problem(str(path), 0, 0, "", f"no {part} file ({part}.csv, .tsv, .jsonl or .parquet)"))
-        elif files:
+        places = _split_files(path, part)
+        if len(places) > 1:
+            names = ", ".join(place.name for place in places)
+            problems.append(Problem(str(path), 0, 0, "", f"several {part} files: {names}; keep one"))
+        elif not places and part == "train":
+            needed = "train.csv, .tsv, .jsonl or .parquet, or a folder train with such files"
+            problems.append(Problem(str(path), 0, 0, "", f"no train file ({needed})"))
+        elif places:
+            read = read_folder if places[0].is_dir() else read_examples
             try:
-                given[part] = read_examples(files[0], columns, encoding=encoding)
+                given[part] = read(places[0], columns, encoding=encoding)
             except DataError as exc:
                 problems += exc.problems
     if problems:
@@ -238,7 +242,13 @@ def _read_given(path: Path, columns: Columns | None, encoding: str) -> dict[str,
 
 
 def _split_files(path: Path, part: str) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.stem.lower() in SPLIT_NAMES[part] and p.suffix.lower() in SUFFIXES)
+    """The part's file, or its folder of data files or of labels; a folder of bare texts is a label of that name."""
+    return sorted(
+        p
+        for p in path.iterdir()
+        if p.stem.lower() in SPLIT_NAMES[part]
+        and (p.suffix.lower() in SUFFIXES if p.is_file() else bool(data_files(p) or class_files(p)))
+    )
 
 
 def _labels(path: Path, examples: Sequence[Example]) -> Labels:

@@ -108,10 +108,10 @@ def _identity(
 WITHOUT_EFFECT = frozenset(
     {
         "data", "output", "encoding", "name", "checkpoints", "save_steps", "weights_dtype", "unsure_error",
-        "overwrite", "report", "baseline", "sources", "limits", "window_stride", "allow_leaks",
+        "overwrite", "report", "baseline", "sources", "limits", "window_stride", "allow_leaks", "base_model",
     }
 )  # fmt: skip
-"""Settings that do not change the trained weights, or only through the tokens."""
+"""Settings that do not change the trained weights, or only through the tokens and the first weights."""
 
 
 def _arguments(config: TrainConfig, directory: Path) -> TrainingArguments:

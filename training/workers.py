@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 Value = TypeVar("Value")
 
@@ -32,6 +32,11 @@ def share(value: Value) -> Value:
         return value
     values: list[Value] = broadcast_object_list([value])
     return values[0]
+
+
+def gather(value: Value) -> list[Value]:
+    """Every process's value, in every process, in the order of their ranks."""
+    return [value] if state().num_processes == 1 else list(gather_object([value]))
 
 
 def leave() -> None:

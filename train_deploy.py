@@ -1,0 +1,74 @@
+"""Script mode: what AWS's PyTorch and Hugging Face estimators run, for training and for serving.
+
+    PyTorch(entry_point="train_deploy.py", source_dir="code", hyperparameters={"epochs": 1, "batch-size": 2})
+
+`python -m training.sagemaker.pack --source code` writes that directory. The flags are those of
+`python -m training train` and the channels'; training and its checkpoints are those of `training.sagemaker.container`.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def train(arguments: Sequence[str] | None = None) -> int:
+    """Train by the flags and the job's channels, and return the exit code."""
+    from training.config import TrainConfig
+    from training.sagemaker.container import run_job
+    from training.sagemaker.hyperparameters import PLACED
+    from training.sagemaker.settings import Places
+
+    parser = argparse.ArgumentParser(prog="train_deploy.py", description=__doc__, allow_abbrev=False)
+    for field in dataclasses.fields(TrainConfig):
+        if field.name not in PLACED:
+            flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"].replace("%", "%%")
+            parser.add_argument(flag, nargs="?", const="true", default=argparse.SUPPRESS, help=text)
+    places = parser.add_argument_group("places, by default the platform's")
+    variables = {
+        "--model-dir": "SM_MODEL_DIR", "--train-dir": "SM_CHANNEL_TRAIN", "--val-dir": "SM_CHANNEL_VAL",
+        "--test-dir": "SM_CHANNEL_TEST", "--num-gpus": "SM_NUM_GPUS", "--hosts": "SM_HOSTS",
+        "--current-host": "SM_CURRENT_HOST",
+    }  # fmt: skip
+    for flag, variable in variables.items():
+        places.add_argument(flag, dest=variable, default=argparse.SUPPRESS, help=f"default: ${variable}")
+    known, rest = parser.parse_known_args(arguments)
+    given = vars(known)
+    # argparse would end the process where nobody looks: what it does not know is for the failure file
+    unknown = {word[2:].partition("=")[0]: "" for word in rest if word.startswith("--")}
+    moved = {name: str(given.pop(name)) for name in variables.values() if name in given}
+    found = Places.read()
+    return run_job(dataclasses.replace(found, variables={**found.variables, **moved}), given | unknown)
+
+
+def model_fn(model_dir: str) -> Any:
+    """The classifier; this and the next three are `training.sagemaker.inference`'s."""
+    from training.sagemaker import inference
+
+    return inference.model_fn(model_dir)
+
+
+def input_fn(body: str | bytes, content_type: str = "application/json") -> Any:
+    """The texts of a request: the article's {"text": "..."} among them."""
+    from training.sagemaker import inference
+
+    return inference.input_fn(body, content_type)
+
+
+def predict_fn(data: Any, model: Any) -> Any:
+    """Probabilities by label, most probable first."""
+    from training.sagemaker import inference
+
+    return inference.predict_fn(data, model)
+
+
+def output_fn(prediction: Any, accept: str = "application/json") -> tuple[str, str]:
+    """JSON."""
+    from training.sagemaker import inference
+
+    return inference.output_fn(prediction, accept)
+
+
+if __name__ == "__main__":
+    sys.exit(train())
