@@ -12,15 +12,16 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 from classifier.errors import ClassifierError
 from training.errors import TrainingError
 from training.sagemaker import commands, transfers
 from training.sagemaker.commands import DETACHED, FAILED, Context
+from training.sagemaker.container import METRIC_DEFINITIONS
 from training.sagemaker.cost import TABLE
 from training.sagemaker.errors import AwsError
+from training.sagemaker.hyperparameters import parse_hyperparameters, training_config
 from training.sagemaker.options import add_options, plan_of
 from training.sagemaker.plans import DeployPlan, TrainPlan, TransformPlan, UpdatePlan
 from training.sagemaker.requests import pairs
@@ -159,27 +160,20 @@ def _invoke(parsed: argparse.Namespace, context: Context) -> int:
     return transfers.invoke_async(context, request, parsed.wait_s)
 
 
-def _metrics() -> list[Mapping[str, str]]:
-    """What the training container prints, as CloudWatch is to read it."""
-    definitions: list[Mapping[str, str]] = import_module("training.sagemaker.container").METRIC_DEFINITIONS
-    return definitions
-
-
 def _check_hyperparameters(given: Mapping[str, str]) -> None:
     """As the training container will: what it would refuse in minutes is refused before the job is paid for.
 
     Raises:
         ConfigError: an unknown name, a value of the wrong type or out of its range.
     """
-    inside = import_module("training.sagemaker.hyperparameters")
-    inside.training_config(inside.parse_hyperparameters(given), data="train", output="model")
+    training_config(parse_hyperparameters(given), data="train", output="model")
 
 
 def _train(parsed: argparse.Namespace, context: Context) -> int:
     plan = plan_of(TrainPlan, parsed, ("name", "image", "output"))
     if not plan.entrypoint:  # another command has settings of its own
         _check_hyperparameters(pairs(plan.hyperparameters, "--hyperparameters"))
-    return commands.train(context, plan, _metrics())
+    return commands.train(context, plan, METRIC_DEFINITIONS)
 
 
 def _follow(parsed: argparse.Namespace, context: Context) -> int:

@@ -22,8 +22,7 @@ TARGET = "endpoint/news/variant/AllTraffic"
 
 @pytest.fixture(autouse=True)
 def metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composition, "_metrics", lambda: METRICS)
-    monkeypatch.setattr(composition, "_check_hyperparameters", lambda given: None)
+    monkeypatch.setattr(composition, "METRIC_DEFINITIONS", METRICS)
 
 
 def nothing() -> None:
