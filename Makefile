@@ -21,7 +21,7 @@ pip       := $(python) -m pip --disable-pip-version-check install --no-compile
 # Where this is set, every start would compile these modules again (12 s on two cores).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve app test check train bench soak fuzz image image-test audit openapi lock clean need-data
+.PHONY: help serve app test test-slow check train bench soak fuzz image image-test audit openapi lock clean need-data
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ app: .venv/.page  ## the page on :8501, for the service at CLASSIFIER_URL
 
 test: .venv/.dev  ## run the tests: ARGS="-k batcher"
 	@$(python) -m pytest $(ARGS)
+
+test-slow: .venv/.dev  ## run the tests that take minutes
+	@$(python) -m pytest -m slow $(ARGS)
 
 check: .venv/.dev  ## lint, format, types, and openapi.yaml as the code has it
 	@$(python) -m ruff check .
