@@ -152,7 +152,10 @@ def _shown(answer: Prediction) -> list[str]:
         shown.append(f"truncated: {answer.tokens_read} of {answer.tokens} tokens were read")
     shown += [f"characters {s.start}-{s.end}: {s.label} {s.score:.4f}" for s in answer.spans or ()]
     if answer.explanation is not None:
-        shown += [f"characters {s.start}-{s.end}: {s.contribution:+.4f}" for s in answer.explanation.sentences]
+        shown += [
+            f"characters {s.start}-{s.end}: " + ("-" if s.contribution is None else f"{s.contribution:+.4f}")
+            for s in answer.explanation.sentences
+        ]
     return shown
 
 

@@ -6,7 +6,7 @@ back, and the fields that are None by default stay so.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 OnLong = Literal["windows", "truncate", "error"]
 
@@ -41,22 +41,24 @@ class Sentence(_Answer):
     """First character, counted in the text as it was sent."""
     end: int
     """The character after the last one."""
-    contribution: float
-    """How much it moved the score of the answer's label: above 0 towards it, below 0 away from it."""
+    contribution: float | None = None
+    """Log-odds of the answer's label with it minus without it: above 0 it speaks for the label. None: nothing is left
+    without it."""
+    alone: float | None = None
+    """Log-odds of the label for the sentence alone."""
 
 
 class Explanation(_Answer):
-    """Which sentences made the answer, if asked for with `explain`."""
+    """What each sentence did for the answer, if asked for with `explain`."""
 
-    sentences: list[Sentence] = []
-    sum: float | None = None
-    """Of all contributions."""
-    remainder: float | None = None
-    """What the contributions leave unexplained."""
-
-
-def _as_object(value: Any) -> Any:
-    return {"sentences": value} if isinstance(value, list) else value
+    label: str
+    log_odds: float
+    """ln(p / (1 - p)) of the label, for the whole text."""
+    sentences: list[Sentence]
+    sum: float
+    """Of all contributions; they need not add up to `log_odds`."""
+    remainder: float
+    """`log_odds` - `sum`."""
 
 
 class Model(_Answer):
@@ -97,9 +99,7 @@ class Prediction(_Answer):
     """Windows that the text was read by."""
     spans: list[Span] | None = None
     """One a window, if asked for."""
-    explanation: Annotated[Explanation, BeforeValidator(_as_object)] | None = Field(
-        None, validation_alias=AliasChoices("explanation", "explain")
-    )
+    explanation: Explanation | None = None
     """If asked for."""
     model: Model | None = None
     """For a lone text; for many, see `Client.info`."""

@@ -115,7 +115,7 @@ class _Csv(_File):
             raise InputError(f"{path}: column {twice[0]!r} stands in the header more than once")
 
     def _reader(self, file: io.TextIOWrapper) -> Iterator[list[str]]:
-        csv.field_size_limit(MAX_FIELD_CHARS)
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARS))  # the whole process has one
         return csv.reader(file, delimiter=self._delimiter)
 
     def columns(self) -> list[str]:

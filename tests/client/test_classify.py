@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from client.__main__ import main
+from client.table import MAX_FIELD_CHARS, open_source
 from tests.client.fast_service import result
 from tests.client.servers import INFO, error, http, scripted
 from tests.conftest import ROOT
@@ -316,8 +317,23 @@ def test_a_quote_that_is_never_closed(
 ) -> None:
     monkeypatch.setattr("client.table.MAX_FIELD_CHARS", 1000)
     (tmp_path / "in.csv").write_text('id,text\n1,a\n2,"b' + "x\n" * 1000, encoding="utf-8")
-    assert classify(fast, tmp_path / "in.csv", tmp_path / "out.csv") == 2
+    before = csv.field_size_limit(1000)
+    try:
+        assert classify(fast, tmp_path / "in.csv", tmp_path / "out.csv") == 2
+    finally:
+        csv.field_size_limit(before)
     assert "a quote that is never closed? The row after row 1 is where it begins" in capsys.readouterr().err
+
+
+def test_reading_takes_nothing_from_others_in_the_process(tmp_path: Path) -> None:
+    before = csv.field_size_limit(MAX_FIELD_CHARS + 1)
+    try:
+        source = open_source(write(tmp_path / "in.csv", ["a"]), "text")
+        assert len(list(source.rows())) == 1 and csv.field_size_limit() == MAX_FIELD_CHARS + 1
+        csv.field_size_limit(10)
+        assert len(list(source.rows())) == 1 and csv.field_size_limit() == MAX_FIELD_CHARS
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_memory_does_not_grow_with_the_file(fast: str, tmp_path: Path) -> None:

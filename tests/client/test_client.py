@@ -79,19 +79,19 @@ def test_an_httpx_client_of_ones_own_is_used_and_left_open() -> None:
         assert not own.is_closed
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        {"explanation": {"sentences": [{"start": 0, "end": 3, "contribution": 0.5}], "sum": 0.5, "remainder": 0.1}},
-        {"explanation": [{"start": 0, "end": 3, "contribution": 0.5}]},
-        {"explain": [{"start": 0, "end": 3, "contribution": 0.5, "text": "new"}]},
-    ],
-)
-def test_explanations_are_read_leniently(sent: dict[str, object]) -> None:
-    with scripted(http(200, LONE | sent)) as server, Client(server.url) as client:
+def test_an_explanation_is_typed() -> None:
+    sentences = [
+        {"start": 0, "end": 3, "contribution": 0.5, "alone": -0.5},
+        {"start": 4, "end": 7, "contribution": None, "alone": None},
+    ]
+    sent = {"label": "sport", "log_odds": 0.6, "sentences": sentences, "sum": 0.5, "remainder": 0.1}
+    with scripted(http(200, LONE | {"explanation": sent})) as server, Client(server.url) as client:
         answer = client.predict("abc", explain=True)
     assert json.loads(server.bodies[0]) == {"text": "abc", "explain": True}
-    assert answer.explanation and answer.explanation.sentences == [models.Sentence(start=0, end=3, contribution=0.5)]
+    assert answer.explanation and answer.explanation.sentences == [
+        models.Sentence(start=0, end=3, contribution=0.5, alone=-0.5),
+        models.Sentence(start=4, end=7, contribution=None, alone=None),
+    ]
 
 
 def test_fields_of_a_newer_service_are_ignored() -> None:
