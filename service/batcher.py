@@ -61,6 +61,9 @@ MAX_PASSED_OVER = 4
 TIMELY = 0.8
 """Share of a request's time that the queue may take by the measured rate; the rest is for what the estimate misses."""
 
+FIRST_BATCHES = 3
+"""At least half full, before their rate is believed, where the start measured none."""
+
 CLOSE_S = 2.0
 """Seconds that a batch in the model has to end when the batcher is closed."""
 
@@ -93,7 +96,7 @@ class Limits:
     max_tokens: int
     max_batch_tokens: int
     tokens_per_s: float = 0.0
-    """What the model is known to reach; 0: nothing is known before the first full batch."""
+    """What the model is known to reach; 0: nothing is known before the first full batches."""
     cache_items: int = 0
     stuck_s: float = math.inf
 
@@ -166,6 +169,7 @@ class Batcher:
         self._in_model_since = math.inf
         self._busy_since = 0.0  # end of the batch before, or when the worker woke up
         self._good_batches = 0
+        self._first: list[tuple[int, float]] = []  # tokens and seconds of the first batches, until a rate is known
         self.budget = limits.max_batch_tokens
         """Tokens of the next batch."""
         self.load = Load(tokens_per_s=limits.tokens_per_s)
@@ -435,18 +439,26 @@ class Batcher:
             raise RuntimeError(f"the engine gave {len(rows)} rows for {len(items)} windows")
         end = loop.time()
         seconds = max(end - start, 1e-6)
-        drained = tokens / max(end - min(self._busy_since, start), 1e-6)  # what lies between two batches counts
+        self._measure(items, max(end - min(self._busy_since, start), 1e-6))  # what lies between two batches counts
         self._busy_since = end
-        rate = self.load.tokens_per_s
-        # What a small batch reaches, full ones reach, too: a low estimate recovers, and none lowers it but full ones.
-        full = 2 * sum(item.computed for item in items) >= self.budget
-        if full or (rate and drained > rate):
-            self.load.tokens_per_s = drained if not rate else 0.8 * rate + 0.2 * drained
         self._metrics.inference_seconds.observe(seconds)
         self._metrics.batch_items.observe(len(items))
         self._metrics.batch_tokens.observe(tokens)
         self._metrics.padding_tokens.inc(sum(item.computed for item in items) - tokens)
         return rows
+
+    def _measure(self, items: Sequence[Item], seconds: float) -> None:
+        """Learn the rate. What a small batch reaches, full ones reach, too: a low estimate recovers, and none lowers it
+        but full ones. The first batches of a process are its slowest: one of them alone says nothing.
+        """
+        tokens, rate = sum(item.tokens for item in items), self.load.tokens_per_s
+        full = 2 * sum(item.computed for item in items) >= self.budget
+        if rate and (full or tokens / seconds > rate):
+            self.load.tokens_per_s = 0.8 * rate + 0.2 * tokens / seconds
+        elif full and not rate:
+            self._first.append((tokens, seconds))
+            if len(self._first) == FIRST_BATCHES:
+                self.load.tokens_per_s = sum(t for t, _ in self._first) / sum(s for _, s in self._first)
 
     def _failed(self, part: list[_Work], exc: Exception) -> None:
         self._metrics.batch_failures.inc()

@@ -15,6 +15,7 @@ from tests.processes import ServiceProcess, client_of, service_process
 
 DEFAULT = ROOT / "models" / "default"
 ARTICLE = (ROOT / "examples" / "article.txt").read_text(encoding="utf-8")
+ADMIN_KEY = "0123456789abcdef"
 SENTENCES = [
     ("The striker scored twice in the second half as the champions won the cup final.", "sport"),
     ("Shares in the bank fell after it warned that annual profits would miss forecasts.", "business"),
@@ -30,7 +31,7 @@ def default() -> Artifact:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[ServiceProcess]:
-    with service_process(DEFAULT) as service:
+    with service_process(DEFAULT, SERVICE_ADMIN_KEYS=ADMIN_KEY) as service:
         service.wait_for_log("ready")
         yield service
 
@@ -87,7 +88,9 @@ CURL = re.findall(
 @pytest.mark.parametrize(("command", "expected"), CURL, ids=[command.split("\n")[0][:60] for command, _ in CURL])
 def test_curl_lines_of_the_readme_work(service: ServiceProcess, command: str, expected: str) -> None:
     local = command.replace("localhost:8080", f"127.0.0.1:{service.port}").replace("curl ", "curl --fail-with-body ", 1)
-    ran = subprocess.run(["bash", "-c", local], cwd=ROOT, capture_output=True, text=True, check=False)
+    local = local.replace("models/trained", str(DEFAULT))  # the one that is there
+    script = f"ADMIN_KEY={ADMIN_KEY}; {local}"
+    ran = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for label in re.findall(r'"label": ?"(\w+)"', expected)[:1]:
         assert f'"label":"{label}"' in ran.stdout

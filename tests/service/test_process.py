@@ -43,7 +43,8 @@ def same(one: dict[str, object], other: dict[str, object]) -> bool:
 
 
 def test_64_concurrent_callers_get_what_each_would_get_alone(artifact: Artifact) -> None:
-    with service_process(artifact.directory, SERVICE_MAX_BATCH_TOKENS="256") as service:
+    patient = {"SERVICE_DEFAULT_TIMEOUT_MS": "300000", "SERVICE_MAX_TIMEOUT_MS": "300000"}  # on a busy machine, too
+    with service_process(artifact.directory, SERVICE_MAX_BATCH_TOKENS="256", **patient) as service:
         service.wait_for_log("ready")
         with ThreadPoolExecutor(64) as callers:
             together = [r.json() for r in callers.map(lambda text: predict(service, text), TEXTS)]
