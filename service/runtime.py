@@ -117,6 +117,10 @@ class Runtime:
             raise ServiceError("not_ready", f"the model is being loaded ({self.stage}); try again", retry_after_s=1)
         return self._pipeline
 
+    def retry_after_s(self) -> float:
+        """Seconds until what is in the batcher now will be done; 1 while there is none."""
+        return self._pipeline.batcher.retry_after_s() if self._pipeline is not None else 1.0
+
     async def readiness(self) -> str:
         """ "ready", or why not. After a failed forward this runs a one-token forward."""
         if self.status == "ready" and self._pipeline is not None and not self._pipeline.batcher.healthy:
