@@ -59,7 +59,9 @@ def signal_at(process: "subprocess.Popen[str]", step: int, sig: int) -> int:
     return process.returncode
 
 
-@pytest.mark.parametrize("kill_at", [10, 20, 30])
+@pytest.mark.parametrize(
+    "kill_at", [pytest.param(10, marks=pytest.mark.slow), 20, pytest.param(30, marks=pytest.mark.slow)]
+)
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     kill_at: int, news_csv: Path, base_model: Path, tmp_path: Path
 ) -> None:
