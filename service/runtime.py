@@ -123,7 +123,7 @@ class Runtime:
 
     async def readiness(self) -> str:
         """ "ready", or why not. After a failed forward this runs a one-token forward."""
-        if self.status == "ready" and self._pipeline is not None and not self._pipeline.batcher.healthy:
+        if self.status == "ready" and self._pipeline is not None:
             return "ready" if await self._pipeline.batcher.recheck() else "unhealthy"
         return self.status
 
