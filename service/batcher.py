@@ -261,7 +261,7 @@ class Batcher:
         return self.load.tokens / self.load.tokens_per_s if self.load.tokens_per_s else 1.0
 
     async def recheck(self) -> bool:
-        """Whether it is healthy, for readiness: where that is in doubt, by a probe, unless the worker is gone for good."""
+        """Healthy? For readiness: where that is in doubt, a probe tells, unless the worker is gone for good."""
         idle = self._in_model_since == math.inf  # else the batch in the model is probe enough
         if (self._probe_needed or self._down) and idle and not self._dead and not self._closed:
             await self._probe()
