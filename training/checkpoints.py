@@ -2,8 +2,10 @@
 
 DIR/run.json               what run the checkpoints belong to
 DIR/checkpoint-120/        the Trainer's own files, average.safetensors where weights are averaged, and COMPLETE, last
-DIR/best.safetensors       weights of the best evaluation so far, replaced in one step
-DIR/best.json              its loss
+DIR/best.safetensors       weights of the best evaluation so far with its loss and step, replaced in one step
+
+The loss stands in the weights' own file because SageMaker copies a directory to S3 file by file, at any moment: of two
+files that belong together it would keep one old and one new.
 """
 
 import json
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -25,7 +28,6 @@ COMPLETE = "COMPLETE"
 RUN = "run.json"
 AVERAGE = "average.safetensors"
 BEST = "best.safetensors"
-BEST_RECORD = "best.json"
 
 
 def check_place(directory: Path, output: Path) -> None:
@@ -72,7 +74,7 @@ def _claim(directory: Path, wanted: dict[str, Any], derived: Iterable[str]) -> N
         raise ConfigError(f"{path}: not readable ({exc}); remove the directory to begin anew") from exc
     differing = sorted(key for key in wanted.keys() | there.keys() if wanted.get(key) != there.get(key))
     if differing and latest_complete(directory) is None:
-        for name in (*derived, BEST, BEST_RECORD):
+        for name in (*derived, BEST):
             (directory / name).unlink(missing_ok=True)
         _replace(path, json.dumps(wanted, indent=2))
     elif differing:
@@ -139,11 +141,11 @@ class BestWeights(TrainerCallback):
     def __init__(self, directory: Path, patience: int = 0) -> None:
         self._patience = patience
         self._weights = directory / BEST
-        self._record = directory / BEST_RECORD
         # Of torchrun's processes one writes, and all must decide alike: each keeps the record in memory.
         self._best: dict[str, float] = {"eval_loss": float("inf"), "step": 0}
-        if self._record.exists():
-            self._best = json.loads(self._record.read_text(encoding="utf-8"))
+        if self._weights.exists():
+            with safe_open(self._weights, "pt") as file:
+                self._best = {name: float(value) for name, value in file.metadata().items() if name in self._best}
 
     def on_evaluate(
         self,
@@ -165,9 +167,9 @@ class BestWeights(TrainerCallback):
         if not state.is_world_process_zero:
             return
         unfinished = self._weights.with_suffix(".unfinished")
-        save_file({name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}, unfinished)
+        weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, unfinished, metadata={name: repr(value) for name, value in self._best.items()})
         os.replace(unfinished, self._weights)
-        _replace(self._record, json.dumps(self._best))
 
     def loss(self) -> float:
         """Validation loss of the weights kept, in nats; infinite before the first."""

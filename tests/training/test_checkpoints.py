@@ -180,6 +180,20 @@ def test_best_weights_are_those_of_the_lowest_loss(model: GPT2Classifier, tmp_pa
     assert torch.equal(changed.score.weight, model.score.weight) and best.loss() == 0.5
 
 
+def test_a_copy_made_at_any_moment_knows_the_loss_of_its_weights(model: GPT2Classifier, tmp_path: Path) -> None:
+    """SageMaker copies the directory file by file while the run goes on."""
+    own, copied = tmp_path / "own", tmp_path / "copied"
+    own.mkdir()
+    copied.mkdir()
+    best = BestWeights(own)
+    evaluated(best, model, [0.9, 0.7])
+    [only] = own.iterdir()
+    (copied / only.name).write_bytes(only.read_bytes())
+    evaluated(best, model, [0.25])
+    assert BestWeights(copied).loss() == 0.7 and BestWeights(own).loss() == 0.25
+    assert BestWeights(copied)._best["step"] == 2
+
+
 def test_incomplete_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:
     for step in (4, 8, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()
