@@ -72,7 +72,7 @@ def executed(name: str, directory: Path, environment: Mapping[str, str]) -> nbfo
         CellExecutionError: with the cell and what it said.
     """
     book: nbformat.NotebookNode = nbformat.read(ROOT / "notebooks" / name, as_version=4)
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "SM_"))}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "SM_", "MPL"))}
     paths = {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(directory / "ipython"), "JUPYTER_RUNTIME_DIR": str(directory)}
     client = NotebookClient(book, timeout=CELL_S, resources={"metadata": {"path": str(directory)}})
     client.execute(env={**inherited, **paths, **environment})
