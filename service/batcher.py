@@ -151,7 +151,7 @@ class Batcher:
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._latest: Future[object] | None = None
-        self._run_elsewhere = run or self._in_thread
+        self._run_given = run
         self._lanes: dict[Lane, OrderedDict[_Work, None]] = {"interactive": OrderedDict(), "bulk": OrderedDict()}
         self._lane_tokens: dict[Lane, int] = {"interactive": 0, "bulk": 0}  # queued or in the model
         self._by_key: dict[Hashable, _Work] = {}  # queued or in the model
@@ -240,11 +240,14 @@ class Batcher:
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+        self._worker = self._probing = None  # a cancelled task keeps its stack, and that this batcher and its model
         self._fail_waiting(ServiceError("draining", "the service stopped before this request was answered"))
         self._thread.shutdown(wait=False)
         deadline = asyncio.get_running_loop().time() + CLOSE_S
         while self.busy and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
+        if not self.busy:
+            self._latest = None  # a failure keeps its stack, too
 
     @property
     def busy(self) -> bool:
@@ -531,7 +534,9 @@ class Batcher:
             logger.error("the model fails on one token", exc_info=exc)
         self._probe_needed = False
 
-    async def _in_thread(self, call: Callable[[], object]) -> object:
+    async def _run_elsewhere(self, call: Callable[[], object]) -> object:
+        if self._run_given is not None:
+            return await self._run_given(call)
         self._latest = self._thread.submit(call)
         return await asyncio.wrap_future(self._latest)
 

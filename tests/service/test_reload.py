@@ -1,6 +1,9 @@
 """Another model in the place of the running one: over fake engines, so that what each answered can be told."""
 
 import asyncio
+import gc
+import logging
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -115,6 +118,31 @@ async def kept(service: Service, answer: httpx.Response) -> str:
     reason: str = answer.json()["error"]
     assert "kept" in reason
     return reason
+
+
+@pytest.mark.parametrize("last", ["a word", "poison"])
+async def test_a_replaced_model_is_freed_at_once(
+    service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Not by the garbage collector: a load has put all that there was before it out of its sight."""
+    silent = logging.Logger("silent")
+    silent.disabled = True
+    monkeypatch.setattr("service.batcher.logger", silent)  # pytest keeps what is logged, with its stacks
+    async with service_with(admin_keys=KEY, cache_items=4) as service:
+        next_is(service, other_engine())
+        assert (await reload(service)).status_code == 200
+        await service.post("/predict", {"text": last})
+        engine, batcher = weakref.ref(service.runtime.open().engine), weakref.ref(service.runtime.open().batcher)
+        next_is(service, FakeEngine())
+        gc.collect()
+        gc.disable()
+        try:
+            assert (await reload(service)).status_code == 200
+            await asyncio.gather(*service.runtime._retiring)
+            await asyncio.sleep(0)
+            assert (engine(), batcher()) == (None, None)
+        finally:
+            gc.enable()
 
 
 async def test_a_broken_artifact_is_refused(service_with: ServiceFactory) -> None:
