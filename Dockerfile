@@ -98,7 +98,7 @@ COPY --from=page-build /opt/venv /opt/venv
 COPY --from=page-build /app /app
 EXPOSE 8501
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/opt/venv/bin/python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8501/_stcore/health', timeout=4)"]
-ENTRYPOINT ["/opt/venv/bin/python", "-m", "streamlit", "run", "client/streamlit_app.py", "--server.address=0.0.0.0", "--server.port=8501", "--server.headless=true", "--server.fileWatcherType=none", "--browser.gatherUsageStats=false"]
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "streamlit", "run", "client/streamlit_app.py", "--server.address=0.0.0.0", "--server.port=8501", "--server.fileWatcherType=none"]
 
 FROM runtime AS train
 LABEL org.opencontainers.image.title="gpt2-classifier-train" \

@@ -161,7 +161,8 @@ class Batcher:
         self._freed = asyncio.Event()  # pulsed each time there is less in the batcher
         self._worker: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
-        self._probe_needed = False
+        self._probe_needed = False  # a text alone has failed, and nothing has succeeded since
+        self._down = False  # the probe has failed, or the worker, and nothing has succeeded since
         self._passed_over = 0
         self._faults = 0
         self._dead = False
@@ -181,8 +182,8 @@ class Batcher:
 
     @property
     def healthy(self) -> bool:
-        """The worker lives and is not stuck, and the last forward did not fail as a whole."""
-        if self._worker is None or self._dead or self._probe_needed:
+        """The worker lives and is not stuck, and the model does not fail on one token."""
+        if self._worker is None or self._dead or self._down:
             return False
         return asyncio.get_running_loop().time() - self._in_model_since < self._limits.stuck_s
 
@@ -260,9 +261,9 @@ class Batcher:
         return self.load.tokens / self.load.tokens_per_s if self.load.tokens_per_s else 1.0
 
     async def recheck(self) -> bool:
-        """Readiness calls this while the model is unhealthy: probe again, unless the worker is gone for good."""
+        """Healthy? For readiness: where that is in doubt, a probe tells, unless the worker is gone for good."""
         idle = self._in_model_since == math.inf  # else the batch in the model is probe enough
-        if self._probe_needed and idle and not self._dead and not self._closed:
+        if (self._probe_needed or self._down) and idle and not self._dead and not self._closed:
             await self._probe()
         return self.healthy
 
@@ -472,7 +473,7 @@ class Batcher:
             logger.warning("a batch of %d windows failed: %s", len(part), type(exc).__name__, exc_info=culprit)
 
     def _succeeded(self) -> None:
-        self._probe_needed = False
+        self._probe_needed = self._down = False
         self._faults = 0
         self._good_batches += 1
         if self._good_batches >= GOOD_BATCHES and self.budget < self._limits.max_batch_tokens:
@@ -524,10 +525,11 @@ class Batcher:
         """Ready again only if a one-token forward works."""
         try:
             await self._run_elsewhere(self._model.probe)
-            self._probe_needed = False
+            self._down = False
         except Exception as exc:
-            self._probe_needed = True
+            self._down = True
             logger.error("the model fails on one token", exc_info=exc)
+        self._probe_needed = False
 
     async def _in_thread(self, call: Callable[[], object]) -> object:
         self._latest = self._thread.submit(call)
@@ -554,7 +556,7 @@ class Batcher:
         what = "it stays down" if self._dead else "it is started again"
         logger.critical("the batcher's worker has failed; %s", what, exc_info=worker.exception())
         self._fail_waiting(ServiceError("internal", "the model's worker has failed"))
-        self._probe_needed = True
+        self._down = True
         if not self._dead:
             self.start()
 

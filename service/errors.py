@@ -67,7 +67,7 @@ MEANING: Final[Mapping[str, str]] = {
     "unauthorized": "the service has API keys, and none of them came with the request",
     "request_timeout": "the request came too slowly",
     "headers_too_large": "the request's head is too large",
-    "overloaded": "the queue is full; try again after `Retry-After` seconds",
+    "overloaded": "the queue is full, or too many requests are in flight; try again after `Retry-After` seconds",
     "inference_failed": "the model failed on this text; others are not touched by it",
     "internal": "a fault of the service; its log has the request id",
     "not_ready": "the model is still being loaded, or not healthy",

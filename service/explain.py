@@ -22,9 +22,13 @@ from service.pipeline import Answer, Pipeline, Timing, Work
 MAX_PARTS = 64
 """In texts of more sentences, stretches of several are left out: each costs a classification of nearly all the text."""
 
-_END = re.compile(r"""[.!?]+["'\u201d\u2019)\]]*(?=\s)|\n\s*\n|[\u3002\uff01\uff1f]""")
+_END = re.compile(r"""(?<![.!?])[.!?]++["'\u201d\u2019)\]]*+(?=\s)|\n\s*\n|[\u3002\uff01\uff1f]""")
+"""Each run of full stops is tried once, from its beginning and without going back: else long runs cost their square."""
+
 _ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Sir|Gen|Sen|Rep|Gov|Lt|Col|No|vs|etc|e\.g|i\.e|[A-Za-z])\.$")
 """A full stop after these ends no sentence; a lone letter is an initial."""
+
+_LONGEST = len("Prof.")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     start = 0
     for match in _END.finditer(text):
-        if match[0] == "." and _ABBREVIATED.search(text, start, match.end()):
+        if match[0] == "." and _ABBREVIATED.search(text, max(start, match.end() - _LONGEST), match.end()):
             continue
         found.append((start, match.end()))
         start = match.end()

@@ -12,7 +12,7 @@ A line that cannot be read is an error in its place; the others are not touched 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from service.errors import ServiceError
@@ -102,38 +102,39 @@ def _q(parameters: Sequence[str]) -> float:
     return 1.0
 
 
-def read_rows(form: Format, body: bytes) -> list[str | ServiceError]:
-    """The texts of a CSV or plain text body; lines of JSON are read by their schema.
+def read_rows(form: Format, body: bytes) -> Iterator[str | ServiceError]:
+    """The texts of a CSV or plain text body, read row by row; lines of JSON are read by their schema.
 
     Raises:
-        ServiceError: invalid_body, the body as a whole cannot be read.
+        ServiceError: invalid_body, the body as a whole cannot be read. For CSV perhaps only at a later row.
     """
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise ServiceError("invalid_body", f"the body is not UTF-8: byte {exc.start}") from exc
     if form == "text":
-        return [text]
-    rows: list[str | ServiceError] = []
+        yield text
+        return
+    count = 0
     try:
-        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
+        for count, row in enumerate(csv.reader(io.StringIO(text, newline=""), strict=True), 1):
             if len(row) == 1:
-                rows.append(row[0])
+                yield row[0]
             elif not row:
-                rows.append("")  # a blank line keeps its place, and its error says that it is empty
+                yield ""  # a blank line keeps its place, and its error says that it is empty
             else:
-                problem = f"row {len(rows) + 1} has {len(row)} columns, one is expected; quote a text that has commas"
-                rows.append(ServiceError("invalid_request", problem))
+                problem = f"row {count} has {len(row)} columns, one is expected; quote a text that has commas"
+                yield ServiceError("invalid_request", problem)
     except csv.Error as exc:
-        raise ServiceError("invalid_body", f"the body is not CSV: row {len(rows) + 1}: {exc}") from exc
-    if not rows:
+        raise ServiceError("invalid_body", f"the body is not CSV: row {count + 1}: {exc}") from exc
+    if not count:
         raise ServiceError("invalid_body", "the body has no row")
-    return rows
 
 
-def split_lines(body: bytes) -> list[bytes]:
+def split_lines(body: bytes) -> Iterator[bytes]:
     """All lines; a blank one keeps its place, but a line break at the end begins no line."""
-    return body.removesuffix(b"\n").split(b"\n") if body.strip() else []
+    for line in io.BytesIO(body):
+        yield line.removesuffix(b"\n")
 
 
 def write_csv(rows: Sequence[tuple[str, float | None, str]]) -> bytes:

@@ -38,6 +38,7 @@ class RequestContext:
         self._runtime = runtime
         self._keys = runtime.settings.keys
         self._keys_of_admins = runtime.settings.keys_of_admins
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,12 +69,16 @@ class RequestContext:
             return message
 
         self._runtime.last_arrival = time.monotonic()
+        counts = scope["method"] == "POST"  # who only looks must see, also now
+        self._in_flight += counts
         try:
             declared = headers.get("content-length", "")
             if refusal := self._refusal(scope["path"], headers):
                 await error_response(ServiceError("unauthorized", refusal))(scope, receive, send_with_id)
             elif declared.isdecimal() and int(declared) > limit:
                 await error_response(ServiceError("body_too_large", _too_large(limit)))(scope, receive, send_with_id)
+            elif counts and self._in_flight > self._runtime.settings.max_requests:
+                await error_response(self._too_many())(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive_within_limit, send_with_id)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
@@ -86,6 +91,7 @@ class RequestContext:
             else:  # the answer had begun: the server must cut the connection, not end it as if all were well
                 raise
         finally:
+            self._in_flight -= counts
             self._finish(scope, status, time.perf_counter() - started)
 
     def _refusal(self, path: str, headers: Headers) -> str | None:
@@ -97,6 +103,11 @@ class RequestContext:
         if self._keys and path not in OPEN and not _has_one(self._keys, headers):
             return NO_KEY
         return None
+
+    def _too_many(self) -> ServiceError:
+        limit = self._runtime.settings.max_requests
+        message = f"{limit} requests are in flight, SERVICE_MAX_REQUESTS allows no more"
+        return ServiceError("overloaded", message, retry_after_s=self._runtime.retry_after_s())
 
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's path, not the caller's: a scanner must not make a time series of each path it tries.

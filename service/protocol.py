@@ -24,9 +24,11 @@ answer the caller may be silent; once all are sent the times begin anew), and he
 """
 
 import asyncio
+import sys
 from functools import partial
 from typing import Any, Literal
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import ServiceError, error_document
@@ -63,6 +65,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._answered: RequestResponseCycle | None = None
         """The request whose answer is under way, or was the last; `cycle` is the one that was read last."""
         self._fault: ServiceError | None = None
+        self._piece = b""
+        """What the parser has."""
+        self._head_again: bytes | None = None
+        """Of a request that offers an upgrade: its head without the offer."""
         self._deaf = False
         """A bound was broken: nothing is read any more."""
         self._lost = False
@@ -88,10 +94,14 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             piece = data[start : start + PIECE_BYTES]
             self._extra_bytes += len(piece)
-            super().data_received(piece)
+            self._parse(piece)
             if self._extra_bytes > MAX_HEAD_BYTES and not self._deaf:
                 where = "besides its body" if self._part == "body" else "in its head"
                 self._refuse("headers_too_large", f"the request has more than {MAX_HEAD_BYTES} bytes {where}")
+
+    def _parse(self, piece: bytes) -> None:
+        self._piece = piece
+        super().data_received(piece)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -132,18 +142,21 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._head_again = self._without_upgrade()
+            return
         if len(self.pipeline) >= MAX_PIPELINED:
             self._fault = ServiceError("bad_request", f"more than {MAX_PIPELINED} requests wait on one connection")
             raise self._fault
         self._owing = False
-        self._streams = self.url.partition(b"?")[0] == b"/batch" and any(
+        super().on_headers_complete()  # its task runs later
+        self._streams = self.scope["path"] == "/batch" and any(
             name == b"content-type" and value.partition(b";")[0].strip().lower().decode("latin-1") in LINES
             for name, value in self.headers
         )
         if self._streams:
             owing = partial(self._set_owing, self.scope)
             self.scope["extensions"] = {OWING: owing, GONE: self._gone}  # type: ignore[dict-item]  # any value is right
-        super().on_headers_complete()
         self._part, self._extra_bytes = "body", 0
         self._begin_state()
 
@@ -156,6 +169,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._head_again is not None:
+            return
         super().on_message_complete()
         self._part, self._extra_bytes = "", 0
         self._begin_state()
@@ -183,7 +198,20 @@ class BoundedProtocol(HttpToolsProtocol):
         return False  # no path speaks it
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Some clients offer an upgrade with each first request; it is answered as if they had not."""
+        """Some clients offer an upgrade with each first request, Java's with a body behind it; it is answered as if
+        they had not. The parser takes all that follows such a head for the other protocol: another one reads it."""
+        end = sys.exc_info()[1]
+        if self._head_again is None or not isinstance(end, httptools.HttpParserUpgrade):
+            return
+        again, self._head_again = self._head_again + self._piece[end.args[0] :], None
+        self.parser = httptools.HttpRequestParser(self)
+        self._parse(again)
+
+    def _without_upgrade(self) -> bytes:
+        """The head that has been read, but for its field Upgrade."""
+        start = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        fields = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([start, *fields, b"", b""])
 
     # --- time
 

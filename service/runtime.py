@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
+from weakref import WeakSet
 
 from service.batcher import Batcher, Limits
 from service.engine import Engine, Progress
@@ -53,6 +54,8 @@ class Runtime:
         self._loader: threading.Thread | None = None
         self._reloading: asyncio.Task[Reloaded] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
+        self._batchers: WeakSet[Batcher] = WeakSet()
+        """Also those of models that are no longer served, or never were, as long as a thread is in them."""
         self._samples = Samples(settings.reload_samples)
         self._tokenizers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
 
@@ -84,17 +87,18 @@ class Runtime:
 
     def give_up(self) -> None:
         """The time for accepted work is up: whoever still waits is told so."""
-        if self._pipeline is not None:
-            self._pipeline.batcher.give_up()
+        for batcher in list(self._batchers):
+            batcher.give_up()
 
     @property
     def busy(self) -> bool:
-        """A thread is loading the engine or is in the model, although nobody waits for it any more."""
-        return self.loading or (self._pipeline is not None and self._pipeline.batcher.busy)
+        """A thread is loading the engine or is in a model, although nobody waits for it any more."""
+        return self.loading or any(batcher.busy for batcher in list(self._batchers))
 
     async def close(self) -> None:
         """Answer whoever still waits with an error and stop the threads."""
         self.drain()
+        self.give_up()
         if self._reloading is not None:
             self._reloading.cancel()
             await asyncio.gather(self._reloading, return_exceptions=True)
@@ -117,9 +121,13 @@ class Runtime:
             raise ServiceError("not_ready", f"the model is being loaded ({self.stage}); try again", retry_after_s=1)
         return self._pipeline
 
+    def retry_after_s(self) -> float:
+        """Seconds until what is in the batcher now will be done; 1 while there is none."""
+        return self._pipeline.batcher.retry_after_s() if self._pipeline is not None else 1.0
+
     async def readiness(self) -> str:
         """ "ready", or why not. After a failed forward this runs a one-token forward."""
-        if self.status == "ready" and self._pipeline is not None and not self._pipeline.batcher.healthy:
+        if self.status == "ready" and self._pipeline is not None:
             return "ready" if await self._pipeline.batcher.recheck() else "unhealthy"
         return self.status
 
@@ -140,10 +148,11 @@ class Runtime:
         """As `reload`, of `SERVICE_MODEL_DIR`; what comes of it is logged. Does nothing but log unless ready."""
 
         async def reload() -> None:
+            earlier = self._reloading
             try:
                 await self.reload(Wish())
-            except ServiceError as exc:
-                if exc.kind != "reload_refused":
+            except Exception as exc:
+                if self._reloading is earlier:  # it never began; else its own end has been logged
                     logger.warning("no reload: %s", exc)
 
         task = asyncio.get_running_loop().create_task(reload())
@@ -236,6 +245,7 @@ class Runtime:
             stuck_s=s.stuck_s,
         )
         batcher = Batcher(engine, limits, self.metrics)
+        self._batchers.add(batcher)
         batcher.start()
         return Pipeline(engine, batcher, self._tokenizers, s, self.metrics, self._samples)
 

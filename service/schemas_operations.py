@@ -33,6 +33,7 @@ class LimitsBody(Wire):
     max_body_bytes: int
     max_text_chars: int
     max_texts: int
+    max_requests: int
     max_queue_items: int
     max_queue_tokens: int
     default_timeout_ms: int

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(6_000_000, ge=1_000, description="bytes of a request's body")
     max_text_chars: int = Field(200_000, ge=1, description="characters of one text")
     max_texts: int = Field(256, ge=1, description="texts of one request")
+    max_requests: int = Field(
+        1024, ge=1, description="POST requests in flight; health checks, /metrics and /info are none"
+    )
     max_queue_items: int = Field(4096, ge=1, description="windows of texts waiting or in the model")
     max_queue_tokens: int = Field(1_000_000, ge=1, description="tokens waiting or in the model")
     max_batch_tokens: int = Field(

@@ -31,7 +31,8 @@ def default() -> Artifact:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[ServiceProcess]:
-    with service_process(DEFAULT, SERVICE_ADMIN_KEYS=ADMIN_KEY) as service:
+    patient = {"SERVICE_DEFAULT_TIMEOUT_MS": "300000", "SERVICE_MAX_TIMEOUT_MS": "300000"}  # on a busy machine, too
+    with service_process(DEFAULT, SERVICE_ADMIN_KEYS=ADMIN_KEY, **patient) as service:
         service.wait_for_log("ready")
         yield service
 

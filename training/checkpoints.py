@@ -2,8 +2,10 @@
 
 DIR/run.json               what run the checkpoints belong to
 DIR/checkpoint-120/        the Trainer's own files, average.safetensors where weights are averaged, and COMPLETE, last
-DIR/best.safetensors       weights of the best evaluation so far, with loss, step and a hash in the header: one file,
-                           because a platform that copies two may be stopped between them
+DIR/best.safetensors       weights of the best evaluation so far with its loss, step and a hash, replaced in one step
+
+These stand in the weights' own file because SageMaker copies a directory to S3 file by file, at any moment: of two
+files that belong together it would keep one old and one new.
 """
 
 import hashlib

@@ -83,6 +83,7 @@ def measure(
         unsure_below: the threshold.
     """
     predicted = logits.argmax(axis=1).tolist()
+    probs = probabilities(logits, temperature)
     return {
         **metrics.classification_metrics(truth, predicted, labels.names),
         "intervals": metrics.bootstrap_intervals(truth, predicted, len(labels)),
@@ -91,6 +92,7 @@ def measure(
             "temperature": temperature,
             "unsure_below": unsure_below,
         },
+        "reliability": metrics.reliability(probs, truth),
     }
 
 

@@ -79,11 +79,29 @@ def expected_calibration_error(probs_bc: ArrayLike, truth: Sequence[int], bins: 
         probs_bc: (B, C), rows sum to 1.
         truth: B label ids.
     """
+    found = reliability(probs_bc, truth, bins)
+    return sum(one["rows"] * abs(one["confidence"] - one["right"]) for one in found) / len(truth)
+
+
+def reliability(probs_bc: ArrayLike, truth: Sequence[int], bins: int = ECE_BINS) -> list[dict[str, float]]:
+    """What `expected_calibration_error` sums up: of each bin of confidence with rows, its mean confidence, the share of
+    right answers, and the rows.
+
+    Args:
+        probs_bc: (B, C), rows sum to 1.
+        truth: B label ids.
+    """
     probs = np.asarray(probs_bc)
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == np.asarray(truth)
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs(confidence[which == b].sum() - right[which == b].sum()) for b in range(bins)]
-    return float(sum(gaps) / len(probs))
+    return [
+        {
+            "confidence": float(confidence[which == b].mean()),
+            "right": float(right[which == b].mean()),
+            "rows": int((which == b).sum()),
+        }
+        for b in sorted(set(which.tolist()))
+    ]
 
 
 def brier_score(probs_bc: ArrayLike, truth: Sequence[int]) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from training.metrics import ECE_BINS
+from training.metrics import ECE_BINS, reliability
 
 MISTAKES = 12
 SNIPPET_CHARS = 280
@@ -124,16 +124,13 @@ def _confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure
 
 
 def _reliability(probs_bc: NDArray[np.float64], truth: Sequence[int]) -> Figure:
-    confidence = probs_bc.max(axis=1)
-    right = probs_bc.argmax(axis=1) == np.asarray(truth)
-    which = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    used = [b for b in range(ECE_BINS) if (which == b).any()]
+    found = reliability(probs_bc, truth)
     figure = Figure(figsize=(4.6, 4.6))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
     upper.bar(
-        [(b + 0.5) / ECE_BINS for b in used],
-        [float(right[which == b].mean()) for b in used],
+        [(min(int(one["confidence"] * ECE_BINS), ECE_BINS - 1) + 0.5) / ECE_BINS for one in found],
+        [one["right"] for one in found],
         width=0.9 / ECE_BINS,
         color=SOFT,
         edgecolor=ACCENT,
@@ -141,7 +138,7 @@ def _reliability(probs_bc: NDArray[np.float64], truth: Sequence[int]) -> Figure:
     upper.set_ylabel("right answers")
     upper.set_ylim(0, 1.02)
     upper.set_xlim(0, 1)
-    lower.hist(confidence, bins=np.linspace(0, 1, ECE_BINS + 1), color=ACCENT)
+    lower.hist(probs_bc.max(axis=1), bins=np.linspace(0, 1, ECE_BINS + 1), color=ACCENT)
     lower.set_yscale("log")
     lower.set_ylabel("texts")
     lower.set_xlabel("confidence (calibrated)")

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.figures import percentile
 from benchmarks.load import Response
+from benchmarks.options import say
 from benchmarks.soak.answers import problem
 from benchmarks.soak.asks import Ask
 
@@ -81,6 +82,7 @@ class Ledger:
     def _example(self, text: str) -> None:
         if len(self.examples) < EXAMPLES:
             self.examples.append(text)
+            say(text)  # the reason should not have to wait for the end
 
     def promises(self) -> list[Promise]:
         """Those that the answers alone can prove."""

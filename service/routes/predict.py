@@ -1,12 +1,15 @@
 """`/predict`, `/batch` and `/tokenize`: the service's own wire."""
 
-from collections.abc import Callable, Coroutine
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from service.batcher import Lane
+from service.engine import Tokenized
 from service.errors import ServiceError, error_body
 from service.explain import Explanation, explain
 from service.formats import LINES, media_type
@@ -34,7 +37,6 @@ from service.schemas import (
     PredictRequest,
     PredictResponse,
     Sentence,
-    Token,
     TokenizeRequest,
     TokenizeResponse,
     Usage,
@@ -43,6 +45,9 @@ from service.streaming import LinesResponse
 
 PREDICT_ERRORS = (*(kind for kind in WORK_ERRORS if kind != "too_many_texts"), *TEXT_ERRORS)
 BATCH_ERRORS = tuple(kind for kind in WORK_ERRORS if kind != "inference_failed")
+
+TOKENS_AT_ONCE = 1000
+"""Of `/tokenize`, written in about two milliseconds."""
 
 
 class BatchRoute(JsonRoute):
@@ -169,19 +174,36 @@ async def batch(body: BatchRequest, runtime: RuntimeOf, response: Response) -> B
     summary="Tokens of a text",
     description="What the model would read of a text, without reading it.",
     responses=documented(*(kind for kind in PREDICT_ERRORS if kind not in ("inference_failed", "text_too_long"))),
+    response_model=TokenizeResponse,
 )
-async def tokenize(body: TokenizeRequest, runtime: RuntimeOf) -> TokenizeResponse:
+async def tokenize(body: TokenizeRequest, runtime: RuntimeOf) -> Response:
     pipeline = runtime.open()
     tokens = await pipeline.tokenize(body.text)
     info = pipeline.info
-    return TokenizeResponse(
-        cleaned=tokens.cleaned,
-        tokens=[
-            Token(id=i, text=tokens.cleaned[start:end], start=start, end=end)
-            for i, (start, end) in zip(tokens.ids, tokens.offsets, strict=True)
-        ],
-        count=len(tokens.ids),
-        max_tokens=info.max_tokens,
-        windows=tokens.windows,
-        would_truncate=info.on_long == "truncate" and len(tokens.ids) > info.max_tokens,
-    )
+    rest = {
+        "cleaned": tokens.cleaned,
+        "count": len(tokens.ids),
+        "max_tokens": info.max_tokens,
+        "windows": tokens.windows,
+        "would_truncate": info.on_long == "truncate" and len(tokens.ids) > info.max_tokens,
+    }
+    content = b'{"tokens":[' + b",".join([part async for part in _written(tokens)]) + b"]," + _json(rest)[1:]
+    return Response(content, media_type="application/json")
+
+
+async def _written(tokens: Tokenized) -> AsyncIterator[bytes]:
+    """The tokens as JSON without brackets. The longest text has half a million, seconds of work: in between, others
+    have their turn on the event loop."""
+    for first in range(0, len(tokens.ids), TOKENS_AT_ONCE):
+        some = slice(first, first + TOKENS_AT_ONCE)
+        yield _json(
+            [
+                {"id": i, "text": tokens.cleaned[start:end], "start": start, "end": end}
+                for i, (start, end) in zip(tokens.ids[some], tokens.offsets[some], strict=True)
+            ]
+        )[1:-1]
+        await asyncio.sleep(0)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

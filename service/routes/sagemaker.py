@@ -4,6 +4,7 @@ Contract: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-infere
 transform, https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-batch-code.html
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,9 @@ MAX_ATTRIBUTES = 1024
 
 CHUNK = 64
 """Lines classified at once: many lines of one call must not keep others waiting."""
+
+ROWS_AT_ONCE = 2000
+"""Rows looked through before others have their turn on the event loop, about a millisecond."""
 
 CONCURRENT_TRANSFORMS = 4
 """Calls at a time that a batch transform may make: the next is here when one is done, and 4 x 6 MB is below 100 MB."""
@@ -136,39 +140,60 @@ class FormsRoute(JsonRoute):
 
 
 async def _in_form(request: Request, runtime: Runtime, came: Format, wanted: Format) -> Response:
-    """One answer a line or row, in their order; a bad one has its error in its place."""
+    """One answer a line or row, in their order; a bad one has its error in its place.
+
+    A body may have millions of lines: they are parsed, classified and written a stretch at a time, and between two
+    stretches others have their turn on the event loop.
+    """
     pipeline = runtime.open()
-    items = _items(await request.body(), came, pipeline)
-    if came == "json" and isinstance(items[0], ServiceError):
-        raise items[0]
-    outcomes = await _classify(runtime, items)
-    lone = items[0] if came in ("json", "text") else None
-    if isinstance(lone, _Ask) and lone.lone:
-        _answered(outcomes[0][0])  # a lone text's error is the answer's status
-    if wanted == "csv":
-        content = write_csv([_row(outcome) for row in outcomes for outcome in row]).removesuffix(b"\n")
-    elif wanted == "text":
-        content = b"\n".join(_row(outcome)[0].encode() for row in outcomes for outcome in row)
-    else:
-        values = [_value(item, row) for item, row in zip(items, outcomes, strict=True)]
-        if wanted == "lines":
-            content = write_lines(values).removesuffix(b"\n")
-        else:
-            content = json.dumps(values if lone is None else values[0]).encode()
+    body = await request.body()
+    await _check_form(came, body)
+    lone = came in ("json", "text")
+    written: list[bytes] = []
+    for items in _in_chunks(_items(body, came, pipeline), CHUNK):
+        if came == "json" and isinstance(items[0], ServiceError):
+            raise items[0]
+        outcomes = await _classify(runtime, items, begun=bool(written))
+        if lone and isinstance(items[0], _Ask) and items[0].lone:
+            _answered(outcomes[0][0])  # a lone text's error is the answer's status
+        written.append(_write(wanted, items, outcomes))
+        await asyncio.sleep(0)  # others' turn, also if no line of these needed the model
+    content = b"[" + b", ".join(written) + b"]" if wanted == "json" and not lone else b"\n".join(written)
     return Response(content, media_type=MEDIA_TYPES[wanted][0])
 
 
-def _items(body: bytes, came: Format, pipeline: Pipeline) -> list[_Ask | ServiceError]:
+async def _check_form(came: Format, body: bytes) -> None:
+    """Raises ServiceError invalid_body if what can only be told of the whole body is wrong."""
+    if came == "lines" and not body.strip():
+        raise ServiceError("invalid_body", "the body has no line")
+    if came == "csv":
+        for count, _ in enumerate(read_rows(came, body), 1):
+            if count % ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+
+def _items(body: bytes, came: Format, pipeline: Pipeline) -> Iterator[_Ask | ServiceError]:
     """What each line or row asks for, or what is wrong with it; at least one."""
     if came == "json":
-        return [_parsed(body, "the body", pipeline)]
-    if came == "lines":
-        lines = split_lines(body)
-        if not lines:
-            raise ServiceError("invalid_body", "the body has no line")
-        return [_parsed(line, "the line", pipeline) for line in lines]
-    rows = read_rows(came, body)
-    return [row if isinstance(row, ServiceError) else _ask(TextInvocation(text=row)) for row in rows]
+        yield _parsed(body, "the body", pipeline)
+    elif came == "lines":
+        for line in split_lines(body):
+            yield _parsed(line, "the line", pipeline)
+    else:
+        for row in read_rows(came, body):
+            yield row if isinstance(row, ServiceError) else _ask(TextInvocation(text=row))
+
+
+def _write(wanted: Format, items: Sequence[_Ask | ServiceError], outcomes: Sequence[Sequence[Outcome]]) -> bytes:
+    """The answers to these items; what stands between them and those to others is left out."""
+    if wanted == "csv":
+        return write_csv([_row(outcome) for row in outcomes for outcome in row]).removesuffix(b"\n")
+    if wanted == "text":
+        return b"\n".join(_row(outcome)[0].encode() for row in outcomes for outcome in row)
+    values = [_value(item, row) for item, row in zip(items, outcomes, strict=True)]
+    if wanted == "lines":
+        return write_lines(values).removesuffix(b"\n")
+    return ", ".join(map(json.dumps, values)).encode()
 
 
 def _value(item: _Ask | ServiceError, outcomes: Sequence[Outcome]) -> Any:
@@ -201,12 +226,11 @@ def _parsed(raw: bytes, what: str, pipeline: Pipeline) -> _Ask | ServiceError:
     return ask
 
 
-async def _classify(runtime: Runtime, items: Sequence[_Ask | ServiceError]) -> list[list[Outcome]]:
-    """The outcomes of each item's texts. Calls of many lines are classified chunk by chunk."""
+async def _classify(runtime: Runtime, items: Sequence[_Ask | ServiceError], begun: bool) -> list[list[Outcome]]:
+    """The outcomes of each item's texts, chunk by chunk. `begun`: other texts of the same call were classified."""
     outcomes: list[list[Outcome]] = [[item] if isinstance(item, ServiceError) else [] for item in items]
     places = [(i, text, item.work) for i, item in enumerate(items) if isinstance(item, _Ask) for text in item.texts]
-    several = len(places) > 1
-    begun = False
+    several = begun or len(places) > 1
     most = min(CHUNK, runtime.settings.max_texts)
     for way, group in groupby(places, key=lambda place: place[2]):
         for chunk in _in_chunks(group, most):

@@ -153,10 +153,11 @@ class TensorRoute(JsonRoute):
 
             async def in_binary(request: Request) -> Response:
                 content = await request.body()
-                body = _with_binary(content, str(len(content)) if declared is None else declared)
                 parameters = request.path_params
                 runtime: Runtime = request.app.state.runtime
-                answer = await _infer(body, runtime, parameters["model"], parameters.get("version"))
+                pipeline = _known(runtime, parameters["model"], parameters.get("version"))
+                body = _with_binary(content, str(len(content)) if declared is None else declared, pipeline)
+                answer = await _infer(body, pipeline)
                 return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
             return await self.while_client_stays(in_binary, request)
@@ -193,7 +194,7 @@ _BINARY: dict[str, Any] = {
     openapi_extra=_BINARY,
 )
 async def infer(body: InferRequest, model: Name, runtime: RuntimeOf) -> InferResponse:
-    return await _infer(body, runtime, model, None)
+    return await _infer(body, _known(runtime, model, None))
 
 
 @forms.post(
@@ -204,7 +205,7 @@ async def infer(body: InferRequest, model: Name, runtime: RuntimeOf) -> InferRes
     openapi_extra=_BINARY,
 )
 async def infer_version(body: InferRequest, model: Name, version: Version, runtime: RuntimeOf) -> InferResponse:
-    return await _infer(body, runtime, model, version)
+    return await _infer(body, _known(runtime, model, version))
 
 
 def _known(runtime: Runtime, model: str, version: str | None) -> Pipeline:
@@ -215,8 +216,7 @@ def _known(runtime: Runtime, model: str, version: str | None) -> Pipeline:
     return pipeline
 
 
-async def _infer(body: InferRequest, runtime: Runtime, model: str, version: str | None) -> InferResponse:
-    pipeline = _known(runtime, model, version)
+async def _infer(body: InferRequest, pipeline: Pipeline) -> InferResponse:
     info = pipeline.info
     answers = []
     for place, outcome in enumerate(await outcomes_of(pipeline, _texts(body))):
@@ -257,8 +257,9 @@ def _texts(body: InferRequest) -> list[str]:
     return texts
 
 
-def _with_binary(body: bytes, declared: str) -> InferRequest:
-    """Put the strings behind the JSON into it: each is 4 bytes of length, little-endian, and UTF-8."""
+def _with_binary(body: bytes, declared: str, pipeline: Pipeline) -> InferRequest:
+    """Put the strings behind the JSON into it: each is 4 bytes of length, little-endian, and UTF-8. So many as the
+    shape says are read, and no more than a request may have: a body has room for millions."""
     length = int(declared) if declared.isdecimal() and len(declared) < 12 else len(body) + 1
     if length > len(body):
         raise ServiceError("invalid_body", f"Inference-Header-Content-Length is {declared[:20]!r}, the body is shorter")
@@ -271,7 +272,9 @@ def _with_binary(body: bytes, declared: str) -> InferRequest:
     [tensor] = request.inputs
     if tensor.data is not None:
         return request
-    texts = _elements(memoryview(body)[length:], math.prod(tensor.shape))
+    count = math.prod(tensor.shape)
+    pipeline.check_count(count)
+    texts = _elements(memoryview(body)[length:], count)
     return request.model_copy(update={"inputs": [tensor.model_copy(update={"data": texts})]})
 
 

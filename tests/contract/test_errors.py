@@ -146,6 +146,7 @@ CASES: list[tuple[str, str, str, Provoke, Mapping[str, Any]]] = [
     ("text_too_long", 'too many tokens, on_long "error"', "/predict",
      post("/predict", {"text": "a " * 60, "on_long": "error"}), {}),
     ("overloaded", "the queue is full", "/predict", overloaded, {"max_queue_items": 1}),
+    ("overloaded", "too many requests in flight", "/predict", overloaded, {"max_requests": 1}),
     ("inference_failed", "the model raises on the text", "/predict", post("/predict", {"text": "poison"}), {}),
     ("inference_failed", "the model's answer is not finite", "/predict", post("/predict", {"text": "nan"}), {}),
     ("internal", "a fault in the service", "/predict", fault, {}),

@@ -51,6 +51,7 @@ ALLOWED = {
     "httpx": {"client/"},
     "h11": {"client/duplex.py"},
     "rich": {"client/"},
+    "streamlit": {"client/streamlit_app.py"},
     "boto3": {"training/sagemaker/launch.py", "client/sagemaker.py"},
     "botocore": {
         "training/sagemaker/launch.py",

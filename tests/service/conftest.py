@@ -1,5 +1,7 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import gc
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -66,6 +68,21 @@ def service_with(engine: FakeEngine) -> ServiceFactory:
 async def loaded() -> None:
     """Wait for the app's own loading task."""
     await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "load"))
+
+
+async def longest_turn_of(call: Coroutine[Any, Any, httpx.Response]) -> tuple[httpx.Response, float]:
+    """The answer, and the most seconds of the event loop's own thread between two turns of others meanwhile."""
+    gc.collect()
+    gc.disable()  # its pauses are pytest's, not the call's
+    try:
+        task, longest, last = asyncio.create_task(call), 0.0, time.thread_time()
+        while not task.done():
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, last = max(longest, now - last), now
+    finally:
+        gc.enable()
+    return await task, longest
 
 
 async def reached(engine: FakeEngine, batches: int = 1) -> None:

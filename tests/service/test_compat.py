@@ -122,6 +122,15 @@ async def test_the_binary_extension(service_with: ServiceFactory) -> None:
         assert response.json()["outputs"][0]["data"] == [expected_label("a"), expected_label("é word")]
 
 
+async def test_more_strings_than_a_request_may_have_are_not_even_read(
+    service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.routes.tensors._elements", None)
+    async with service_with(max_texts=1) as service:
+        response = await binary(service, element("a") * 2)
+        assert (response.status_code, response.json()["kind"]) == (413, "too_many_texts")
+
+
 async def test_json_without_a_content_type_as_tritons_client_sends_it(service_with: ServiceFactory) -> None:
     async with service_with() as service:
         response = await service.client.post(INFER, content=json.dumps(tensor("a")).encode())

@@ -1,6 +1,7 @@
 """Leaving sentences out: where they begin and end, what is asked of the model, and what is answered."""
 
 import math
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -31,11 +32,22 @@ def cut(text: str) -> list[str]:
         ('He said: "Never." They left (at last.) Then?!', ['He said: "Never."', "They left (at last.)", "Then?!"]),
         ("Headline\n\nFirst line\nof a paragraph.\n", ["Headline", "First line\nof a paragraph."]),
         ("  \n\n . ", ["."]),
+        (
+            "It cost 5......  And aProf. Lee, of Q. Ltd. left.",
+            ["It cost 5......", "And aProf.", "Lee, of Q. Ltd.", "left."],
+        ),
         ("", []),
     ],
 )
 def test_sentences(text: str, expected: list[str]) -> None:
     assert cut(text) == expected
+
+
+@pytest.mark.parametrize("text", ["x" + "." * 199_998 + "x", "A. " * 66_666, "x." + "'" * 199_998, "?!." * 66_666])
+def test_the_longest_text_takes_no_time_to_cut(text: str) -> None:
+    started = time.process_time()
+    cut(text)
+    assert time.process_time() - started < 2, "minutes if the time grew with the square of the length"
 
 
 texts = st.text(alphabet="ab.!? \n\"')", max_size=300)

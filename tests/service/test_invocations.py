@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from service.errors import STATUS
-from tests.service.conftest import Service, ServiceFactory
+from service.schemas import TokenizeResponse
+from tests.service.conftest import Service, ServiceFactory, longest_turn_of
 from tests.service.fakes import LABELS, expected_label
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +73,34 @@ async def test_thousands_of_lines_are_no_more_than_a_request_may_have(service_wi
     assert [max(json.loads(a).items(), key=lambda pair: pair[1])[0] for a in answers] == list(
         map(expected_label, texts)
     )
+
+
+@pytest.mark.parametrize(("line", "declared"), [("", "text/csv"), ("x,y", "text/csv"), ("{", "application/jsonlines")])
+async def test_thousands_of_wrong_lines_leave_others_their_turn(
+    service_with: ServiceFactory, line: str, declared: str
+) -> None:
+    async with service_with() as service:
+        call = invoke(service, f"{line}\n" * 30_000, declared)
+        response, longest_s = await longest_turn_of(call)
+    assert response.status_code == 200 and response.text.count("\n") == 29_999
+    assert longest_s < 0.1, "a turn for each 64 lines"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/jsonlines", "text/csv", "text/plain"])
+async def test_answers_in_every_form_keep_their_number(service_with: ServiceFactory, accept: str) -> None:
+    async with service_with() as service:
+        response = await invoke(service, "a word\nx,y\n\n" * 100, "text/csv", accept)
+    answers = response.json() if accept == "application/json" else response.text.split("\n")
+    assert len(answers) == 300 and answers[::3] == answers[:1] * 100 and answers[2::3] == answers[2:3] * 100
+
+
+async def test_a_body_that_breaks_off_is_refused_before_any_row_of_it_is_classified(
+    service_with: ServiceFactory,
+) -> None:
+    async with service_with() as service:
+        response = await invoke(service, "a word\n" * 100 + '"never closed', "text/csv")
+        assert (response.status_code, response.json()["kind"]) == (400, "invalid_body")
+        assert await service.metric("texts_total") == 0
 
 
 async def test_csv(service_with: ServiceFactory) -> None:
@@ -191,3 +220,12 @@ async def test_tokenize(service_with: ServiceFactory) -> None:
         assert (await service.post("/tokenize", {"text": "word " * 60})).json()["windows"] == 2
         assert (await service.post("/tokenize", {"text": ""})).json()["kind"] == "empty_text"
         assert (await service.post("/tokenize", {"text": "x" * 501})).json()["kind"] == "text_too_large"
+
+
+async def test_many_tokens_leave_others_their_turn(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        response, longest_s = await longest_turn_of(service.post("/tokenize", {"text": "é " * 99_999 + '"'}))
+    body = TokenizeResponse.model_validate_json(response.content)
+    assert [token.start for token in body.tokens] == list(range(0, 200_000, 2))
+    assert (body.count, body.tokens[-1].text) == (100_000, '"')
+    assert longest_s < 0.1, "a turn for each 1,000 tokens"

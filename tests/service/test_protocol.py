@@ -272,6 +272,15 @@ class TestAnswersThatAreNotTaken:
 
 
 class TestStreams:
+    @pytest.mark.parametrize("path", ["/batch", "/batch?a=b", "http://x/batch", "/%62atch"])
+    def test_are_known_however_their_path_is_written(self, path: str) -> None:
+        async def scenario() -> None:
+            wire = Wire(streaming(0))
+            await wire.send(post(b"first\n", "application/x-ndjson", path) + b"first\n")
+            assert [answer.body for answer in wire.answers] == [b"first!\n"]
+
+        run(scenario)
+
     def test_a_stream_goes_on_as_long_as_lines_come(self) -> None:
         async def scenario() -> None:
             wire = Wire(streaming(0.0))
@@ -496,8 +505,15 @@ def test_an_offered_upgrade_is_answered_like_any_request(caplog: pytest.LogCaptu
         for protocol in (b"h2c", b"websocket"):
             offer = b"Host: x\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nUpgrade: " + protocol + b"\r\n\r\n"
             await wire.send(b"GET / HTTP/1.1\r\n" + offer)
+            await wire.send(b"POST / HTTP/1.1\r\nContent-Length: 20000\r\n" + offer + b"x" * 12_000)
+            await wire.send(b"x" * 8_000 + GET)
+            chunks = b"2\r\nxx\r\n0\r\n\r\n"
+            await wire.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + offer[:30])
+            await wire.send(offer[30:] + chunks[:5])
+            await wire.send(chunks[5:])
         await wire.send(GET)
-        assert statuses(wire) == [200, 200, 200] and wire.ended_at is None
+        assert statuses(wire) == [200] * 9 and wire.ended_at is None
+        assert [answer.body for answer in wire.answers] == [b"0", b"20000", b"0", b"2"] * 2 + [b"0"]
 
     run(scenario)
     assert not caplog.records

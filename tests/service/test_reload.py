@@ -190,6 +190,39 @@ async def test_stopping_during_a_reload_keeps_the_old_model_and_ends(service_wit
         assert (await call).json()["kind"] == "draining"
 
 
+async def test_a_model_that_was_replaced_while_stuck_is_still_known_to_be_busy(
+    service_with: ServiceFactory, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends the process must know: the interpreter waits for threads, for ever if need be."""
+    monkeypatch.setattr("service.batcher.CLOSE_S", 0.0)
+    async with service_with(admin_keys=KEY) as service:
+        engine.gate.clear()
+        assert (await service.post("/predict", {"text": "a word", "timeout_ms": 50})).status_code == 504
+        next_is(service, other_engine())
+        assert (await reload(service)).status_code == 200
+        await asyncio.gather(*service.runtime._retiring)
+        assert service.runtime._loader is not None
+        await asyncio.to_thread(service.runtime._loader.join, 30)
+        assert service.runtime.busy
+        engine.gate.set()
+        assert await version(service) == "ffffffffffff"
+
+
+async def test_whoever_waits_for_the_old_model_is_told_when_time_is_up(
+    service_with: ServiceFactory, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.batcher.CLOSE_S", 0.0)
+    async with service_with(admin_keys=KEY) as service:
+        engine.gate.clear()
+        call = asyncio.create_task(service.post("/predict", {"text": "a word"}))
+        await reached(engine)
+        next_is(service, other_engine())
+        assert (await reload(service)).status_code == 200
+        service.runtime.drain()
+        service.runtime.give_up()
+        assert (await call).json()["kind"] == "draining"
+
+
 @pytest.mark.parametrize(
     "headers", [{}, {"x-api-key": "not the key at all"}, {"authorization": "Bearer classify-only-key"}]
 )
@@ -217,7 +250,25 @@ async def test_reload_soon_logs_and_never_raises(
         service.runtime.drain()
         service.runtime.reload_soon()
         await asyncio.gather(*service.runtime._retiring)
-        assert "no reload" in caplog.text
+        assert "no reload: the service is stopping" in caplog.text
+
+
+async def test_a_signal_during_a_reload_does_not_go_unheard(
+    service_with: ServiceFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = other_engine()
+    async with service_with() as service:
+        await service.post("/predict", {"text": "a word"})
+        next_is(service, other)
+        other.gate.clear()
+        service.runtime.reload_soon()
+        await reached(other)
+        service.runtime.reload_soon()
+        await asyncio.sleep(0)
+        assert "no reload: another reload is under way" in caplog.text
+        other.gate.set()
+        await asyncio.gather(*service.runtime._retiring)
+        assert await version(service) == "ffffffffffff"
 
 
 def test_samples_are_few_and_not_only_the_latest() -> None:

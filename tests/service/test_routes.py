@@ -202,6 +202,20 @@ async def test_queue_full_is_429_with_retry_after(service_with: ServiceFactory) 
         assert (await first).status_code == 200
 
 
+async def test_too_many_requests_in_flight_are_429_and_health_still_answers(service_with: ServiceFactory) -> None:
+    async with service_with(max_requests=2) as service:
+        service.engine.gate.clear()
+        held = [asyncio.create_task(service.post("/predict", {"text": text})) for text in "ab"]
+        await reached(service.engine)
+        body = check_error(await service.post("/predict", {"text": "c"}), "overloaded")
+        assert body["error"] == "2 requests are in flight, SERVICE_MAX_REQUESTS allows no more"
+        for path in ("/ping", "/livez", "/readyz", "/metrics", "/info", "/v2/health/ready"):
+            assert (await service.client.get(path)).status_code == 200
+        service.engine.gate.set()
+        assert [(await task).status_code for task in held] == [200, 200]
+        assert (await service.post("/predict", {"text": "c"})).status_code == 200
+
+
 async def test_deadline_is_504(service_with: ServiceFactory) -> None:
     async with service_with() as service:
         service.engine.gate.clear()

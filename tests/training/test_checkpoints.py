@@ -73,7 +73,9 @@ def signal_at(process: "subprocess.Popen[str]", step: int, sig: int) -> int:
     return process.returncode
 
 
-@pytest.mark.parametrize("kill_at", [10, 20, 30])
+@pytest.mark.parametrize(
+    "kill_at", [pytest.param(10, marks=pytest.mark.slow), 20, pytest.param(30, marks=pytest.mark.slow)]
+)
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     kill_at: int, news_csv: Path, base_model: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +192,20 @@ def test_best_weights_are_those_of_the_lowest_loss(model: GPT2Classifier, tmp_pa
     )
     best.restore(changed)
     assert torch.equal(changed.score.weight, model.score.weight) and best.loss() == 0.5
+
+
+def test_a_copy_made_at_any_moment_knows_the_loss_of_its_weights(model: GPT2Classifier, tmp_path: Path) -> None:
+    """SageMaker copies the directory file by file while the run goes on."""
+    own, copied = tmp_path / "own", tmp_path / "copied"
+    own.mkdir()
+    copied.mkdir()
+    best = BestWeights(own)
+    evaluated(best, model, [0.9, 0.7])
+    [only] = own.iterdir()
+    (copied / only.name).write_bytes(only.read_bytes())
+    evaluated(best, model, [0.25])
+    assert BestWeights(copied).loss() == 0.7 and BestWeights(own).loss() == 0.25
+    assert read_best(copied / BEST) == Evaluation(0.7, 2)
 
 
 def test_incomplete_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:

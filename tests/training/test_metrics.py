@@ -12,6 +12,7 @@ from training.metrics import (
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
+    reliability,
     unsure_threshold,
 )
 
@@ -30,6 +31,13 @@ def test_calibration_error_of_two_bins_by_hand() -> None:
     # confidence 0.9: half right, gap 0.4; confidence 0.6: all right, gap 0.4
     assert expected_calibration_error(probs, [0, 1, 1, 1]) == pytest.approx(0.4)
     assert expected_calibration_error([[1.0, 0.0]], [0]) == 0.0
+
+
+def test_reliability_by_hand() -> None:
+    probs = [[0.91, 0.09], [0.05, 0.95], [0.52, 0.48], [1.0, 0.0]]
+    low, high = reliability(probs, [0, 0, 0, 0], bins=10)
+    assert low == {"confidence": pytest.approx(0.52), "right": 1.0, "rows": 1}
+    assert high == {"confidence": pytest.approx(2.86 / 3), "right": pytest.approx(2 / 3), "rows": 3}
 
 
 def test_brier_score_by_hand() -> None:

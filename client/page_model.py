@@ -1,0 +1,47 @@
+"""What the page shows of the model: facts, limits, and the picture of its calibration. No Streamlit in here."""
+
+from typing import Any
+
+from client.models import Info
+
+
+def facts(info: Info) -> dict[str, str]:
+    """Names and values, of the model first, then the service's limits."""
+    model, more = info.model, info.model.model_extra or {}
+    found = {
+        "parameters": _number(more.get("parameters")),
+        "tokens read at once": _number(model.max_tokens),
+        "longer texts": "overlapping windows" if model.on_long == "windows" else model.on_long,
+        "precision": model.precision,
+        "tokens a batch": _number(more.get("max_batch_tokens")),
+        "unsure below": _number(more.get("unsure_below")),
+        "temperature": _number(more.get("temperature")),
+    }
+    limits = {name.replace("_", " "): _number(value) for name, value in info.limits.model_dump().items()}
+    return {name: value for name, value in (found | limits).items() if value}
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else ""
+
+
+def calibration_picture() -> dict[str, Any]:
+    """Vega-Lite: share of right answers over confidence, a dot a bin."""
+    axis = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"format": "%"}}
+    line = {"values": [{"x": 0, "y": 0}, {"x": 1, "y": 1}]}
+    dots = {
+        "x": {"field": "confidence", "title": "probability it gave", **axis},
+        "y": {"field": "right", "title": "right answers", **axis},
+        "size": {"field": "rows", "type": "quantitative", "title": "texts", "scale": {"range": [40, 600]}},
+        "tooltip": [{"field": name, "format": ".3~g"} for name in ("confidence", "right", "rows")],
+    }
+    diagonal = {"x": {"field": "x", **axis}, "y": {"field": "y", **axis}}
+    return {
+        "height": 300,
+        "layer": [
+            {"data": line, "mark": {"type": "line", "strokeDash": [4, 4], "color": "gray"}, "encoding": diagonal},
+            {"mark": {"type": "circle", "opacity": 0.9}, "encoding": dots},
+        ],
+    }
