@@ -31,8 +31,9 @@ START_S = 60
 expect.set_options(timeout=60_000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Of one module: while Playwright is open, its event loop runs in this thread, and no other may."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
@@ -67,7 +68,7 @@ def page_process(service_url: str, directory: Path, **settings: str) -> Iterator
         process.wait(30)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service() -> Iterator[ServiceProcess]:
     patient = {"SERVICE_DEFAULT_TIMEOUT_MS": "300000", "SERVICE_MAX_TIMEOUT_MS": "300000"}  # on a busy machine, too
     with service_process(ROOT / "models" / "default", **patient) as service:
@@ -75,7 +76,7 @@ def service() -> Iterator[ServiceProcess]:
         yield service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with page_process(service.url, tmp_path_factory.mktemp("page")) as url:
         yield url

@@ -92,6 +92,7 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert read_artifact(killed.output).manifest.calibration == whole.manifest.calibration
 
 
+@pytest.mark.slow
 def test_killed_run_ends_with_the_same_average(news_csv: Path, base_model: Path, tmp_path: Path) -> None:
     recipe = RECIPE | {"average": 0.6}
     config = TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "whole"), **recipe)

@@ -86,7 +86,7 @@ def test_prepare_train_evaluate_from_the_shell(tmp_path: Path, base_model: Path,
     assert '"accuracy"' in evaluated.stdout
 
 
-@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sig", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_interrupted_training_leaves_no_half_artifact(
     sig: signal.Signals, tmp_path: Path, base_model: Path, news_csv: Path
 ) -> None:

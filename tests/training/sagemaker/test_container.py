@@ -39,6 +39,7 @@ def test_job_writes_model_report_and_metrics(tmp_path: Path, base_model: Path) -
     assert len(METRIC_DEFINITIONS) <= 40
 
 
+@pytest.mark.slow
 def test_given_parts_are_taken_as_they_are(tmp_path: Path, base_model: Path) -> None:
     rows = news_rows(60)
     job = Job(tmp_path, QUICK | {"epochs": 1}, base_model)
@@ -55,8 +56,8 @@ def test_given_parts_are_taken_as_they_are(tmp_path: Path, base_model: Path) -> 
     [
         ({"epoch": 3}, None, "unknown hyper-parameter 'epoch'; known are "),
         ({"weight-decay": "little"}, None, "hyper-parameter weight-decay must be float, is 'little'"),
-        ({"hidden-size": 768}, None, "hidden-size is 768, but base model"),
-        ({}, {"text": "", "label": "sport"}, "1 problem in the data:"),
+        pytest.param({"hidden-size": 768}, None, "hidden-size is 768, but base model", marks=pytest.mark.slow),
+        pytest.param({}, {"text": "", "label": "sport"}, "1 problem in the data:", marks=pytest.mark.slow),
         ({}, news_rows(60)[0], "leaks"),
     ],
     ids=["name", "value", "base", "data", "leak"],
