@@ -2,32 +2,38 @@
 
 DIR/run.json               what run the checkpoints belong to
 DIR/checkpoint-120/        the Trainer's own files, average.safetensors where weights are averaged, and COMPLETE, last
-DIR/best.safetensors       weights of the best evaluation so far with its loss and step, replaced in one step
+DIR/best.safetensors       weights of the best evaluation so far with its loss, step and a hash, replaced in one step
 
-The loss stands in the weights' own file because SageMaker copies a directory to S3 file by file, at any moment: of two
+These stand in the weights' own file because SageMaker copies a directory to S3 file by file, at any moment: of two
 files that belong together it would keep one old and one new.
 """
 
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from classifier.model import GPT2Classifier
 from training.errors import ConfigError
+from training.workers import is_main, share
 
 COMPLETE = "COMPLETE"
 RUN = "run.json"
 AVERAGE = "average.safetensors"
 BEST = "best.safetensors"
+WEIGHTS = "model.safetensors"
+"""What the Trainer calls a checkpoint's own weights."""
 
 
 def check_place(directory: Path, output: Path) -> None:
@@ -128,6 +134,43 @@ def complete_steps(directory: Path) -> list[int]:
     return [int(name.removeprefix("checkpoint-")) for name in names if re.fullmatch(r"checkpoint-\d+", name)]
 
 
+def tensors_sha256(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Hash of names and contents, in the order given."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Evaluation(NamedTuple):
+    """A loss on the validation texts, in nats, and the step after which it was measured."""
+
+    loss: float = math.inf
+    step: int = 0
+
+
+def read_best(path: Path) -> Evaluation | None:
+    """The evaluation whose weights a file of `write_best` holds; None where it is missing or not as it was written."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+        if said.get("sha256") == tensors_sha256(sorted(load_file(path).items())):
+            return Evaluation(float(said["eval_loss"]), int(said["step"]))
+    except (OSError, SafetensorError):
+        pass
+    return None
+
+
+def write_best(path: Path, evaluation: Evaluation, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Replace the file in one step."""
+    stored = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    said = {"eval_loss": repr(evaluation.loss), "step": str(evaluation.step)}
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    save_file(stored, unfinished, said | {"sha256": tensors_sha256(sorted(stored.items()))})
+    os.replace(unfinished, path)
+
+
 class BestWeights(TrainerCallback):
     """Keeps the weights of the evaluation with the lowest loss, and stops a run that gets no better.
 
@@ -142,10 +185,40 @@ class BestWeights(TrainerCallback):
         self._patience = patience
         self._weights = directory / BEST
         # Of torchrun's processes one writes, and all must decide alike: each keeps the record in memory.
-        self._best: dict[str, float] = {"eval_loss": float("inf"), "step": 0}
-        if self._weights.exists():
-            with safe_open(self._weights, "pt") as file:
-                self._best = {name: float(value) for name, value in file.metadata().items() if name in self._best}
+        self._best = share((read_best(self._weights) if is_main() else None) or Evaluation())
+
+    def load(self, checkpoint: Path) -> None:
+        """Make sure of the best weights that the run had when it wrote the checkpoint; called in every process.
+
+        Where a platform copies files while they are written and was stopped before it had copied all, those beside the
+        checkpoint may be older. Then the checkpoint of their step has them; where that is gone, too, the best that is
+        left counts, and a warning says so.
+        """
+        if is_main():
+            self._recover(checkpoint)
+        self._best = share(self._best)
+
+    def _recover(self, checkpoint: Path) -> None:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        log = state["log_history"]
+        had = [Evaluation(one["eval_loss"], one["step"]) for one in log if one.get("eval_loss", math.inf) < math.inf]
+        for evaluation in sorted(had):
+            place = checkpoint.with_name(f"checkpoint-{evaluation.step}")
+            if evaluation.loss >= self._best.loss:
+                break
+            if _is_whole(place):
+                self._best = evaluation
+                write_best(self._weights, evaluation, load_file(place / WEIGHTS))
+        if had and min(had).loss < self._best.loss:
+            left = (
+                f"the best left is that of step {self._best.step}, {self._best.loss:.6g}"
+                if self._best.step
+                else "none is left"
+            )
+            sys.stderr.write(
+                f"warning: {self._weights} is missing, damaged or old, and no checkpoint has the weights of step "
+                f"{min(had).step}, the best so far with validation loss {min(had).loss:.6g}; {left}\n"
+            )
 
     def on_evaluate(
         self,
@@ -158,26 +231,25 @@ class BestWeights(TrainerCallback):
     ) -> None:
         if metrics is None or model is None:
             return
-        if metrics["eval_loss"] >= self.loss():
+        if not metrics["eval_loss"] < self._best.loss:  # nor is one that is no number
             # counted from the log, which checkpoints keep: a resumed run stops where an uninterrupted one does
-            since = sum("eval_loss" in entry and entry["step"] > self._best["step"] for entry in state.log_history)
+            since = sum("eval_loss" in entry and entry["step"] > self._best.step for entry in state.log_history)
             control.should_training_stop |= bool(self._patience and since >= self._patience)
             return
-        self._best = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
-        if not state.is_world_process_zero:
-            return
-        unfinished = self._weights.with_suffix(".unfinished")
-        weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, unfinished, metadata={name: repr(value) for name, value in self._best.items()})
-        os.replace(unfinished, self._weights)
+        self._best = Evaluation(metrics["eval_loss"], state.global_step)
+        if state.is_world_process_zero:
+            write_best(self._weights, self._best, model.state_dict())
 
     def loss(self) -> float:
         """Validation loss of the weights kept, in nats; infinite before the first."""
-        return self._best["eval_loss"]
+        return self._best.loss
+
+    def save(self, checkpoint: Path) -> None:
+        """Nothing: they stand beside the checkpoints."""
 
     def restore(self, model: GPT2Classifier) -> None:
         """Put the best weights into the model."""
-        if self._weights.exists():
+        if self._best.step and self._weights.exists():  # of several hosts one has them
             model.load_state_dict(load_file(self._weights, device=str(model.device)))
 
 

@@ -1,6 +1,5 @@
 """What every training loop shares: the Trainer with our order of rows, complete checkpoints and plain logs."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from transformers import (
 )
 
 from training.batches import Epoch
-from training.checkpoints import complete_steps, latest_complete, mark_complete
+from training.checkpoints import complete_steps, latest_complete, mark_complete, tensors_sha256
 from training.stopping import StopAtStep, Stopped, defer
 from training.workers import gather, is_main, state
 
@@ -90,11 +89,7 @@ def setting_of_machine(precision: str) -> dict[str, Any]:
 
 def weights_sha256(model: torch.nn.Module) -> str:
     """Hash of a model's weights before training: a base of the same name may be another one."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_sha256(model.state_dict().items())
 
 
 class OrderedTrainer(Trainer):

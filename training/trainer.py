@@ -58,7 +58,7 @@ def fine_tune(
         trainer = ClassifierTrainer(
             config,
             class_weights(train[1], max(train[1]) + 1) if config.class_weights else None,
-            average,
+            average or best,
             order=LengthGroupedOrder(texts, config.batch_size, config.seed, epoch),
             epoch=epoch,
             model=model,
@@ -134,21 +134,19 @@ class ClassifierTrainer(OrderedTrainer):
         self,
         config: TrainConfig,
         weights_c: torch.Tensor | None,
-        average: AveragedWeights | None,
+        kept: AveragedWeights | BestWeights,
         **keywords: Any,
     ) -> None:
         self._config = config
-        self._average = average
+        self._kept = kept
         self._weights = weights_c
         super().__init__(**keywords)
 
     def save_more(self, checkpoint: Path) -> None:
-        if self._average is not None:
-            self._average.save(checkpoint)
+        self._kept.save(checkpoint)
 
     def load_more(self, checkpoint: Path) -> None:
-        if self._average is not None:
-            self._average.load(checkpoint)
+        self._kept.load(checkpoint)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over the groups of `learning_rates`; the Trainer's own has one rate for all."""

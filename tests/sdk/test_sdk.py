@@ -86,13 +86,18 @@ def test_an_articles_estimator_and_predictor_by_sdk_2(tmp_path: Path) -> None:
     assert (understood["epochs"], understood["batch_size"], understood["base_model"]) == (1.0, 2, "gpt2")
 
 
-def test_a_training_job_of_our_image_by_sdk_3(tmp_path: Path) -> None:
+def test_a_training_job_and_an_endpoint_of_our_image_by_sdk_3(tmp_path: Path) -> None:
     found = ran(environment_with(3), "v3_script.py", tmp_path)
     algorithm = found["AlgorithmSpecification"]
     assert algorithm["TrainingImage"].endswith("/gpt2-classifier-train:1")
     assert "ContainerEntrypoint" not in algorithm, "the image's own: `IMAGE train`"
     understood = parse_hyperparameters(found["HyperParameters"])
     assert understood == {"epochs": 3.0, "lr": 3e-4, "near_duplicates": True, "name": "news"}
+    model, [variant] = found["model"], found["variants"]
+    assert model["Image"] == algorithm["TrainingImage"] and model["ModelDataUrl"].endswith("/model.tar.gz")
+    assert model["Environment"]["SERVICE_MAX_TEXTS"] == "64"
+    assert (variant["VariantName"], variant["ContainerStartupHealthCheckTimeoutInSeconds"]) == ("AllTraffic", 600)
+    assert max(found["answer"], key=found["answer"].get) == "sport"
 
 
 def test_the_inference_toolkit_serves_the_archive(tmp_path: Path) -> None:

@@ -2,22 +2,36 @@
 
 import copy
 import dataclasses
+import json
+import math
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState
 
 from classifier.artifact import read_artifact
 from classifier.model import GPT2Classifier
 from tests.conftest import ROOT
 from tests.training.runs import run
-from training.checkpoints import COMPLETE, BestWeights, check_place, claim, latest_complete, mark_complete
+from training.checkpoints import (
+    BEST,
+    COMPLETE,
+    BestWeights,
+    Evaluation,
+    check_place,
+    claim,
+    latest_complete,
+    mark_complete,
+    read_best,
+    write_best,
+)
 from training.config import TrainConfig
 from training.errors import ConfigError
 
@@ -192,7 +206,7 @@ def test_a_copy_made_at_any_moment_knows_the_loss_of_its_weights(model: GPT2Clas
     (copied / only.name).write_bytes(only.read_bytes())
     evaluated(best, model, [0.25])
     assert BestWeights(copied).loss() == 0.7 and BestWeights(own).loss() == 0.25
-    assert BestWeights(copied)._best["step"] == 2
+    assert read_best(copied / BEST) == Evaluation(0.7, 2)
 
 
 def test_incomplete_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:
@@ -224,3 +238,105 @@ def test_interrupted_run_keeps_its_checkpoints(news_csv: Path, base_model: Path,
     )
     assert signal_at(train_process(config), 20, signal.SIGINT) in (0, 130)  # 0: through before the signal came
     assert latest_complete(tmp_path / "c") is not None
+
+
+WORSE: dict[str, Any] = RECIPE | {"epochs": 9.0, "patience": 1, "lr": 1.0, "save_steps": 0}
+"""A rate at which nothing gets better after the first epoch: the best weights are not the last."""
+
+
+def test_weights_that_are_not_those_of_the_best_evaluation_are_not_taken_for_them(
+    news_csv: Path, base_model: Path, tmp_path: Path
+) -> None:
+    """The file beside the checkpoints was copied at another time than they were."""
+    settings = WORSE | {"checkpoints": str(tmp_path / "checkpoints")}
+    first = run(TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "a"), **settings))
+    newest = latest_complete(tmp_path / "checkpoints")
+    assert newest is not None
+    (tmp_path / "checkpoints" / BEST).write_bytes((newest / "model.safetensors").read_bytes())
+    again = run(TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "b"), **settings))
+    assert again.weights_sha256 == first.weights_sha256
+
+
+class TestBestWeightsOfAResumedRun:
+    """What SageMaker left of a directory that it copied file by file, and what a run makes of it."""
+
+    LOSSES: ClassVar[dict[int, float]] = {4: 0.9, 8: 0.5, 12: 0.7}
+
+    def weights(self, step: int) -> dict[str, torch.Tensor]:
+        return {"score.weight": torch.full((2, 3), float(step))}
+
+    def checkpoint(self, directory: Path, step: int) -> Path:
+        place = directory / f"checkpoint-{step}"
+        place.mkdir()
+        log = [{"eval_loss": loss, "step": at} for at, loss in self.LOSSES.items() if at <= step]
+        (place / "trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 1.0, "step": 2}, *log]}))
+        save_file(self.weights(step), place / "model.safetensors")
+        mark_complete(place)
+        return place
+
+    def best(self, directory: Path, step: int) -> Path:
+        write_best(directory / BEST, Evaluation(self.LOSSES[step], step), self.weights(step))
+        return directory / BEST
+
+    def resumed(self, directory: Path, step: int) -> tuple[float, float]:
+        """Loss and first weight that count after the run has gone on from the checkpoint."""
+        kept = BestWeights(directory)
+        kept.load(directory / f"checkpoint-{step}")
+        found = read_best(directory / BEST)
+        assert (found or Evaluation()).loss == kept.loss()
+        return kept.loss(), float(load_file(directory / BEST)["score.weight"][0, 0]) if found else 0.0
+
+    @pytest.mark.parametrize("beside", [None, 4])
+    @pytest.mark.parametrize("newest", [8, 12])
+    def test_older_or_missing_ones_are_those_of_their_checkpoint(
+        self, beside: int | None, newest: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for step in {8, newest}:
+            self.checkpoint(tmp_path, step)
+        if beside:
+            self.best(tmp_path, beside)
+        assert self.resumed(tmp_path, newest) == (0.5, 8.0)
+        assert not capsys.readouterr().err
+
+    @pytest.mark.parametrize("damage", ["half", "flipped", "foreign"])
+    def test_damaged_ones_are_not_used(self, damage: str, tmp_path: Path) -> None:
+        self.checkpoint(tmp_path, 8)
+        path = self.best(tmp_path, 8)
+        content = path.read_bytes()
+        if damage == "half":
+            path.write_bytes(content[: len(content) // 2])
+        elif damage == "flipped":
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        else:
+            save_file(self.weights(4), path)
+        assert read_best(path) is None
+        assert self.resumed(tmp_path, 8) == (0.5, 8.0)
+
+    def test_newer_ones_stay(self, tmp_path: Path) -> None:
+        """Copied after an evaluation whose checkpoint was not: the run will come to the very same."""
+        self.checkpoint(tmp_path, 4)
+        self.best(tmp_path, 8)
+        assert self.resumed(tmp_path, 4) == (0.5, 8.0)
+
+    @pytest.mark.parametrize("beside", [None, 4])
+    def test_lost_ones_are_said_to_be_lost_and_the_best_left_counts(
+        self, beside: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.checkpoint(tmp_path, 12)
+        if beside:
+            self.best(tmp_path, beside)
+        assert self.resumed(tmp_path, 12) == (0.7, 12.0)
+        warning = capsys.readouterr().err
+        assert "weights of step 8" in warning and "0.5" in warning and "of step 12, 0.7" in warning
+
+    def test_nothing_left_is_said_too(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (self.checkpoint(tmp_path, 12) / COMPLETE).unlink()
+        assert self.resumed(tmp_path, 12) == (math.inf, 0.0)
+        assert "none is left" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(model: GPT2Classifier, tmp_path: Path) -> None:
+    best = BestWeights(tmp_path)
+    evaluated(best, model, [float("nan"), 0.5, float("nan")])
+    assert best.loss() == 0.5
+    assert evaluated(BestWeights(tmp_path / "none", patience=2), model, [float("nan")] * 3) == [False, True, True]

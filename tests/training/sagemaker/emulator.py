@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ QUICK: dict[str, Any] = {
 
 
 class Job:
-    """One host of a job."""
+    """One host of a job; without rows it has no channel yet."""
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class Job:
         *,
         hosts: tuple[str, ...] = ("algo-1",),
         current: str = "algo-1",
+        rows: Sequence[Mapping[str, str]] | None = None,
         **environment: str,
     ) -> None:
         self.root = root
@@ -40,8 +41,9 @@ class Job:
         resources = {"current_host": current, "hosts": list(hosts), "network_interface_name": "lo"}
         self.write("config/resourceconfig.json", resources)
         self.describe(train={"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated"})
-        lines = "\n".join(map(json.dumps, news_rows(60)))
-        self.channel("train", "part-0.jsonl", lines)
+        rows = news_rows(60) if rows is None else rows
+        if rows:
+            self.channel("train", "part-0.jsonl", "\n".join(map(json.dumps, rows)))
         if base_model is not None:
             (root / "input/data/base_model").symlink_to(base_model)
         for name in ("model", "output/data", "checkpoints"):
