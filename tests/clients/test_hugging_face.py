@@ -7,6 +7,12 @@ from huggingface_hub.errors import HfHubHTTPError
 from tests.clients.conftest import BUSINESS, SPORT
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite keeps this package off the hub; here it asks this machine."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 @pytest.mark.parametrize("argument", ["model", "base_url"])
 def test_text_classification(url: str, argument: str) -> None:
     client = InferenceClient(model=url) if argument == "model" else InferenceClient(base_url=url)
