@@ -136,8 +136,14 @@ def serve(settings: Settings) -> int:
 
 def _load_engine(settings: Settings, report: Progress) -> Engine:
     directory = settings.model_dir
-    if not (directory / "manifest.json").is_file():  # a mistyped path should not cost the imports below
+    try:  # a mistyped path should not cost the imports below
+        (directory / "manifest.json").stat()
+        problem = ""
+    except FileNotFoundError:
         problem = "manifest.json is missing" if directory.is_dir() else "no such directory"
+    except (OSError, ValueError) as exc:  # no permission, a name too long ...
+        problem = getattr(exc, "strerror", None) or str(exc)
+    if problem:
         raise EngineLoadError(f"artifact {directory}: {problem}; SERVICE_MODEL_DIR names the artifact to serve")
     report("importing PyTorch")
     from service.torch_engine import load_torch_engine  # seconds of imports: after the port is bound, off the loop

@@ -131,9 +131,9 @@ def error_body(error: ServiceError) -> dict[str, Any]:
     return body
 
 
-def error_document(error: ServiceError) -> tuple[int, bytes]:
-    """Status and body, for where there is no framework."""
-    return error.status, json.dumps(error_body(error)).encode()
+def error_document(error: ServiceError, request_id: str) -> tuple[int, bytes]:
+    """Status and body, for where there is no framework and no request that has an id."""
+    return error.status, json.dumps(error_body(error) | {"request_id": request_id}).encode()
 
 
 def error_response(error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:

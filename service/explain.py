@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from service.batcher import deadline_exceeded
 from service.engine import Prediction
+from service.errors import ServiceError
 from service.pipeline import Answer, Pipeline, Timing, Work
 
 MAX_PARTS = 64
@@ -146,7 +147,10 @@ async def _log_odds(
         if left_ms < 1:
             raise deadline_exceeded(allowed_ms / 1000)
         how = replace(work, timeout_ms=left_ms, spans=False, lane="bulk")
-        outcomes = await pipeline.answers([texts[place] for place in some], how, Timing())
+        try:
+            outcomes = await pipeline.answers([texts[place] for place in some], how, Timing())
+        except ServiceError as exc:
+            raise deadline_exceeded(allowed_ms / 1000) if exc.kind == "deadline_exceeded" else exc from None
         for place, outcome in zip(some, outcomes, strict=True):
             if isinstance(outcome, Answer):
                 odds[place] = log_odds(outcome.prediction, label)

@@ -25,6 +25,7 @@ answer the caller may be silent; once all are sent the times begin anew), and he
 
 import asyncio
 import sys
+import uuid
 from functools import partial
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.errors import ServiceError, error_document
 from service.formats import LINES
 from service.streaming import GONE, OWING
+from service.telemetry import REQUEST_ID_HEADER, log
 
 MAX_HEAD_BYTES = 32_768
 MAX_FIELDS = 100
@@ -305,8 +307,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._close()
 
     def _write_error(self, kind: str, message: str) -> None:
-        status, body = error_document(ServiceError(kind, message))
-        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        request_id = uuid.uuid4().hex
+        status, body = error_document(ServiceError(kind, message), request_id)
+        log("request refused", status=status, kind=kind, request_id=request_id)
+        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+        head += f"{REQUEST_ID_HEADER.lower()}: {request_id}\r\n\r\n"
         self.transport.write(STATUS_LINE[status] + head.encode() + body)
 
     def _close(self) -> None:

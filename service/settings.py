@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     )
     cache_items: int = Field(0, ge=0, description="windows whose answers are kept for equal ones to come; 0: none")
     stuck_s: float = Field(120.0, gt=0, description="seconds of one batch after which the service is not ready")
-    default_timeout_ms: int = Field(30_000, ge=1, description="time for a request that names none")
+    default_timeout_ms: int = Field(
+        30_000, ge=1, description="time for a request that names none; of many lines, for every 64 of them"
+    )
     max_timeout_ms: int = Field(55_000, ge=1, description="most time a request may ask for; SageMaker hangs up at 60 s")
     drain_s: float = Field(
         20.0, ge=0, le=25, description="seconds for accepted work after SIGTERM; SageMaker kills at 30"

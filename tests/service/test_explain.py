@@ -3,14 +3,18 @@
 import math
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.batcher import deadline_exceeded
 from service.engine import Prediction
-from service.explain import MAX_PARTS, log_odds, parts_of, sentences
+from service.errors import ServiceError
+from service.explain import MAX_PARTS, explain, log_odds, parts_of, sentences
+from service.pipeline import Answer, Timing, Work
 from tests.service.conftest import ServiceFactory
 from tests.service.fakes import FakeEngine
 
@@ -142,6 +146,16 @@ async def test_the_time_allowed_is_for_all_of_it(service_with: ServiceFactory, m
         answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True})
         assert (answer.status_code, answer.json()["kind"]) == (504, "deadline_exceeded")
         assert (await service.post("/predict", {"text": "A goal. Nothing."})).status_code == 200
+
+
+async def test_time_that_runs_out_is_said_to_be_the_requests() -> None:
+    async def too_late(*_: Any) -> None:
+        raise deadline_exceeded(0.003)
+
+    pipeline: Any = SimpleNamespace(max_texts=2, answers=too_late)
+    answer = Answer(Prediction((("a", 0.8), ("b", 0.2)), False), tokens=4, tokens_read=4, windows=1)
+    with pytest.raises(ServiceError, match="no answer within 10000 ms"):
+        await explain(pipeline, "A goal. Nothing.", answer, Work(), 10_000, Timing())
 
 
 async def test_only_predict_explains(service_with: ServiceFactory) -> None:

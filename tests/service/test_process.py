@@ -20,7 +20,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from classifier.artifact import Artifact
-from service.__main__ import main
+from service.__main__ import _load_engine, main
+from service.errors import EngineLoadError
+from service.settings import Settings
 from tests.conftest import ROOT
 from tests.processes import ServiceProcess, client_of, service_process
 from tests.texts import news_rows
@@ -225,6 +227,12 @@ def test_mistyped_model_is_noticed_without_the_imports_of_a_model(tmp_path: Path
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["1", "False"]
+
+
+@pytest.mark.parametrize(("name", "problem"), [("a" * 5000, "File name too long"), (__file__, "Not a directory")])
+def test_a_model_that_cannot_be_looked_for_is_one_clear_line(name: str, problem: str) -> None:
+    with pytest.raises(EngineLoadError, match=problem):
+        _load_engine(Settings(model_dir=Path(name)), lambda _: None)
 
 
 def test_taken_port_is_a_failure(artifact: Artifact) -> None:

@@ -545,7 +545,8 @@ async def refused(reader: asyncio.StreamReader, kind: str) -> None:
     answer = await asyncio.wait_for(reader.read(), 30)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {STATUS[kind]} ".encode()) and b"connection: close" in head.lower()
-    assert json.loads(body)["kind"] == kind
+    error = json.loads(body)
+    assert error["kind"] == kind and f"x-request-id: {error['request_id']}".encode() in head
 
 
 async def answered(reader: asyncio.StreamReader) -> int:
