@@ -93,7 +93,8 @@ def test_sighup_under_load_changes_the_model_and_loses_no_request(artifact: Arti
         assert "was altered" in refusal["message"] and "kept" in refusal["message"]
         assert {status for status, _ in answers} == {200}, "none was lost"
         assert {version for _, version in answers} == {before, after}
-        assert answers[-1][1] == after, "a broken artifact changes nothing"
+        # not the last of `answers`: a caller may put down late what it was told before the change
+        assert predict(service, TEXTS[0]).json()["model"]["version"] == after, "a broken artifact changes nothing"
         assert service.stop() == 0
 
 
