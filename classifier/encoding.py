@@ -31,6 +31,8 @@ Sorting longer runs is quadratic in `unicodedata`: 40,000 marks stop a whole pro
 
 _WORD = re.compile(r"\S+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_MARKS = re.compile(f"[\u0300-\U0010ffff]{{{MAX_COMBINING + 1}}}")
+"""Where too many combining marks in a row may be: U+0300 is the first of them."""
 
 
 class TextCleaning(BaseModel):
@@ -242,6 +244,8 @@ def original_spans(text: str, cleaning: TextCleaning, windows: Sequence[Window])
 
 def _stream_safe(text: str) -> str:
     """The text with at most `MAX_COMBINING` combining marks in a row; more carry no meaning in any script."""
+    if not _MARKS.search(text):  # nearly every text: the loop takes milliseconds
+        return text
     kept: list[str] = []
     run = 0
     for character in text:

@@ -1,4 +1,5 @@
 import itertools
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,8 @@ def test_endless_combining_marks_are_cut_and_cost_no_time(encoder: Encoder) -> N
     marks = "a" + "\u0301" * 100_000 + "\u0316" * 100_000 + " goal"
     cleaned = TextCleaning().clean(marks)
     assert len(cleaned) < 50 and cleaned.endswith(" goal")
+    assert TextCleaning().clean("漢" * 40 + marks) == "漢" * 40 + cleaned
+    assert not any(unicodedata.combining(chr(code)) for code in range(0x300)), "clean-up looks from there on"
     assert TextCleaning().clean("Việt Nam, ภาษาไทย, हिन्दी, e\u0301") == "Việt Nam, ภาษาไทย, हिन्दी, \u00e9"
 
 
