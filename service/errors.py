@@ -58,7 +58,7 @@ MEANING: Final[Mapping[str, str]] = {
     "body_too_large": "the body has more bytes than `SERVICE_MAX_BODY_BYTES`",
     "text_too_large": "a text has more characters than `SERVICE_MAX_TEXT_CHARS`",
     "too_many_texts": "more texts than `SERVICE_MAX_TEXTS`",
-    "unsupported_media_type": "the Content-Type is not one that the path reads",
+    "unsupported_media_type": "the path does not read this Content-Type, or the body is compressed",
     "invalid_request": "a field is missing, unknown, of the wrong type or out of range; `details` says which",
     "empty_text": "nothing is left of the text after clean-up",
     "invalid_text": "the text is not valid Unicode",

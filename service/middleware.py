@@ -25,6 +25,9 @@ OPEN = frozenset({"/livez", "/readyz", "/ping", "/health", "/v2/health/live", "/
 ADMIN = "/admin/"
 """Paths that need an administrator's key."""
 
+PLAIN = frozenset({"", "identity"})
+"""Content-Encoding of a body that is sent as it is. A compressed one would have to be bounded after unpacking, too."""
+
 NO_KEY = "this service needs an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 NO_ADMIN = "this path needs one of SERVICE_ADMIN_KEYS, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 ADMIN_CLOSED = "this path is closed: SERVICE_ADMIN_KEYS names no key; SIGHUP reloads the model, too"
@@ -77,6 +80,8 @@ class RequestContext:
                 await error_response(ServiceError("unauthorized", refusal))(scope, receive, send_with_id)
             elif declared.isdecimal() and int(declared) > limit:
                 await error_response(ServiceError("body_too_large", _too_large(limit)))(scope, receive, send_with_id)
+            elif counts and (coding := headers.get("content-encoding", "identity").strip().lower()) not in PLAIN:
+                await error_response(_compressed(coding))(scope, receive, send_with_id)
             elif counts and self._in_flight > self._runtime.settings.max_requests:
                 await error_response(self._too_many())(scope, receive, send_with_id)
             else:
@@ -138,6 +143,12 @@ def _has_one(keys: Sequence[bytes], headers: Headers) -> bool:
 def streams(path: str, headers: Headers) -> bool:
     """A body of any length, of which only some lines are in memory at a time."""
     return path == "/batch" and media_type(headers) in LINES
+
+
+def _compressed(coding: str) -> ServiceError:
+    return ServiceError(
+        "unsupported_media_type", f"Content-Encoding is {coding[:100]!r}; send the body as it is, without compression"
+    )
 
 
 def _too_large(limit: float) -> str:

@@ -44,6 +44,8 @@ from service.schemas import (
 from service.streaming import LinesResponse
 
 PREDICT_ERRORS = (*(kind for kind in WORK_ERRORS if kind != "too_many_texts"), *TEXT_ERRORS)
+MODEL_ERRORS = ("inference_failed", "text_too_long", "deadline_exceeded")
+"""Kinds that come of the model or of waiting for it."""
 BATCH_ERRORS = tuple(kind for kind in WORK_ERRORS if kind != "inference_failed")
 
 TOKENS_AT_ONCE = 1000
@@ -173,7 +175,7 @@ async def batch(body: BatchRequest, runtime: RuntimeOf, response: Response) -> B
     "/tokenize",
     summary="Tokens of a text",
     description="What the model would read of a text, without reading it.",
-    responses=documented(*(kind for kind in PREDICT_ERRORS if kind not in ("inference_failed", "text_too_long"))),
+    responses=documented(*(kind for kind in PREDICT_ERRORS if kind not in MODEL_ERRORS)),
     response_model=TokenizeResponse,
 )
 async def tokenize(body: TokenizeRequest, runtime: RuntimeOf) -> Response:

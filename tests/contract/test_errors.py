@@ -129,6 +129,8 @@ CASES: list[tuple[str, str, str, Provoke, Mapping[str, Any]]] = [
     ("too_many_texts", "too many texts", "/batch", post("/batch", {"texts": ["a", "b", "c"]}), {"max_texts": 2}),
     ("unsupported_media_type", "another Content-Type", "/predict",
      post("/predict", b"a", **{"content-type": "text/plain"}), {}),
+    ("unsupported_media_type", "a compressed body", "/batch",
+     post("/batch", {"texts": ["a"]}, **{"content-encoding": "gzip"}), {}),
     ("invalid_request", "a field of the wrong type", "/predict", post("/predict", {"text": 1}), {}),
     ("invalid_request", "an unknown field", "/predict", post("/predict", {"text": "a", "b": 1}), {}),
     ("invalid_request", "1,000 unknown fields", "/predict",

@@ -1,6 +1,7 @@
 """Every route over the fake engine: answers, and each error with its status, kind and shape."""
 
 import asyncio
+import gzip
 import json
 import logging
 import re
@@ -155,6 +156,25 @@ async def test_other_content_types_are_415(service_with: ServiceFactory, path: s
     async with service_with() as service:
         response = await service.client.post(path, content=b'{"text": "a"}', headers={"content-type": declared})
         check_error(response, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "Deflate", "identity, gzip"])
+@pytest.mark.parametrize("path", ["/predict", "/batch", "/invocations", "/v2/models/fake/infer"])
+async def test_compressed_bodies_are_415_and_not_called_broken(
+    service_with: ServiceFactory, path: str, coding: str
+) -> None:
+    async with service_with() as service:
+        headers = {"content-type": "application/json", "content-encoding": coding}
+        response = await service.client.post(path, content=gzip.compress(b'{"text": "a"}'), headers=headers)
+        check_error(response, "unsupported_media_type")
+        assert f"Content-Encoding is '{coding.lower()}'" in response.json()["error"]
+
+
+@pytest.mark.parametrize("coding", ["identity", ""])
+async def test_bodies_that_say_they_are_plain_are_read(service_with: ServiceFactory, coding: str) -> None:
+    async with service_with() as service:
+        response = await service.client.post("/predict", json={"text": "a"}, headers={"content-encoding": coding})
+        assert response.status_code == 200
 
 
 @pytest.mark.parametrize("declared", ["application/json; charset=utf-8", "Application/JSON", "application/vnd.x+json"])
