@@ -1,6 +1,6 @@
 """Build the images and run them as SageMaker, EC2 and Kubernetes do; print what they are as Markdown.
 
-    python scripts/image_test.py [--work build/image] [--torch-index URL] [--skip-train]
+    python scripts/image_test.py [--work build/image] [--torch-index URL] [--skip-train] [--skip-page]
 
 Needs Docker, or root and buildah, mmdebstrap and runc (scripts/image_engines.py). Exit status 0 if everything held.
 """
@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from image_engines import ROOT, Buildah, Container, Engine, EngineError, Start, choose, stop
@@ -41,6 +42,16 @@ NOT_IN_SERVE = (
     "boto3",
 )
 TEXT = "The striker scored twice in the cup final."
+ASK_THE_PAGE = f"""
+from streamlit.testing.v1 import AppTest
+page = AppTest.from_file("client/streamlit_app.py", default_timeout=60).run()
+page.text_area(key="text").set_value({TEXT!r})
+next(button for button in page.button if button.label == "Classify").click()
+page.run()
+assert not page.exception, page.exception
+print("answer:", page.tabs[0].subheader[0].value)
+"""
+"""Run inside the page's image: type, click, read the label."""
 
 
 class CheckError(Exception):
@@ -233,6 +244,29 @@ def training(engine: Engine, train: str, serve: str, work: Path) -> str:
     )
 
 
+def page(engine: Engine, image: str, serve: str) -> str:
+    """The page as docker-compose.yml starts it, beside the service; then one question asked of it."""
+    port, service_port = free_port(), free_port()
+    environment = {"CLASSIFIER_URL": f"http://127.0.0.1:{service_port}", "CLASSIFIER_FIXED": "1"}
+    flags = [f"--server.port={port}", "--server.address=127.0.0.1"]
+    locked = Start(image, flags, environment=environment, user=UNPRIVILEGED, read_only=True, memory_mb=MEMORY_MB)
+    service = Start(serve, environment={"SERVICE_PORT": str(service_port), "SERVICE_HOST": "127.0.0.1"})
+    with (
+        running(engine, service) as classifier,
+        running(engine, locked) as container,
+    ):
+        up = until(lambda: ask(port, "/_stcore/health")[0] == 200, container, "the page's health answers 200")
+        status, body = ask(port, "/")
+        check(status == 200 and b"<title>" in body, f"/: {status} {body[:500]!r}")
+        until(lambda: ask(service_port, "/readyz")[0] == 200, classifier, "/readyz answers 200")
+        asks = replace(locked, arguments=(), entrypoint=["/opt/venv/bin/python", "-c", ASK_THE_PAGE])
+        code, text = finished(engine, asks)
+        check(code == 0 and "answer: sport" in text, f"a question: exit code {code}: {text[-3000:]}")
+        peak = int(status_field(container, "VmHWM").split()[0]) / 1024
+        stopped = stops(container)
+    return f"answers after {up:.1f} s and with the service's label, {peak:.0f} MB resident, exit 0 in {stopped:.1f} s"
+
+
 def fresh(directory: Path) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -263,6 +297,10 @@ def run(arguments: argparse.Namespace) -> None:
         ("what cannot be meant", lambda: refuses(engine, serve, work)),
     ]
     tables = [("serve", layer_table(engine, serve))]
+    if not arguments.skip_page:
+        shown = engine.build("page", "")
+        tables.append(("page", layer_table(engine, shown)))
+        checks.append(("`page` beside `serve`: uid 10001, read-only root", lambda: page(engine, shown, serve)))
     if not arguments.skip_train:
         train = engine.build("train", arguments.torch_index)
         tables.append(("train", layer_table(engine, train)))
@@ -286,7 +324,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build the images and run them as they will be run.")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "image", help="where images and logs are kept")
     parser.add_argument("--torch-index", default="", help="package index for torch; empty: pip's own")
-    parser.add_argument("--skip-train", action="store_true", help="the serving image only")
+    parser.add_argument("--skip-train", action="store_true", help="do not build the training image")
+    parser.add_argument("--skip-page", action="store_true", help="do not build the page's image")
     try:
         run(parser.parse_args())
     except (CheckError, EngineError, subprocess.SubprocessError) as error:
