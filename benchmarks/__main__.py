@@ -22,6 +22,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "engine": ("engine",),
     "engine128": ("engine", "--tokens", "128"),
     "service": ("service",),
+    "low_load": ("low_load",),
     "start": ("start",),
     "overload": ("overload",),
 }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine, overload, service, start
+from benchmarks import engine, low_load, overload, service, start
 from benchmarks.figures import medians
 from benchmarks.options import load
 
@@ -12,6 +12,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("engine-1024", "The forward, articles up to 1024 tokens", engine.report),
     ("engine-128", "The forward, articles up to 128 tokens", engine.report),
     ("service", "Over HTTP", service.report),
+    ("low-load", "A single text", low_load.report),
     ("start", "Start and memory", start.report),
     ("overload", "Overload", overload.report),
 )

@@ -6,12 +6,11 @@
 Every service reads the first 128 tokens of the same BBC articles. In each round each of them is started, measured and
 stopped in turn, beginning with another one each round. First closed loops of 1 to 64 clients; then open loops, Poisson
 arrivals at fractions of the capacity (the best throughput of the closed loops) of ours and of the article's handler.
-In the same rounds runs the bare engine, without HTTP, and last, on models/default, what HTTP adds to a single text.
+In the same rounds runs the bare engine, without HTTP.
 """
 
 import asyncio
 import json
-import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -22,11 +21,10 @@ from typing import Any
 from benchmarks.artifacts import articles, resolve, truncating
 from benchmarks.environments import environment, pinned
 from benchmarks.errors import BenchmarkError, Unavailable
-from benchmarks.figures import medians, percentile, poisson_schedule
+from benchmarks.figures import medians, poisson_schedule
 from benchmarks.load import Pool, closed_loop, open_loop
 from benchmarks.machine import command, describe, versions_in
 from benchmarks.options import parser, run, save, say
-from benchmarks.processes import ROOT
 from benchmarks.servers import ARTICLE, BENTOML, LITSERVE, OURS, Server, Up, article, bentoml, litserve, ours, up
 from benchmarks.tables import number, table
 from benchmarks.workers.client import Worker, started
@@ -63,7 +61,6 @@ def measure(options: Namespace) -> dict[str, Any]:
     contestants = _servers(artifact, options, figures)
     _closed_rounds(contestants, artifact, texts, options, figures)
     _open_rounds(contestants, texts, options, figures)
-    figures["added"] = added_latency(options)
     return figures
 
 
@@ -103,7 +100,7 @@ def _closed_rounds(
                 figures["unavailable"][server.name] = str(exc)
                 say(f"{server.name}: {exc}")
             if server.name == OURS:  # next to each other: what else the machine does then counts for both
-                with _bare(artifact, texts, options) as bare:
+                with bare_engine(artifact, texts, options) as bare:
                     figures["bare_texts_per_s"].append(_bare_rate(bare, options.seconds))
 
 
@@ -153,41 +150,7 @@ def capacity(figures: dict[str, Any], name: str) -> float:
     return max((median(turn["throughput_per_s"] for turn in turns) for turns in levels.values()), default=0.0)
 
 
-def added_latency(options: Namespace) -> dict[str, Any]:
-    """What the service adds to the model's own time where nothing else is asked, on models/default as it is served.
-
-    Each text is asked over HTTP and then given to the bare engine, which nobody else uses meanwhile.
-    """
-    artifact = ROOT / "models" / "default"
-    texts = articles(options.data, options.singles, options.seed + 1)
-    say("what HTTP adds to a single text")
-    server = ours(artifact)
-    http_ms, engine_ms = [], []
-    with up(server, options.work) as running, _bare(artifact, texts, options) as bare:
-
-        async def ask_all() -> None:
-            pool = Pool(HOST, running.port)
-            for text in texts[:WARM_UP]:
-                await pool.ask(server.request(text))
-            for place, text in enumerate(texts):
-                sent = time.perf_counter()
-                await pool.ask(server.request(text))
-                http_ms.append(1000 * (time.perf_counter() - sent))
-                engine_ms.append(1000 * bare.run(place)["seconds"])
-            await pool.close()
-
-        asyncio.run(ask_all())
-    added = [one - other for one, other in zip(http_ms, engine_ms, strict=True)]
-    return {
-        "texts": len(texts),
-        "http_ms": median(http_ms),
-        "engine_ms": median(engine_ms),
-        "added_ms": median(added),
-        "added_p95_ms": percentile(added, 95),
-    }
-
-
-def _bare(artifact: Path, texts: list[str], options: Namespace) -> AbstractContextManager[Worker]:
+def bare_engine(artifact: Path, texts: list[str], options: Namespace) -> AbstractContextManager[Worker]:
     path = (options.work / "texts.json").absolute()
     path.write_text(json.dumps(texts), encoding="utf-8")
     flags = ["--artifact", artifact, "--texts", path, "--threads", str(available_cpus())]
@@ -256,13 +219,6 @@ def report(figures: dict[str, Any]) -> str:
             f"**Saturation:** with {SATURATING} clients the service gives {100 * ratio:.1f} % of the bare engine's "
             f"{number(median(bare))} texts/s.",
         ]
-    added = figures["added"]
-    parts += [
-        "",
-        f"**Low load:** on `models/default` the service adds {added['added_ms']:.2f} ms (median; p95 "
-        f"{added['added_p95_ms']:.2f}) to the engine's {added['engine_ms']:.2f} ms of a single text, "
-        f"{added['texts']} texts.",
-    ]
     return "\n".join(parts)
 
 
@@ -302,13 +258,12 @@ def main() -> None:
     arguments.add_argument("--open-rounds", type=int, default=2)
     arguments.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS))
     arguments.add_argument("--fractions", type=float, nargs="+", default=list(FRACTIONS), help="of capacities")
-    arguments.add_argument("--singles", type=int, default=60, help="texts asked one by one")
     arguments.add_argument("--checked", type=int, default=20, help="texts whose labels are compared")
     options = arguments.parse_args()
     if options.quick:
         options.rounds = options.open_rounds = 1
         options.seconds, options.open_seconds, options.clients, options.fractions = 2.0, 3.0, [1, 8, 32], [0.5]
-        options.articles, options.singles, options.checked = 40, 10, 5
+        options.articles, options.checked = 40, 5
     if not options.clients:
         raise BenchmarkError("--clients needs at least one number")
     figures = measure(options)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engine, report
+from benchmarks import engine, low_load, report
 from benchmarks.machine import describe
 from benchmarks.options import load
 from benchmarks.tables import number, table
@@ -72,11 +72,15 @@ def test_page_shows_what_was_measured_and_says_what_was_not(tmp_path: Path) -> N
     import json
 
     (tmp_path / "engine-1024.json").write_text(json.dumps(engine_figures()), encoding="utf-8")
+    times = {name: [1.0, 2.0, 3.0, 4.0] for name in low_load.MEASURES}
+    alone = {"command": "c", "machine": describe(), "texts": 2, "rounds": 2, "times": times}
+    (tmp_path / "low-load.json").write_text(json.dumps(alone), encoding="utf-8")
     output = tmp_path / "results.md"
     report.write(tmp_path, output, "python -m benchmarks")
     page = output.read_text(encoding="utf-8")
     assert "| other | 100 | 50 to 100 | 0.50 |" in page
     assert "| absent | not on this CPU |" in page
     assert page.count("Not measured.") == 4
+    assert "| added, around the model | 1.75 | 2.50 | 3.25 | 3.85 |" in page
     assert (tmp_path / "results.png").stat().st_size > 1000
     assert load(tmp_path, "service") is None
