@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,11 +77,14 @@ def run_job(places: Places, raw: Mapping[str, Any] | None = None) -> int:
         job, cluster = prepare(places, places.config("hyperparameters", "SM_HPS") if raw is None else raw)
         if len(cluster.hosts) > 1:
             wait_for(master_address(cluster, places))
+        stop.deferred = True
     except _Requested:
         return _stopped("before training began")
     except (TrainingError, OSError) as exc:
         return _failed(places, str(exc), INPUT_ERROR)
-    stop.deferred = True
+    except Exception as exc:
+        traceback.print_exc()
+        return _failed(places, f"{type(exc).__name__}: {exc}", FAILED)
     environment = places.environment(PYTHONUNBUFFERED="1", **network(cluster))
     return _supervise(places, command(cluster, places, str(job)), environment, stop)
 

@@ -66,8 +66,8 @@ class Places:
             ConfigError: it is no JSON object.
         """
         path = self.root / "input" / "config" / f"{name}.json"
-        raw = self.variables.get(variable) or (path.read_text(encoding="utf-8") if path.is_file() else "{}")
         try:
+            raw = self.variables.get(variable) or (path.read_text(encoding="utf-8") if path.is_file() else "{}")
             value = json.loads(raw)
         except ValueError as exc:
             raise ConfigError(f"{variable if self.variables.get(variable) else path} is not valid JSON: {exc}") from exc

@@ -83,6 +83,33 @@ def test_broken_configuration_and_arguments_fail_too(tmp_path: Path) -> None:
     assert job.run("-m", "training.sagemaker.container", "serve")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "environment", "code", "message"),
+    [
+        ("hyperparameters", b'{"name": "caf\xe9"}', {}, 2, "hyperparameters.json is not valid JSON: 'utf-8' codec"),
+        ("resourceconfig", b'{"hosts": 5}', {}, 1, "TypeError: "),
+        ("inputdataconfig", b'{"train": "File"}', {}, 1, "AttributeError: "),
+        ("inputdataconfig", b"{}", {"SM_HOSTS": "["}, 1, "JSONDecodeError: "),
+    ],
+)
+def test_what_the_platform_should_not_write_reaches_the_failure_file(
+    file: str, content: bytes, environment: dict[str, str], code: int, message: str, tmp_path: Path
+) -> None:
+    job = Job(tmp_path, {}, None)
+    job.environment |= environment
+    (tmp_path / "input" / "config" / f"{file}.json").write_bytes(content)
+    ended, log = job.run()
+    assert ended == code, log
+    assert message in job.failure and ("Traceback" in log) == (code == 1)
+
+
+def test_a_channel_of_hidden_files_is_empty(tmp_path: Path) -> None:
+    job = Job(tmp_path, {}, None, rows=())
+    job.channel("train", ".DS_Store", "")
+    job.channel("train", "_SUCCESS", "")
+    assert job.run()[0] == 2 and job.failure.startswith("channel train is empty")
+
+
 def test_a_failure_file_that_is_there_stays(tmp_path: Path) -> None:
     job = Job(tmp_path, {"epoch": "1"}, None)
     (tmp_path / "output" / "failure").write_text("disk full", encoding="utf-8")
