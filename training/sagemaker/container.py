@@ -28,7 +28,7 @@ from training.errors import TrainingError
 from training.sagemaker import channels
 from training.sagemaker.cluster import Cluster, command, master_address, network, read_cluster, wait_for
 from training.sagemaker.hyperparameters import parse_hyperparameters, training_config
-from training.sagemaker.settings import Places
+from training.sagemaker.settings import RESERVE, RESERVE_BYTES, Places
 
 INPUT_ERROR, FAILED = 2, 1
 FAILURE_BYTES = 1024
@@ -100,6 +100,7 @@ def prepare(places: Places, raw: Mapping[str, Any]) -> tuple[Path, Cluster]:
     shutil.rmtree(places.work, ignore_errors=True)
     for name in ("pids", "outcomes"):
         (places.work / name).mkdir(parents=True)
+    (places.work / RESERVE).write_bytes(bytes(RESERVE_BYTES))
     data = channels.data_directory(places, len(cluster.hosts))
     base = channels.base_model(places, settings.get("base_model"))
     if base is not None:
@@ -208,9 +209,11 @@ def _stopped(how: str) -> int:
 
 def _failed(places: Places, message: str, code: int) -> int:
     """Write the failure file, what matters first; one that is there is somebody's who knew better."""
+    message = message.replace("--checkpoints", "S3 prefix for checkpoints")  # no hyper-parameter
     message = re.sub(r"(?<!\S)--([a-z][a-z-]+)", r"hyper-parameter \1", message)
     sys.stderr.write(f"error: {message}\n")
     try:
+        (places.work / RESERVE).unlink(missing_ok=True)
         places.failure.parent.mkdir(parents=True, exist_ok=True)
         if not places.failure.exists():
             places.failure.write_bytes(shorten(message).encode())

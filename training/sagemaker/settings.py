@@ -12,6 +12,9 @@ from typing import Any
 
 from training.errors import ConfigError
 
+RESERVE, RESERVE_BYTES = "reserve", 65_536
+"""A file in the work directory, given up when a job fails: on a full disk there is room to say so."""
+
 
 @dataclass(frozen=True)
 class Places:

@@ -5,6 +5,7 @@ WORK/pids/RANK         this process, for the container's signals
 WORK/outcomes/RANK     how it ended: {"outcome": "done" | "stopped" | "failed", "message", "expected", "time"}
 """
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 
 from training.config import TrainConfig
 from training.errors import TrainingError
+from training.sagemaker.settings import RESERVE
 
 FAILED = 1
 
@@ -42,8 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrainingError, ClassifierError) as exc:
         outcome |= {"message": str(exc), "expected": True}
     except Exception as exc:
-        outcome["message"] = f"{type(exc).__name__}: {exc}"
+        full = "; use a larger volume" if os.strerror(errno.ENOSPC) in str(exc) else ""
+        outcome["message"] = f"{type(exc).__name__}: {exc}{full}"
         traceback.print_exc()
+    if outcome["outcome"] == "failed":
+        (job.parent / RESERVE).unlink(missing_ok=True)
     _write(job.parent / "outcomes" / own, outcome | {"time": time.time()})
     return FAILED if outcome["outcome"] == "failed" else 0
 

@@ -1,11 +1,15 @@
 """Whole jobs in trees like /opt/ml, by the entry point that an image runs."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +17,9 @@ from classifier.artifact import read_artifact
 from tests.processes import free_port
 from tests.texts import news_rows
 from tests.training.sagemaker.emulator import QUICK, Job
-from training.sagemaker.container import FAILURE_BYTES, METRIC_DEFINITIONS, shorten
+from training.sagemaker import worker
+from training.sagemaker.container import FAILURE_BYTES, METRIC_DEFINITIONS, _failed, _why, prepare, shorten
+from training.sagemaker.settings import Places
 
 
 def metrics_of(job: Job) -> dict[str, object]:
@@ -110,6 +116,42 @@ def test_a_channel_of_hidden_files_is_empty(tmp_path: Path) -> None:
     assert job.run()[0] == 2 and job.failure.startswith("channel train is empty")
 
 
+def test_on_a_full_disk_there_is_room_to_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Job(tmp_path, {}, None)
+    places, opened, full = Places(tmp_path, {}), Path.open, threading.Event()
+    job, _ = prepare(places, {})
+    reserve = places.work / "reserve"
+    assert reserve.stat().st_size == 65_536
+
+    def no_room() -> OSError:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def open_if_there_is_room(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if "w" in mode and full.is_set() and reserve.exists():
+            raise no_room()
+        return opened(path, mode, *more, **named)
+
+    def train(_: object) -> None:
+        full.set()
+        raise no_room()
+
+    monkeypatch.setattr(Path, "open", open_if_there_is_room)
+    monkeypatch.setattr("training.sagemaker.worker._train", train)
+    monkeypatch.setattr("training.sagemaker.worker.signal.signal", lambda *_: None)
+    assert worker.main([str(job)]) == 1
+    message, expected = _why(places.work, 1)
+    assert message == "OSError: [Errno 28] No space left on device; use a larger volume" and not expected
+    reserve.touch()
+    assert _failed(places, message, 1) == 1
+    assert (tmp_path / "output" / "failure").read_text(encoding="utf-8") == message
+
+
+def test_checkpoints_of_another_run_are_explained_in_the_platforms_words(tmp_path: Path) -> None:
+    assert _failed(Places(tmp_path, {}), "of another run. Choose another --checkpoints or --name", 2) == 2
+    said = (tmp_path / "output" / "failure").read_text(encoding="utf-8")
+    assert said == "of another run. Choose another S3 prefix for checkpoints or hyper-parameter name"
+
+
 def test_a_failure_file_that_is_there_stays(tmp_path: Path) -> None:
     job = Job(tmp_path, {"epoch": "1"}, None)
     (tmp_path / "output" / "failure").write_text("disk full", encoding="utf-8")
@@ -117,8 +159,6 @@ def test_a_failure_file_that_is_there_stays(tmp_path: Path) -> None:
 
 
 def test_process_killed_from_outside_is_reported_as_memory(tmp_path: Path, base_model: Path) -> None:
-    import os
-
     job = Job(tmp_path, QUICK | {"epochs": 500}, base_model)
     with job.start() as process:
         assert process.stdout is not None
