@@ -4,8 +4,8 @@
 
 Lines are only ever appended. After a kill the last one may be broken off: it is cut away, and the row asked again. The
 output itself is written from the input and this file when all rows are there, under another name first; so it is whole
-or absent, and the same however often the run was interrupted: to the byte if the service's answers are, whose last digit
-may depend on the texts that share a batch.
+or absent, and the same however often the run was interrupted: to the byte if the service's answers are, whose last
+digit may depend on the texts that share a batch.
 """
 
 import contextlib

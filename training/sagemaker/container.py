@@ -164,8 +164,8 @@ def _supervise(places: Places, train: list[str], environment: dict[str, str], st
         code = 0  # whatever torchrun says: it complains where another host was done first
     if killed:
         return _stopped(f"no step ended within {STOP_S:g} s; the last complete checkpoint counts")
-    if code == 0 and stop.at is None:
-        return 0
+    if code == 0 and (stop.at is None or not _any_stopped(places.work)):
+        return 0  # the request came when little was left to do: the model is whole
     if code == 0:
         return _stopped(f"{time.monotonic() - (stop.at or 0):.1f} s after it was asked to")
     message, expected = _why(places.work, code)
@@ -175,8 +175,18 @@ def _supervise(places: Places, train: list[str], environment: dict[str, str], st
 def _all_well(work: Path) -> bool:
     """Whether every process that began to train has said that it is done or was stopped."""
     begun = {path.name for path in (work / "pids").glob("[!.]*")}
-    said = {path.name: json.loads(path.read_text("utf-8")) for path in (work / "outcomes").glob("[!.]*")}
+    said = _outcomes(work)
     return bool(begun) and begun == set(said) and all(one["outcome"] != "failed" for one in said.values())
+
+
+def _any_stopped(work: Path) -> bool:
+    said = _outcomes(work).values()
+    return not said or any(one["outcome"] == "stopped" for one in said)
+
+
+def _outcomes(work: Path) -> dict[str, Any]:
+    """What each process that has ended said of it."""
+    return {path.name: json.loads(path.read_text("utf-8")) for path in (work / "outcomes").glob("[!.]*")}
 
 
 def _signal(pid_file: Path, sig: signal.Signals) -> None:
@@ -186,7 +196,7 @@ def _signal(pid_file: Path, sig: signal.Signals) -> None:
 
 def _why(work: Path, code: int) -> tuple[str, bool]:
     """The first cause among the processes' words: an error of ours before the others', then the earliest."""
-    outcomes = {path.name: json.loads(path.read_text("utf-8")) for path in (work / "outcomes").glob("[!.]*")}
+    outcomes = _outcomes(work)
     failed = [one for one in outcomes.values() if one["outcome"] == "failed"]
     silent = [path for path in (work / "pids").glob("[!.]*") if path.name not in outcomes]
     if any(one["expected"] for one in failed) or (failed and not silent):

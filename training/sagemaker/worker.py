@@ -22,6 +22,8 @@ from training.errors import TrainingError
 from training.sagemaker.settings import RESERVE
 
 FAILED = 1
+FULL_BYTES = 2**20
+"""With less left a disk is full: libraries report that as errors of all kinds."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrainingError, ClassifierError) as exc:
         outcome |= {"message": str(exc), "expected": True}
     except Exception as exc:
-        full = "; use a larger volume" if os.strerror(errno.ENOSPC) in str(exc) else ""
-        outcome["message"] = f"{type(exc).__name__}: {exc}{full}"
+        full = os.strerror(errno.ENOSPC) in str(exc) or shutil.disk_usage(job.parent).free < FULL_BYTES
+        outcome["message"] = f"{type(exc).__name__}: {exc}{'; the disk is full: use a larger volume' if full else ''}"
         traceback.print_exc()
     if outcome["outcome"] == "failed":
         (job.parent / RESERVE).unlink(missing_ok=True)
