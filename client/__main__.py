@@ -30,6 +30,7 @@ SERVICE_ERROR = 3
 INTERRUPTED = 130
 
 UNLIMITED_TRIES = 1_000_000
+MOST_S = 1e7
 
 IMPATIENT = Retry(total_s=30, tries=3)
 """For a person who waits."""
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(cause, parsed, f"; {exc}")
     except ClientError as exc:
         return _failed(exc, parsed)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
 
@@ -85,16 +86,23 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--all-scores", action="store_true", help="a column for each label's probability, too")
     job.add_argument("--prefix", default="", help="before the names of the added columns")
     job.add_argument(
-        "--concurrency", type=int, default=CONCURRENCY, help=f"requests at a time, at most; default {CONCURRENCY}"
+        "--concurrency",
+        type=_at_least_one,
+        default=CONCURRENCY,
+        help=f"requests at a time, at most; default {CONCURRENCY}",
     )
     job.add_argument(
-        "--patience", type=float, default=120, metavar="S", help="seconds to wait for a service in trouble; default 120"
+        "--patience",
+        type=_seconds,
+        default=120,
+        metavar="S",
+        help="seconds to wait for a service in trouble; default 120",
     )
     job.add_argument("--restart", action="store_true", help="forget what an interrupted run has done")
     job.add_argument("--overwrite", action="store_true", help="replace an output that is there")
 
     live = _command(commands, "watch", _watch, "live figures of the service")
-    live.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between readings; default 2")
+    live.add_argument("--interval", type=_seconds, default=2.0, metavar="S", help="seconds between readings; default 2")
     live.add_argument("--once", action="store_true", help="one interval only")
 
     _command(commands, "info", _info, "what is served, and its limits")
@@ -112,6 +120,19 @@ def _command(commands: Any, name: str, call: Callable[[argparse.Namespace], int]
     return command
 
 
+def _at_least_one(text: str) -> int:
+    if text.isdecimal() and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number from 1, is {text!r}")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MOST_S:  # nor nan
+        raise argparse.ArgumentTypeError(f"must be from above 0 to {MOST_S:g} seconds, is {text!r}")
+    return value
+
+
 def _add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top-k", type=int, help="only the k most probable labels; default: all")
     command.add_argument(
@@ -124,7 +145,8 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 def _options(parsed: argparse.Namespace) -> OptionFields:
     """Those that were given."""
-    return {name: getattr(parsed, name) for name in OptionFields.__annotations__ if getattr(parsed, name, None)}  # type: ignore[return-value]
+    given = ((name, getattr(parsed, name, None)) for name in OptionFields.__annotations__)
+    return {name: value for name, value in given if not (value is None or value is False)}  # type: ignore[return-value]
 
 
 def _client(parsed: argparse.Namespace) -> Client:
@@ -132,7 +154,7 @@ def _client(parsed: argparse.Namespace) -> Client:
 
 
 def _predict(parsed: argparse.Namespace) -> int:
-    text = sys.stdin.read() if parsed.text == "-" else parsed.text
+    text = _standard_input() if parsed.text == "-" else parsed.text
     with _client(parsed) as client:
         answer = client.predict(text, **_options(parsed))
     if parsed.json:
@@ -140,6 +162,13 @@ def _predict(parsed: argparse.Namespace) -> int:
     else:
         print("\n".join(_shown(answer)))
     return 0
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"standard input is not UTF-8: {exc}") from None
 
 
 def _shown(answer: Prediction) -> list[str]:

@@ -1,5 +1,6 @@
 """A file of texts in, the same file with labels out: any size at constant memory, resumable, one bad row harms none."""
 
+import json
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from client.client import CONCURRENCY, AsyncClient
 from client.errors import Unsupported
+from client.models import Outcome, Prediction
 from client.results import COLUMNS, Results, fingerprint, result_of
 from client.table import InputError, Source, format_of, open_sink, open_source
 from client.wire import OptionFields
@@ -95,6 +97,8 @@ async def classify(
     """
     kind = format_of(job.output)
     source = open_source(job.source, job.text_column)
+    if job.output.is_dir():
+        raise InputError(f"{job.output} is a directory")
     if job.output.exists() and not job.overwrite:
         raise InputError(f"{job.output} exists; --overwrite replaces it")
     if job.output.resolve() == job.source.resolve():
@@ -109,17 +113,26 @@ async def classify(
     if taken:
         raise InputError(f"{job.source} has a column {taken[0]!r} of its own; --prefix renames those that are added")
     try:
-        results = Results(job.output, _about(job, model), job.restart)
+        about = _about(job, model)
+        results = Results(job.output, about, job.restart)
     except OSError as exc:
         raise InputError(f"{job.output}: {exc.strerror or exc}") from exc
     with results:
         summary = Summary(resumed_at=results.done)
         watcher.begin(results.done)
         began = now()
-        await _answer(job, source, client, results, wanted, watcher, now)
-        summary.seconds = now() - began
-        results.sync()
-        _write(job, kind, source, results, added, summary)
+        try:
+            await _answer(job, source, client, results, wanted, model, watcher, now)
+            summary.seconds = now() - began
+            results.sync()
+            if fingerprint(job.source) != about["input"]:
+                raise InputError(f"{job.source} has changed while it was classified; begin anew with --restart")
+            _write(job, kind, source, results, added, summary)
+        except OSError as exc:
+            raise InputError(
+                f"{exc.filename or job.output}: {exc.strerror or exc}; what is done is kept in {results.path}, and "
+                "the same command goes on there"
+            ) from exc
         results.remove()
     return summary
 
@@ -135,7 +148,7 @@ async def _model(client: AsyncClient) -> tuple[dict[str, str] | None, list[str]]
 
 def _about(job: Job, model: Mapping[str, str] | None) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": 2,
         "input": fingerprint(job.source),
         "text_column": job.text_column,
         "options": dict(job.options),
@@ -150,10 +163,16 @@ async def _answer(
     client: AsyncClient,
     results: Results,
     labels: list[str],
+    model: Mapping[str, str] | None,
     watcher: Watcher,
     now: Callable[[], float],
 ) -> None:
-    """Append the results of all rows that have none."""
+    """Append the results of all rows that have none.
+
+    Raises:
+        OSError: of the disk.
+        Interrupted: from anything else.
+    """
     problems: deque[str] = deque()
     rows, flushed = results.done, now()
     try:
@@ -161,16 +180,30 @@ async def _answer(
         answers = client.predict_many(texts, concurrency=job.concurrency, **job.options)
         async with aclosing(answers):
             async for outcome in answers:
+                _check_model(outcome, model)
                 results.append(result_of(outcome, problems.popleft(), labels))
                 rows += 1
                 if now() - flushed >= FLUSH_S:
                     results.flush()
                     flushed = now()
                     watcher.update(rows, min(source.share(), 0.999))
+    except OSError:
+        raise
     except BaseException as exc:  # cancellation, too
         results.flush()
         raise Interrupted(rows, results.path) from exc
     watcher.update(rows, 1.0)
+
+
+def _check_model(outcome: Outcome, model: Mapping[str, str] | None) -> None:
+    """Raises InputError: the service has changed its model since the run began."""
+    if model is None or not isinstance(outcome, Prediction) or outcome.model is None:
+        return
+    if (outcome.model.name, outcome.model.version) != (model["name"], model["version"]):
+        raise InputError(
+            f"the service answers by the model {json.dumps(outcome.model.model_dump())} now, the run began with "
+            f"{json.dumps(model)}; go back to that, or begin anew with --restart"
+        )
 
 
 async def _texts(source: Source, skip: int, problems: deque[str]) -> AsyncIterator[str]:
@@ -184,20 +217,28 @@ async def _texts(source: Source, skip: int, problems: deque[str]) -> AsyncIterat
 def _write(job: Job, kind: str, source: Source, results: Results, added: Mapping[str, type], summary: Summary) -> None:
     """The output, from the input and the results."""
     unfinished = job.output.with_name(f".{job.output.name}.writing")
-    found = _counted(results, job.prefix, added, summary)
+    try:
+        _write_to(unfinished, job, kind, source, _counted(results, job.prefix, added, summary), added)
+        unfinished.replace(job.output)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_to(
+    path: Path, job: Job, kind: str, source: Source, found: Iterator[dict[str, Any]], added: Mapping[str, type]
+) -> None:
     if kind == format_of(job.source) == "parquet":
         from client.parquet import ParquetSource, merge
 
         assert isinstance(source, ParquetSource)
-        merge(source, found, added, unfinished)
+        merge(source, found, added, path)
     else:
-        sink = open_sink(unfinished, kind, [*source.columns(), *added], added)
+        sink = open_sink(path, kind, [*source.columns(), *added], added)
         try:
             for row, result in zip(source.rows(), found, strict=True):
                 sink.write({**row.values, **result})
         finally:
             sink.close()
-    unfinished.replace(job.output)
 
 
 def _counted(results: Results, prefix: str, added: Mapping[str, type], summary: Summary) -> Iterator[dict[str, Any]]:

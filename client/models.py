@@ -102,7 +102,7 @@ class Prediction(_Answer):
     explanation: Explanation | None = None
     """If asked for."""
     model: Model | None = None
-    """For a lone text; for many, see `Client.info`."""
+    """Not through a stream; see `Client.info`."""
     timing: Timing | None = None
     """For a lone text."""
 

@@ -35,6 +35,9 @@ class ParquetSource:
             raise InputError(f"{path}: not a Parquet file: {exc}") from exc
         if text_column not in self.schema.names:
             raise missing_column(path, text_column, self.schema.names)
+        twice = sorted({name for name in self.schema.names if self.schema.names.count(name) > 1})
+        if twice:
+            raise InputError(f"{path}: there is more than one column {twice[0]!r}")
 
     def columns(self) -> list[str]:
         return list(self.schema.names)
@@ -46,14 +49,21 @@ class ParquetSource:
         """Record batches of at most `ROWS`."""
         self._done = 0
         with pq.ParquetFile(self._path) as file:
-            for batch in file.iter_batches(batch_size=ROWS):
+            batches = file.iter_batches(batch_size=ROWS)
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pa.ArrowException, OSError) as exc:
+                    raise InputError(f"{self._path}: cannot be read after row {self._done}: {exc}") from exc
+                if batch is None:
+                    return
                 self._done += batch.num_rows
                 yield batch
 
     def rows(self) -> Iterator[Row]:
         number = 0
         for batch in self.batches():
-            for values in batch.to_pylist():
+            for values in _records(batch):
                 number += 1
                 text = values[self._text_column]
                 if isinstance(text, str):
@@ -61,6 +71,24 @@ class ParquetSource:
                 else:
                     what = "is null" if text is None else f"is of type {type(text).__name__}"
                     yield Row(values, "", f"row {number}: {self._text_column!r} {what}, a string is expected")
+
+
+def _records(batch: Any) -> Iterator[dict[str, Any]]:
+    columns = {name: _values(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    """As Python's; bytes among strings that are not UTF-8 as `client.table` has them."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise
+        raw = column.cast(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
+        return [value if value is None else value.decode("utf-8", "surrogateescape") for value in raw.to_pylist()]
+    return values
 
 
 class ParquetSink:

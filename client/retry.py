@@ -19,6 +19,9 @@ from datetime import UTC, datetime
 
 from client.errors import AnswerError, ClientError, ConnectionFailed, Overloaded, TimedOut, Unavailable
 
+MOST_DOUBLINGS = 64
+"""Of the wait; a float has no room for as many as a patient caller may make."""
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -55,10 +58,11 @@ class Retry:
         if tries >= self.tries or not may_help(error):
             return None
         asked = error.retry_after_s if isinstance(error, AnswerError) else None
-        if asked is not None:
+        if asked:
             wait = asked * (1 + self.spread * draw())
-        else:
-            wait = min(self.most_wait_s, self.first_wait_s * 2.0 ** (tries - 1)) * draw()
+        else:  # or asked for none: a date that has passed by this clock; to ask again at once would be a storm
+            doublings = min(tries - 1, MOST_DOUBLINGS)
+            wait = min(self.most_wait_s, self.first_wait_s * 2.0**doublings) * draw()
         return wait if wait < left_s else None
 
 

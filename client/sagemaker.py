@@ -25,8 +25,10 @@ JSON_LINES = "application/jsonlines"
 MAX_BODY_BYTES = 5_000_000
 """Below the 6 MB that older endpoints and the service itself take."""
 
+ANSWER_S = 60.0
+"""After so long SageMaker itself gives up on the container."""
 READ_S = 70.0
-"""SageMaker hangs up at 60 s."""
+"""Longer than that, so that its error arrives."""
 
 THROTTLED = frozenset({"ThrottlingException", "TooManyRequestsException", "ModelNotReadyException"})
 STATUS_OF_CODE = {
@@ -167,7 +169,9 @@ class SageMakerTransport:
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         if code == "ModelError" and error.response.get("OriginalStatusCode"):
             return Reply(int(error.response["OriginalStatusCode"]), error.response.get("OriginalMessage", "").encode())
-        if code in STATUS_OF_CODE or code == "ModelError":
+        if code == "ModelError" and "timed out" in message:
+            raise too_slow(self.where, ANSWER_S) from error
+        if code in STATUS_OF_CODE or code == "ModelError" or _status(error) >= 500:
             return Reply(STATUS_OF_CODE.get(code, 503), f"{code}: {message}".encode())
         if code in DENIED:
             raise Unauthorized(
@@ -177,6 +181,10 @@ class SageMakerTransport:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _said(where: str, code: str, message: str) -> ClientError:

@@ -129,7 +129,8 @@ class HttpTransport(_Http):
         super().__init__(url, api_key)
         self._own = http is None
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._http = http or httpx.Client(verify=tls or True, trust_env=self.environment, limits=limits)
+        with _usable_environment(self.where):
+            self._http = http or httpx.Client(verify=tls or True, trust_env=self.environment, limits=limits)
 
     def send(self, call: Call, timeout_s: float) -> Reply:
         request = self.request(self._http, call, timeout_s)
@@ -164,7 +165,8 @@ class AsyncHttpTransport(_Http):
         super().__init__(url, api_key)
         self._own = http is None
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._http = http or httpx.AsyncClient(verify=tls or True, trust_env=self.environment, limits=limits)
+        with _usable_environment(self.where):
+            self._http = http or httpx.AsyncClient(verify=tls or True, trust_env=self.environment, limits=limits)
 
     async def send(self, call: Call, timeout_s: float) -> Reply:
         request = self.request(self._http, call, timeout_s)
@@ -183,6 +185,18 @@ class AsyncHttpTransport(_Http):
     async def close(self) -> None:
         if self._own:
             await self._http.aclose()
+
+
+@contextmanager
+def _usable_environment(where: str) -> Iterator[None]:
+    """httpx reads proxies and certificates from the environment when a client is made."""
+    try:
+        yield
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as exc:
+        raise ConfigurationError(
+            f"{where}: the environment's proxies or certificates cannot be used ({exc}); see HTTP_PROXY, HTTPS_PROXY, "
+            "ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from exc
 
 
 def _check(where: str, size: int, until: float, timeout_s: float) -> None:

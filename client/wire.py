@@ -148,7 +148,9 @@ class _Service:
         return Call("POST", "/batch", body, timeout_ms=options.timeout_ms)
 
     def read_batch(self, reply: Reply, where: str, count: int) -> list[Outcome]:
-        return counted(read(Batch, reply.body, where).results, where, count)
+        answer = read(Batch, reply.body, where)
+        found = {"model": answer.model}
+        return counted([one.model_copy(update=found) if one.ok else one for one in answer.results], where, count)
 
     def info(self) -> Call:
         return Call("GET", "/info")

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from client.__main__ import main
+from client.results import Results, fingerprint
 from client.table import MAX_FIELD_CHARS, open_source
 from tests.client.fast_service import result
 from tests.client.servers import INFO, error, http, scripted
@@ -302,6 +304,125 @@ def test_input_that_cannot_be_used(
     assert classify(fast, tmp_path / name, tmp_path / "out.csv", *more) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists() and not (tmp_path / "out.csv.partial.jsonl").exists()
+
+
+@pytest.mark.parametrize("change", ["in the middle", "at the end", "gone"])
+def test_an_input_that_changes_meanwhile_is_refused(
+    fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    source, output = write(tmp_path / "in.csv", TEXTS[:100]), tmp_path / "out.csv"
+    sync = Results.sync
+
+    def changed(self: Results) -> None:
+        sync(self)
+        if change == "gone":
+            source.unlink()
+        else:
+            write(source, [*TEXTS[:50], TEXTS[50].upper(), *TEXTS[51 : 100 + (change == "at the end")]])
+
+    monkeypatch.setattr(Results, "sync", changed)
+    assert classify(fast, source, output) == 2
+    said = capsys.readouterr().err
+    assert ("No such file" if change == "gone" else "changed while it was classified") in said and str(source) in said
+    assert not output.exists()
+
+
+def test_a_change_in_the_middle_of_a_large_input_is_seen(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_bytes(b"text\n" + b"a" * 3 * 2**20)
+    before = fingerprint(source)
+    with source.open("r+b") as file:
+        file.seek(3 * 2**19)
+        file.write(b"b")
+    assert fingerprint(source) != before
+
+
+def test_a_model_that_changes_meanwhile_ends_the_run_before_its_first_answer(
+    fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = write(tmp_path / "in.csv", ["a" * 40_000, "b" * 40_000, "c" * 40_000]), tmp_path / "out.csv"
+    answers = [
+        http(200, {"results": [result("a")], "model": {"name": "fast", "version": version}}) for version in "112"
+    ]
+    with scripted(_info(), _info(), *answers) as server:  # of the command, and for its limits
+        assert classify(server.url, source, output, "--concurrency", "1") == 2
+    said = capsys.readouterr().err
+    assert 'the service answers by the model {"name": "fast", "version": "2"} now' in said
+    assert "2 rows are done and kept in " in said
+    assert output.with_name("out.csv.partial.jsonl").read_bytes().count(b"\n") == 3
+    assert classify(fast, source, output) == 0, "of version 1"
+
+
+@pytest.mark.parametrize("blocks", [30, 150])
+def test_a_full_disk_is_explained_and_the_run_goes_on_once_there_is_room(
+    fast: str, tmp_path: Path, blocks: int
+) -> None:
+    """The smaller one is full while answers come in, the other while the output is written."""
+    source, output = write(tmp_path / "in.jsonl", [text + "long " * 20 for text in TEXTS]), tmp_path / "out.jsonl"
+    whole = tmp_path / "whole.jsonl"
+    assert classify(fast, source, whole) == 0
+    limit = 1024 * blocks if blocks < 100 else whole.stat().st_size - 1000
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, "-m", "client", "classify", str(source), "--output", str(output), "--url", fast]
+    ended = subprocess.run(
+        command, check=False, cwd=ROOT, preexec_fn=small, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 2
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {output}: File too large; ") and last.endswith("the same command goes on there")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.partial.jsonl", "whole.jsonl"]
+    assert classify(fast, source, output) == 0 and output.read_bytes() == whole.read_bytes()
+
+
+def test_a_directory_in_the_outputs_place_is_seen_first(
+    fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out.csv").mkdir()
+    assert classify(fast, write(tmp_path / "in.csv", ["a"]), tmp_path / "out.csv", "--overwrite") == 2
+    assert "out.csv is a directory" in capsys.readouterr().err
+
+
+def test_a_stop_before_the_service_answers(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.csv", TEXTS[:10])
+    with scripted(error(503, "not_ready", Retry_After="30")) as server:
+        process = start(server.url, source, tmp_path / "out.csv")
+        while not server.requests:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        code, _, err = end(process)
+    assert (code, err) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--concurrency", "0"), ("--patience", "0"), ("--patience", "nan")])
+def test_numbers_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+    with pytest.raises(SystemExit) as raised:
+        classify("http://127.0.0.1:1", tmp_path / "in.csv", tmp_path / "out.csv", option, value)
+    assert raised.value.code == 2 and f"{option}: must be " in capsys.readouterr().err
+
+
+def test_parquet_with_bytes_that_are_not_utf8(fast: str, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    texts = pa.array([b"plain", b"caf\xe9", b"caf\xc3\xa9"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": texts, "id": [1, 2, 3]}), source)
+    assert classify(fast, source, output) == 1
+    found = pq.read_table(output)
+    assert found["error"].to_pylist() == [None, "the text is not UTF-8", None]
+    assert found["text"].cast(pa.binary()).to_pylist()[1] == b"caf\xe9"
+    assert classify(fast, source, tmp_path / "out.csv") == 1
+    assert b"caf\xe9" in (tmp_path / "out.csv").read_bytes()
+
+
+def test_a_damaged_parquet_file(fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "in.parquet", TEXTS)
+    content = bytearray(source.read_bytes())
+    content[1000:9000] = bytes(8000)
+    source.write_bytes(content)
+    assert classify(fast, source, tmp_path / "out.csv") == 2
+    assert "in.parquet: cannot be read after row " in capsys.readouterr().err
 
 
 def test_an_output_that_is_there_is_not_replaced_unasked(fast: str, tmp_path: Path) -> None:

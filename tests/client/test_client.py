@@ -111,7 +111,7 @@ def test_waits_are_within_their_bounds(tries: int, draw: float, left_s: float) -
         assert 0 <= wait < left_s and wait <= min(retry.most_wait_s, 0.25 * 2 ** (tries - 1))
 
 
-@given(st.floats(0, 30), DRAW)
+@given(st.floats(0, 30, exclude_min=True), DRAW)
 def test_retry_after_is_kept_and_stretched_a_little(asked: float, draw: float) -> None:
     error = Overloaded("full", status=429, retry_after_s=asked)
     wait = Retry().wait_s(1, error, 60, lambda: draw)
@@ -131,6 +131,16 @@ def test_retry_after_headers() -> None:
     assert [retry_after_s(value) for value in (None, "", "soon", "-5", "1.5")] == [None] * 5
 
 
+def test_a_server_that_asks_for_no_wait_is_not_stormed() -> None:
+    error = Overloaded("full", status=429, retry_after_s=0.0)
+    assert [Retry().wait_s(tries, error, 60, lambda: 1.0) for tries in (1, 2, 3)] == [0.25, 0.5, 1.0]
+
+
+def test_a_patient_caller_may_try_for_ever() -> None:
+    patient = Retry(total_s=1e9, tries=1_000_000)
+    assert patient.wait_s(99_999, ConnectionFailed("cut"), 1e9, lambda: 1.0) == patient.most_wait_s
+
+
 @pytest.mark.parametrize("wrong", [{"tries": 0}, {"total_s": 0}, {"first_wait_s": -1}])
 def test_patience_that_makes_no_sense(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
@@ -147,7 +157,7 @@ def test_predict_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_json_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with live() as service:
-        for command in (["predict", "a text"], ["info"], ["ready"], ["watch", "--once", "--interval", "0"]):
+        for command in (["predict", "a text"], ["info"], ["ready"], ["watch", "--once", "--interval", "0.001"]):
             assert main([*command, "--json", "--url", service.url]) == 0
             assert isinstance(json.loads(capsys.readouterr().out), dict)
             assert main([*command, "--url", service.url]) == 0

@@ -117,11 +117,11 @@ def test_of_the_app() -> None:
 
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(http(200, BEFORE, kind="text/plain"), http(200, AFTER, kind="text/plain")) as server:
-        assert main(["watch", "--once", "--interval", "0", "--json", "--url", server.url]) == 0
+        assert main(["watch", "--once", "--interval", "0.001", "--json", "--url", server.url]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert found["errors"]["429"] == 2 and found["latency_ms"]["/predict"]["p95"] == 200
     with scripted(http(200, BEFORE, kind="text/plain"), http(200, AFTER, kind="text/plain")) as server:
-        assert main(["watch", "--once", "--interval", "0", "--url", server.url]) == 0
+        assert main(["watch", "--once", "--interval", "0.001", "--url", server.url]) == 0
     assert "/predict ms      p50 100.0  p95 200.0  p99 200.0" in capsys.readouterr().out
 
 
@@ -129,5 +129,5 @@ def test_another_programs_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(NotOurService, match="no metrics of this service"):
         parse("process_cpu_seconds_total 5\nbroken line\nx NaNa\n", 0.0)
     with scripted(page(200, "<html>hello</html>")) as server:
-        assert main(["watch", "--once", "--interval", "0", "--url", server.url]) == 3
+        assert main(["watch", "--once", "--interval", "0.001", "--url", server.url]) == 3
     assert "no metrics of this service; check the URL" in capsys.readouterr().err

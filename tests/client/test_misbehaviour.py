@@ -1,6 +1,7 @@
 """What a caller of Client, of AsyncClient and of the command line sees when the other end misbehaves."""
 
 import asyncio
+import io
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -349,6 +350,28 @@ def test_passwords_in_a_url_are_not_shown(ask: Ask) -> None:
     with scripted(error(500, "internal")) as server, pytest.raises(ServiceFault) as raised:
         ask(server.url.replace("//", "//user:hidden@"), Time())
     assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PROXY", "foo://127.0.0.1:9"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),
+        ("NO_PROXY", "fe80::/10"),
+        ("SSL_CERT_FILE", "/no/such/file.pem"),
+    ],
+)
+def test_an_environment_that_cannot_be_used(
+    command: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    said = command("predict", "x", "--url", "https://service.invalid")
+    assert said.startswith("2 error: https://service.invalid: ") and "SSL_CERT_FILE" in said and "NO_PROXY" in said
+
+
+def test_standard_input_that_is_not_utf8(command: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), "utf-8"))
+    assert command("predict", "-").startswith("2 error: standard input is not UTF-8")
 
 
 def test_an_error_carries_what_a_program_needs(ask: Ask) -> None:

@@ -21,13 +21,14 @@ from client import (
     Retry,
     SageMakerTransport,
     TextError,
+    TimedOut,
     TooLarge,
     Unauthorized,
     Unavailable,
     Unsupported,
 )
 from client.sagemaker import endpoint_of
-from tests.client.servers import Live, http, live, scripted
+from tests.client.servers import Live, http, live, page, scripted
 from tests.service.fakes import expected_label
 
 boto3 = pytest.importorskip("boto3")
@@ -193,6 +194,12 @@ def test_the_real_wire_of_boto3() -> None:
             ConfigurationError,
             "Endpoint news of account 1 not found.; check the endpoint's name and region",
         ),
+        (
+            aws_error(424, "ModelError", "Received server error (0) from primary. Your invocation timed out"),
+            TimedOut,
+            "no answer within 60 s",
+        ),
+        (page(502), Unavailable, "502: Bad Gateway"),
         (http(200, '{"predictions": []}'), BrokenAnswer, "does the endpoint run this service's image?"),
         (b"", ConnectionFailed, "the connection broke before the answer was complete"),
     ],

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, context: Context | None = None)
     except AwsError as exc:
         context.terminal.say(f"error: {exc}")
         return FAILED
-    except (TrainingError, ClassifierError) as exc:
+    except (TrainingError, ClassifierError, OSError) as exc:
         context.terminal.say(f"error: {exc}")
         return INPUT_ERROR
     except KeyboardInterrupt:

@@ -35,13 +35,13 @@ Step = Call | InService
 
 
 def filled(value: Any, answers: Mapping[str, Any]) -> Any:
-    """`value` with each string `${Name}` replaced by `answers[Name]`."""
+    """`value` with each string `${Name}` replaced by `answers[Name]`; what has no answer stays."""
     if isinstance(value, Mapping):
         return {key: filled(item, answers) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [filled(item, answers) for item in value]
     if isinstance(value, str) and value.startswith("${") and value.endswith("}"):
-        return answers[value[2:-1]]
+        return answers.get(value[2:-1], value)
     return value
 
 

@@ -44,7 +44,7 @@ def _check(name: str, place: Path, described: Mapping[str, Any], hosts: int) -> 
             f"channel {name} is ShardedByS3Key over {hosts} hosts, so that each host sees other texts and no two agree "
             "on labels or splits; use FullyReplicated: the processes share the texts of each step out among themselves"
         )
-    if not any(path.is_file() for path in place.rglob("*")):
+    if not any(path.is_file() and not path.name.startswith((".", "_")) for path in place.rglob("*")):
         raise ConfigError(f"channel {name} is empty; does its S3 prefix exist?")
 
 

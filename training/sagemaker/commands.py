@@ -96,11 +96,18 @@ def train(context: Context, plan: TrainPlan, metrics: Sequence[Mapping[str, str]
 
 def follow(context: Context, kind: str, job: str) -> int:
     """A job's status and log until it ends. Ctrl-C asks whether to stop the job; otherwise it goes on without us."""
+    if context.dry_run:
+        raise LaunchError("follow only looks at a job: a dry run has nothing to show")
     aws, asked = context.aws, False
     tail = LogTail(aws, LOG_GROUPS[kind], f"{job}/")
     while True:
         try:
             return _ended(context, kind, job, follow_job(kind, job, tail, context.terminal, context.poll_s))
+        except LaunchError as exc:
+            if isinstance(exc, AwsError) and is_error(exc, "ValidationException", "ResourceNotFound"):  # no such job
+                raise
+            again = f"`python -m training.sagemaker follow {kind} {job}` looks again"
+            raise AwsError(f"{exc}; {job} goes on all the same; {again}") from exc
         except KeyboardInterrupt:
             if asked or not (context.yes or context.terminal.agrees(f"\nstop {job}? Otherwise it goes on without us.")):
                 context.terminal.say(f"{job} goes on; `python -m training.sagemaker follow {kind} {job}` looks again")
@@ -224,6 +231,8 @@ def transform(context: Context, plan: TransformPlan) -> int:
 
 def teardown(context: Context, name: str) -> int:
     """Remove all that carries a deployment's tag, after showing it and asking. A dry run only shows."""
+    if not any(c.isascii() and c.isalnum() for c in name):  # an unset variable must not name what has the default name
+        raise LaunchError(f"--name {name!r} names no deployment")
     aws = context.aws
     found = removals(aws, valid_name(name))
     if not found:
@@ -250,7 +259,7 @@ def execute(context: Context, aws: Aws, steps: Sequence[Step], hint: str = "") -
     """Send the calls in order, and wait where waiting is due.
 
     Raises:
-        AwsError: the first that AWS refuses, with the hint.
+        AwsError: the first call that fails, with the hint.
     """
     answers: dict[str, Any] = {}
     try:
@@ -259,7 +268,7 @@ def execute(context: Context, aws: Aws, steps: Sequence[Step], hint: str = "") -
                 wait_for_endpoint(aws, step.endpoint, step.config, context.terminal, context.poll_s)
             else:
                 answers |= aws.call(Call(step.service, step.operation, filled(step.request, answers)))
-    except AwsError as exc:
+    except LaunchError as exc:  # credentials that expire on the way, too
         raise AwsError(f"{exc}{'; ' if hint else ''}{hint}") from exc
 
 

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ from training.errors import TrainingError
 from training.sagemaker import channels
 from training.sagemaker.cluster import Cluster, command, master_address, network, read_cluster, wait_for
 from training.sagemaker.hyperparameters import parse_hyperparameters, training_config
-from training.sagemaker.settings import Places
+from training.sagemaker.settings import RESERVE, RESERVE_BYTES, Places
 
 INPUT_ERROR, FAILED = 2, 1
 FAILURE_BYTES = 1024
@@ -76,11 +77,14 @@ def run_job(places: Places, raw: Mapping[str, Any] | None = None) -> int:
         job, cluster = prepare(places, places.config("hyperparameters", "SM_HPS") if raw is None else raw)
         if len(cluster.hosts) > 1:
             wait_for(master_address(cluster, places))
+        stop.deferred = True
     except _Requested:
         return _stopped("before training began")
     except (TrainingError, OSError) as exc:
         return _failed(places, str(exc), INPUT_ERROR)
-    stop.deferred = True
+    except Exception as exc:
+        traceback.print_exc()
+        return _failed(places, f"{type(exc).__name__}: {exc}", FAILED)
     environment = places.environment(PYTHONUNBUFFERED="1", **network(cluster))
     return _supervise(places, command(cluster, places, str(job)), environment, stop)
 
@@ -96,6 +100,7 @@ def prepare(places: Places, raw: Mapping[str, Any]) -> tuple[Path, Cluster]:
     shutil.rmtree(places.work, ignore_errors=True)
     for name in ("pids", "outcomes"):
         (places.work / name).mkdir(parents=True)
+    (places.work / RESERVE).write_bytes(bytes(RESERVE_BYTES))
     data = channels.data_directory(places, len(cluster.hosts))
     base = channels.base_model(places, settings.get("base_model"))
     if base is not None:
@@ -159,8 +164,8 @@ def _supervise(places: Places, train: list[str], environment: dict[str, str], st
         code = 0  # whatever torchrun says: it complains where another host was done first
     if killed:
         return _stopped(f"no step ended within {STOP_S:g} s; the last complete checkpoint counts")
-    if code == 0 and stop.at is None:
-        return 0
+    if code == 0 and (stop.at is None or not _any_stopped(places.work)):
+        return 0  # the request came when little was left to do: the model is whole
     if code == 0:
         return _stopped(f"{time.monotonic() - (stop.at or 0):.1f} s after it was asked to")
     message, expected = _why(places.work, code)
@@ -170,8 +175,18 @@ def _supervise(places: Places, train: list[str], environment: dict[str, str], st
 def _all_well(work: Path) -> bool:
     """Whether every process that began to train has said that it is done or was stopped."""
     begun = {path.name for path in (work / "pids").glob("[!.]*")}
-    said = {path.name: json.loads(path.read_text("utf-8")) for path in (work / "outcomes").glob("[!.]*")}
+    said = _outcomes(work)
     return bool(begun) and begun == set(said) and all(one["outcome"] != "failed" for one in said.values())
+
+
+def _any_stopped(work: Path) -> bool:
+    said = _outcomes(work).values()
+    return not said or any(one["outcome"] == "stopped" for one in said)
+
+
+def _outcomes(work: Path) -> dict[str, Any]:
+    """What each process that has ended said of it."""
+    return {path.name: json.loads(path.read_text("utf-8")) for path in (work / "outcomes").glob("[!.]*")}
 
 
 def _signal(pid_file: Path, sig: signal.Signals) -> None:
@@ -181,7 +196,7 @@ def _signal(pid_file: Path, sig: signal.Signals) -> None:
 
 def _why(work: Path, code: int) -> tuple[str, bool]:
     """The first cause among the processes' words: an error of ours before the others', then the earliest."""
-    outcomes = {path.name: json.loads(path.read_text("utf-8")) for path in (work / "outcomes").glob("[!.]*")}
+    outcomes = _outcomes(work)
     failed = [one for one in outcomes.values() if one["outcome"] == "failed"]
     silent = [path for path in (work / "pids").glob("[!.]*") if path.name not in outcomes]
     if any(one["expected"] for one in failed) or (failed and not silent):
@@ -204,9 +219,11 @@ def _stopped(how: str) -> int:
 
 def _failed(places: Places, message: str, code: int) -> int:
     """Write the failure file, what matters first; one that is there is somebody's who knew better."""
+    message = message.replace("--checkpoints", "S3 prefix for checkpoints")  # no hyper-parameter
     message = re.sub(r"(?<!\S)--([a-z][a-z-]+)", r"hyper-parameter \1", message)
     sys.stderr.write(f"error: {message}\n")
     try:
+        (places.work / RESERVE).unlink(missing_ok=True)
         places.failure.parent.mkdir(parents=True, exist_ok=True)
         if not places.failure.exists():
             places.failure.write_bytes(shorten(message).encode())

@@ -62,6 +62,7 @@ def pack(artifact_dir: Path, tar_path: Path) -> None:
     unfinished = tar_path.with_name(f".{tar_path.name}.unfinished")
     scratch = tar_path.with_name(f".{tar_path.name}.code")
     try:
+        shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
         scratch.mkdir(parents=True)
         add_code(scratch)
         members = {name: artifact_dir / name for name in (*artifact.manifest.files, "manifest.json")}

@@ -56,9 +56,7 @@ def training_steps(
     specification = {
         "TrainingImage": plan.image,
         "TrainingInputMode": plan.input_mode,
-        **without_empty(
-            ContainerEntrypoint=shlex.split(plan.entrypoint), MetricDefinitions=[dict(one) for one in metrics]
-        ),
+        **without_empty(ContainerEntrypoint=_words(plan.entrypoint), MetricDefinitions=[dict(one) for one in metrics]),
         "EnableSageMakerMetricsTimeSeries": bool(metrics),
     }
     channels = [_channel(name, uri, plan.input_mode) for name, uri in pairs(plan.channels, "--channels").items()]
@@ -91,6 +89,13 @@ def training_steps(
         ),
     }
     return job, [Call("sagemaker", "CreateTrainingJob", request)]
+
+
+def _words(entrypoint: str) -> list[str]:
+    try:
+        return shlex.split(entrypoint)
+    except ValueError as exc:
+        raise LaunchError(f"--entrypoint {entrypoint!r}: {exc}") from exc
 
 
 def _channel(name: str, uri: str, input_mode: str) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from typing import Any
 
 from training.errors import ConfigError
 
+RESERVE, RESERVE_BYTES = "reserve", 65_536
+"""A file in the work directory, given up when a job fails: on a full disk there is room to say so."""
+
 
 @dataclass(frozen=True)
 class Places:
@@ -66,8 +69,8 @@ class Places:
             ConfigError: it is no JSON object.
         """
         path = self.root / "input" / "config" / f"{name}.json"
-        raw = self.variables.get(variable) or (path.read_text(encoding="utf-8") if path.is_file() else "{}")
         try:
+            raw = self.variables.get(variable) or (path.read_text(encoding="utf-8") if path.is_file() else "{}")
             value = json.loads(raw)
         except ValueError as exc:
             raise ConfigError(f"{variable if self.variables.get(variable) else path} is not valid JSON: {exc}") from exc

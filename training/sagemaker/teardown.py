@@ -58,8 +58,11 @@ def removals(aws: Aws, name: str) -> list[Removal]:
 def _of(aws: Aws, kind: str, name: str) -> list[Removal]:
     if kind in ("training-job", "transform-job"):
         title = kind.partition("-")[0].capitalize()
-        job = aws.ask("sagemaker", f"Describe{title}Job", **{f"{title}JobName": name})
-        if job[f"{title}JobStatus"] != "InProgress":
+        try:
+            job = aws.ask("sagemaker", f"Describe{title}Job", **{f"{title}JobName": name})
+        except AwsError as exc:  # the others are removed all the same, and removing this one says why not
+            job = {} if not is_error(exc, *GONE) else {f"{title}JobStatus": "Deleted"}
+        if job.get(f"{title}JobStatus", "InProgress") != "InProgress":
             return []
         return [Removal(f"running {kind} {name}", Call("sagemaker", f"Stop{title}Job", {f"{title}JobName": name}))]
     title = {"endpoint": "Endpoint", "endpoint-config": "EndpointConfig", "model": "Model"}[kind]

@@ -5,6 +5,7 @@ WORK/pids/RANK         this process, for the container's signals
 WORK/outcomes/RANK     how it ended: {"outcome": "done" | "stopped" | "failed", "message", "expected", "time"}
 """
 
+import errno
 import json
 import os
 import shutil
@@ -18,8 +19,11 @@ from typing import Any
 
 from training.config import TrainConfig
 from training.errors import TrainingError
+from training.sagemaker.settings import RESERVE
 
 FAILED = 1
+FULL_BYTES = 2**20
+"""With less left a disk is full: libraries report that as errors of all kinds."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,8 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrainingError, ClassifierError) as exc:
         outcome |= {"message": str(exc), "expected": True}
     except Exception as exc:
-        outcome["message"] = f"{type(exc).__name__}: {exc}"
+        full = os.strerror(errno.ENOSPC) in str(exc) or shutil.disk_usage(job.parent).free < FULL_BYTES
+        outcome["message"] = f"{type(exc).__name__}: {exc}{'; the disk is full: use a larger volume' if full else ''}"
         traceback.print_exc()
+    if outcome["outcome"] == "failed":
+        (job.parent / RESERVE).unlink(missing_ok=True)
     _write(job.parent / "outcomes" / own, outcome | {"time": time.time()})
     return FAILED if outcome["outcome"] == "failed" else 0
 

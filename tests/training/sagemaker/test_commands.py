@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
+import botocore.client
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.training.sagemaker.conftest import ACCOUNT, ARTIFACT, IMAGE, METRICS, REGION, ROLE, Desk, backend
 from training.sagemaker import __main__ as composition
@@ -48,6 +50,20 @@ def set_job(status: str, **fields: Any) -> None:
     job.training_job_status = status
     for name, value in fields.items():
         setattr(job, name, value)
+
+
+def expire(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+    """From this operation on AWS takes the credentials no more."""
+    original = botocore.client.BaseClient._make_api_call
+    expired: list[str] = []
+
+    def call(client: Any, name: str, request: dict[str, Any]) -> Any:
+        if expired or name == operation:
+            expired.append(name)
+            raise ClientError({"Error": {"Code": "ExpiredTokenException", "Message": "expired"}}, name)
+        return original(client, name, request)
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
 
 
 class TestTrain:
@@ -124,6 +140,13 @@ class TestTrain:
         assert desk.said.count("  metric step=1 train_loss=1.5;") == 1
         assert backend().training_jobs[JOB].training_job_status == status
 
+    def test_a_job_that_cannot_be_followed_goes_on(self, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        expire(monkeypatch, "DescribeTrainingJob")
+        assert desk.do(*TRAIN) == 1
+        assert desk.said[-1].endswith(
+            f"{JOB} goes on all the same; `python -m training.sagemaker follow training {JOB}` looks again"
+        )
+
     def test_an_unknown_job_is_an_error(self, aws: Aws, desk: Desk) -> None:
         assert desk.do("follow", "training", "nothing") == 1
         assert "DescribeTrainingJob" in desk.text
@@ -180,6 +203,20 @@ class TestDeploy:
         assert desk.do(*DEPLOY) == 2
         assert "`update`" in desk.said[-1]
         assert len(backend()._models) == 1
+
+    def test_what_looks_like_a_placeholder_is_left_alone(self, aws: Aws, desk: Desk) -> None:
+        assert desk.do(*DEPLOY, "--environment", "HOME_OF=${HOME}") == 0, desk.text
+        [model] = aws.pages("sagemaker", "ListModels", "Models")
+        described = aws.ask("sagemaker", "DescribeModel", ModelName=model["ModelName"])
+        assert described["PrimaryContainer"]["Environment"] == {"HOME_OF": "${HOME}"}
+
+    def test_credentials_that_expire_on_the_way_leave_a_hint(
+        self, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expire(monkeypatch, "CreateEndpoint")
+        assert desk.do(*DEPLOY) == 1, "something was sent"
+        assert "does not take these credentials (ExpiredTokenException)" in desk.said[-1]
+        assert desk.said[-1].endswith("`python -m training.sagemaker teardown --name news` removes what was made")
 
     def test_serverless(self, aws: Aws, desk: Desk) -> None:
         assert desk.do(*DEPLOY, "--mode", "serverless", "--no-network-isolation", "--memory-mb", "2048") == 0, desk.text
@@ -357,6 +394,26 @@ class TestTeardown:
         assert desk.do("teardown", "--name", "news", "--yes") == 0, desk.text
         assert f"running training-job {JOB}" in desk.out
         assert backend().training_jobs[JOB].training_job_status == "Stopping"
+
+    @pytest.mark.parametrize("name", ["", "--", "$"])
+    def test_a_name_of_nothing_is_nobodys(self, name: str, aws: Aws, desk: Desk) -> None:
+        assert desk.do(*DEPLOY[:2], "gpt2", *DEPLOY[3:]) == 0, desk.text
+        assert desk.do("teardown", f"--name={name}", "--yes") == 2
+        assert "names no deployment" in desk.said[-1] and self.left(aws)["endpoints"] == ["gpt2"]
+
+    def test_a_job_that_cannot_be_described_hides_nothing(
+        self, things: None, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = Aws.call
+
+        def call(self: Aws, call: Any) -> Any:
+            if call.operation == "DescribeTrainingJob":
+                raise AwsError("DescribeTrainingJob: no permission (AccessDeniedException)")
+            return original(self, call)
+
+        monkeypatch.setattr(Aws, "call", call)
+        desk.do("teardown", "--name", "news", "--yes")
+        assert self.left(aws)["endpoints"] == ["other"]
 
     def test_goes_on_after_a_failure_and_names_it(
         self, things: None, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch

@@ -1,11 +1,16 @@
 """Whole jobs in trees like /opt/ml, by the entry point that an image runs."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,7 +18,9 @@ from classifier.artifact import read_artifact
 from tests.processes import free_port
 from tests.texts import news_rows
 from tests.training.sagemaker.emulator import QUICK, Job
-from training.sagemaker.container import FAILURE_BYTES, METRIC_DEFINITIONS, shorten
+from training.sagemaker import worker
+from training.sagemaker.container import FAILURE_BYTES, METRIC_DEFINITIONS, _failed, _why, prepare, shorten
+from training.sagemaker.settings import Places
 
 
 def metrics_of(job: Job) -> dict[str, object]:
@@ -83,6 +90,72 @@ def test_broken_configuration_and_arguments_fail_too(tmp_path: Path) -> None:
     assert job.run("-m", "training.sagemaker.container", "serve")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "environment", "code", "message"),
+    [
+        ("hyperparameters", b'{"name": "caf\xe9"}', {}, 2, "hyperparameters.json is not valid JSON: 'utf-8' codec"),
+        ("resourceconfig", b'{"hosts": 5}', {}, 1, "TypeError: "),
+        ("inputdataconfig", b'{"train": "File"}', {}, 1, "AttributeError: "),
+        ("inputdataconfig", b"{}", {"SM_HOSTS": "["}, 1, "JSONDecodeError: "),
+    ],
+)
+def test_what_the_platform_should_not_write_reaches_the_failure_file(
+    file: str, content: bytes, environment: dict[str, str], code: int, message: str, tmp_path: Path
+) -> None:
+    job = Job(tmp_path, {}, None)
+    job.environment |= environment
+    (tmp_path / "input" / "config" / f"{file}.json").write_bytes(content)
+    ended, log = job.run()
+    assert ended == code, log
+    assert message in job.failure and ("Traceback" in log) == (code == 1)
+
+
+def test_a_channel_of_hidden_files_is_empty(tmp_path: Path) -> None:
+    job = Job(tmp_path, {}, None, rows=())
+    job.channel("train", ".DS_Store", "")
+    job.channel("train", "_SUCCESS", "")
+    assert job.run()[0] == 2 and job.failure.startswith("channel train is empty")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("unexpected pos 96960 vs 96848")]
+)
+def test_on_a_full_disk_there_is_room_to_say_so(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Job(tmp_path, {}, None)
+    places, opened, full = Places(tmp_path, {}), Path.open, threading.Event()
+    job, _ = prepare(places, {})
+    reserve = places.work / "reserve"
+    assert reserve.stat().st_size == 65_536
+
+    def open_if_there_is_room(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if "w" in mode and full.is_set() and reserve.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, mode, *more, **named)
+
+    def train(_: object) -> None:
+        full.set()
+        raise error
+
+    monkeypatch.setattr("training.sagemaker.worker.shutil.disk_usage", lambda _: Mock(free=0))
+    monkeypatch.setattr(Path, "open", open_if_there_is_room)
+    monkeypatch.setattr("training.sagemaker.worker._train", train)
+    monkeypatch.setattr("training.sagemaker.worker.signal.signal", lambda *_: None)
+    assert worker.main([str(job)]) == 1
+    message, expected = _why(places.work, 1)
+    assert message == f"{type(error).__name__}: {error}; the disk is full: use a larger volume" and not expected
+    reserve.touch()
+    assert _failed(places, message, 1) == 1
+    assert (tmp_path / "output" / "failure").read_text(encoding="utf-8") == message
+
+
+def test_checkpoints_of_another_run_are_explained_in_the_platforms_words(tmp_path: Path) -> None:
+    assert _failed(Places(tmp_path, {}), "of another run. Choose another --checkpoints or --name", 2) == 2
+    said = (tmp_path / "output" / "failure").read_text(encoding="utf-8")
+    assert said == "of another run. Choose another S3 prefix for checkpoints or hyper-parameter name"
+
+
 def test_a_failure_file_that_is_there_stays(tmp_path: Path) -> None:
     job = Job(tmp_path, {"epoch": "1"}, None)
     (tmp_path / "output" / "failure").write_text("disk full", encoding="utf-8")
@@ -90,8 +163,6 @@ def test_a_failure_file_that_is_there_stays(tmp_path: Path) -> None:
 
 
 def test_process_killed_from_outside_is_reported_as_memory(tmp_path: Path, base_model: Path) -> None:
-    import os
-
     job = Job(tmp_path, QUICK | {"epochs": 500}, base_model)
     with job.start() as process:
         assert process.stdout is not None
@@ -113,8 +184,8 @@ def test_long_messages_keep_their_beginning() -> None:
 def test_stopped_and_killed_jobs_end_as_an_uninterrupted_one(
     sig: int, save_steps: int, tmp_path: Path, base_model: Path
 ) -> None:
-    # 6 steps an epoch, 24 in all
-    recipe = QUICK | {"save-steps": save_steps}
+    # 6 steps an epoch, 72 in all: most of a second, and the container looks every 0.2 s
+    recipe = QUICK | {"save-steps": save_steps, "epochs": 12}
     whole = Job(tmp_path / "whole", recipe, base_model)
     code, log = whole.run()
     assert code == 0, log
@@ -123,10 +194,10 @@ def test_stopped_and_killed_jobs_end_as_an_uninterrupted_one(
     assert code == (0 if sig == signal.SIGTERM else -sig), log
     assert ("stopped on request" in log) == (sig == signal.SIGTERM)
     if sig == signal.SIGTERM:  # at the very next step, not at the next checkpoint or evaluation
-        assert max(int(path.name.split("-")[1]) for path in job.root.glob("checkpoints/checkpoint-*")) < 24
+        assert max(int(path.name.split("-")[1]) for path in job.root.glob("checkpoints/checkpoint-*")) < 72
     assert not (job.root / "output" / "failure").exists() and not any((job.root / "model").iterdir())
     if sig == signal.SIGKILL:  # cut off in the middle of a checkpoint, whose marker was copied before the rest
-        broken = job.root / "checkpoints" / "checkpoint-23"
+        broken = job.root / "checkpoints" / "checkpoint-71"
         broken.mkdir()
         (broken / "COMPLETE").write_text('{"optimizer.pt": 12345}', encoding="utf-8")
     code, log = job.run()
@@ -134,6 +205,17 @@ def test_stopped_and_killed_jobs_end_as_an_uninterrupted_one(
     assert metrics_of(job) == metrics_of(whole)
     first, second = (read_artifact(one.root / "model").weights_sha256 for one in (whole, job))
     assert first == second
+
+
+def test_a_stop_when_all_is_done_but_the_writing_changes_nothing(tmp_path: Path, base_model: Path) -> None:
+    job = Job(tmp_path, QUICK | {"epochs": 1}, base_model)
+    with job.start() as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith("test_rows="))
+        process.send_signal(signal.SIGTERM)
+        log = process.stdout.read()
+    assert process.returncode == 0 and "goes on from its checkpoints" not in log
+    assert read_artifact(tmp_path / "model").manifest.name == "model"
 
 
 def test_stop_before_training_begins_ends_at_once(tmp_path: Path, base_model: Path) -> None:

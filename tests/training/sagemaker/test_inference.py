@@ -106,6 +106,13 @@ def test_what_is_no_artifact_is_not_packed(tmp_path: Path, capsys: pytest.Captur
     assert "manifest.json is missing" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_run_left_is_no_obstacle(artifact: Artifact, tmp_path: Path) -> None:
+    (tmp_path / ".model.tar.gz.code" / "code").mkdir(parents=True)
+    (tmp_path / ".model.tar.gz.unfinished").write_bytes(b"half")
+    assert main([str(artifact.directory), str(tmp_path / "model.tar.gz")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model.tar.gz"]
+
+
 def script_module() -> ModuleType:
     spec = importlib.util.spec_from_file_location("train_deploy", ROOT / "train_deploy.py")
     assert spec is not None and spec.loader is not None

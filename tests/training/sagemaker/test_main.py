@@ -76,6 +76,7 @@ def test_every_golden_file_has_its_test() -> None:
         (("train", *COMMON, "--output", "s3://b/o", "--hyperparameters", "epochs"), "'epochs': write"),
         (("train", *COMMON, "--output", "s3://b/o", "--tags", "a=1", "--tags", "a=2"), "'a' is given twice"),
         (("train", *COMMON, "--output", "s3://b/o", "--subnets", "subnet-1"), "both --subnets and --security-groups"),
+        (("train", *COMMON, "--output", "s3://b/o", "--entrypoint", "sh 'x"), "No closing quotation"),
         (("deploy", *SERVE, "--mode", "async"), "--async-output"),
         (("deploy", *SERVE, "--mode", "serverless"), "--no-network-isolation"),
         (("deploy", *SERVE, *SERVERLESS, "--memory-mb", "1500"), "multiple of 1024"),
@@ -88,6 +89,8 @@ def test_every_golden_file_has_its_test() -> None:
         (("invoke", "--name", "n", "--async", "--text", "t" * 130_000, "--dry-run"), "allowed: at most 128000"),
         (("push", "--image", "i", "--repository", "r", "--dry-run"), "--account and --region"),
         (("upload", "/no/such/file", "s3://b/p"), "does not exist"),
+        (("upload", "/proc/self/mem", "s3://b/p"), "Input/output error"),
+        (("follow", "training", "job", "--dry-run"), "follow only looks"),
         (("deploy", "--name", "n", "--image", IMAGE, "--role", "R", "--dry-run"), "--account"),
     ],
 )  # fmt: skip
