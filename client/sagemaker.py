@@ -112,7 +112,7 @@ class SageMakerTransport:
     Args:
         endpoint: its name.
         region: None: boto3's default.
-        client: a boto3 client for "sagemaker-runtime" of your own; None: one is made.
+        client: a boto3 client for "sagemaker-runtime" of your own, which `close` leaves open; None: one is made.
         **more: further arguments of `invoke_endpoint`, for instance TargetVariant.
 
     Raises:
@@ -130,7 +130,7 @@ class SageMakerTransport:
             from botocore.config import Config
         except ImportError:
             raise ConfigurationError(f"{self.where}: needs boto3 (`pip install boto3`)") from None
-        self._errors = exceptions
+        self._errors, self._own = exceptions, client is None
         try:
             # one try: this package retries by itself
             config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 1})
@@ -180,7 +180,8 @@ class SageMakerTransport:
         raise _said(self.where, code, message) from error
 
     def close(self) -> None:
-        self._client.close()
+        if self._own:
+            self._client.close()
 
 
 def _status(error: Any) -> int:

@@ -55,11 +55,18 @@ def service() -> Iterator[Live]:
 
 @contextmanager
 def endpoint(container: str = "http://127.0.0.1:9", **settings: Any) -> Iterator[SageMakerTransport]:
-    transport = SageMakerTransport("news", client=_Runtime(container), **settings)
+    runtime = _Runtime(container)
     try:
-        yield transport
+        yield SageMakerTransport("news", client=runtime, **settings)
     finally:
-        transport.close()
+        runtime.close()
+
+
+def test_a_clients_own_connection_to_aws_is_not_closed_for_it() -> None:
+    runtime = _Runtime("http://127.0.0.1:9")
+    SageMakerTransport("news", client=runtime).close()
+    assert not runtime._http.is_closed
+    runtime.close()
 
 
 class _Runtime:
