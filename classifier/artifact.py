@@ -27,7 +27,8 @@ from tokenizers import Tokenizer
 from classifier.encoding import Encoder, OnLong, TextCleaning, load_tokenizer
 from classifier.errors import ArtifactError, LabelError, ModelError
 from classifier.labels import Labels
-from classifier.packed import PackedClassifier, Precision
+from classifier.packed import PackedClassifier
+from classifier.products import Precision
 
 if TYPE_CHECKING:  # importing transformers takes as long as importing torch, and serving does without
     import torch

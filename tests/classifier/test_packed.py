@@ -14,8 +14,10 @@ from transformers import GPT2Config
 
 from classifier.artifact import Artifact
 from classifier.errors import ModelError
+from classifier.layers import Get
 from classifier.model import GPT2Classifier, infer_sequences
-from classifier.packed import Get, PackedClassifier, Precision, _float32, _Maker, _onednn
+from classifier.packed import PackedClassifier
+from classifier.products import Precision
 
 rows = st.lists(st.lists(st.integers(0, 399), min_size=1, max_size=60), min_size=1, max_size=10)
 
@@ -118,16 +120,6 @@ def test_many_rows_are_split_without_a_seam(model: GPT2Classifier) -> None:
     torch.testing.assert_close(packed(model)(sequences), infer_sequences(model, sequences), atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("activation", [None, "gelu_new", "relu"])
-def test_products_in_onednns_own_layout_equal_plain_ones(activation: str | None) -> None:
-    """The layout that bfloat16 takes where the processor has it, here in float32, which every processor has."""
-    torch.manual_seed(0)
-    weight_io, bias_o, rows = torch.randn(24, 40), torch.randn(40), torch.randn(9, 24)
-    with torch.inference_mode():
-        one = _onednn(weight_io, bias_o, activation, False, torch.float32)(rows)
-        torch.testing.assert_close(one, _float32(weight_io, bias_o, activation)(rows), atol=1e-4, rtol=1e-5)
-
-
 @pytest.mark.parametrize("sequences", [[], [[1], []], [[1] * 129]])
 def test_impossible_sequences_are_refused(model: GPT2Classifier, sequences: list[list[int]]) -> None:
     with pytest.raises(ModelError, match="1 to 128 tokens"):
@@ -187,11 +179,6 @@ def test_configuration_that_does_not_fit_is_refused(
 def test_missing_files_are_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot be loaded.*config\.json"):
         PackedClassifier.load(tmp_path)
-
-
-def test_int8_is_for_cpus() -> None:
-    with pytest.raises(ModelError, match="CPUs only"):
-        _Maker("int8", torch.device("meta")).product(torch.zeros(2, 2), torch.zeros(2))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

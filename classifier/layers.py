@@ -1,0 +1,152 @@
+"""A GPT-2's layers, read from its weights' file and laid out for the packed forward.
+
+Weights come straight from the artifact's safetensors file, which is mapped and let go of tensor by tensor, so that no
+second copy is ever whole. Nothing of the mapping stays: who overwrote the file would change the answers, who truncated
+it would end the process.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch.nn.functional import layer_norm
+
+from classifier.errors import ModelError
+from classifier.products import ACTIVATIONS, Maker, Product
+
+Get = Callable[[str], torch.Tensor]
+"""A weight by its name in the file."""
+
+Source = Callable[[], AbstractContextManager[Get]]
+"""Opens the weights; what was got and not copied keeps the file mapped after it is closed."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Layer norm over the last dimension."""
+
+    weight_d: torch.Tensor
+    bias_d: torch.Tensor
+    epsilon: float
+
+    def __call__(self, rows_nd: torch.Tensor) -> torch.Tensor:
+        return layer_norm(rows_nd, self.weight_d.shape, self.weight_d, self.bias_d, self.epsilon)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer."""
+
+    norm_1: Norm
+    inputs: tuple[Product, ...]
+    """Query, key and value in one product; in the last layer the query, and key and value, in two."""
+    project: Product
+    norm_2: Norm
+    widen: Product
+    """With the activation."""
+    narrow: Product
+    scale: float
+    """What attention scores are multiplied with."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a GPT-2 configuration the forward depends on."""
+
+    width: int
+    inner: int
+    heads: int
+    layers: int
+    epsilon: float
+    activation: str
+    scaled: bool
+    scaled_by_layer: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Shape":
+        """Raises ModelError."""
+        if config.get("model_type") != "gpt2" or "flatten_tokens" in config:
+            kind = "a GPT-2 with the head 'flatten'" if "flatten_tokens" in config else f"{config.get('model_type')!r}"
+            raise ModelError(
+                f"config.json describes {kind}; the packed forward is for GPT-2 with the head 'last_token'"
+            )
+        width = config["n_embd"]
+        if config["activation_function"] not in ACTIVATIONS:
+            raise ModelError(
+                f"config.json: activation_function {config['activation_function']!r} is not one of "
+                f"{', '.join(sorted(ACTIVATIONS))}"
+            )
+        return cls(
+            width=width,
+            inner=config.get("n_inner") or 4 * width,
+            heads=config["n_head"],
+            layers=config["n_layer"],
+            epsilon=config["layer_norm_epsilon"],
+            activation=config["activation_function"],
+            scaled=config.get("scale_attn_weights", True),
+            scaled_by_layer=config.get("scale_attn_by_inverse_layer_idx", False),
+        )
+
+    def parameters(self, *outside: int) -> int:
+        """Parameters of the layers, the last norm, and matrices of these (rows, columns, rows, columns ...)."""
+        width, inner = self.width, self.inner
+        layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
+        return self.layers * layer + 2 * width + sum(a * b for a, b in zip(outside[::2], outside[1::2], strict=True))
+
+
+def read_block(shape: Shape, source: Source, make: Maker, index: int, last: bool) -> Block:
+    scale = float((shape.width // shape.heads) ** -0.5) if shape.scaled else 1.0
+    if shape.scaled_by_layer:
+        scale /= index + 1
+    prefix, width = f"transformer.h.{index}.", shape.width
+    columns = (slice(0, width), slice(width, None)) if last else (slice(None),)
+
+    def product(name: str, inputs: int, outputs: int, part: slice = slice(None), **kind: Any) -> Product:
+        # A mapping of its own: one that a weight used as stored keeps open would keep in memory what was read of
+        # its neighbours, too.
+        with source() as get:
+            weight_io, bias_o = get(f"{prefix}{name}.weight"), get(f"{prefix}{name}.bias")
+            if weight_io.shape != (inputs, outputs) or bias_o.shape != (outputs,):
+                raise ModelError(
+                    f"{prefix}{name}: weights of {tuple(weight_io.shape)} and bias of {tuple(bias_o.shape)}, "
+                    f"config.json asks for {(inputs, outputs)} and {(outputs,)}"
+                )
+            return make.product(weight_io[:, part], bias_o[part], exact=last or name == "attn.c_attn", **kind)
+
+    with source() as get:
+        norm_1, norm_2 = (read_norm(get, f"{prefix}{name}", shape, make.device) for name in ("ln_1", "ln_2"))
+    return Block(
+        norm_1=norm_1,
+        inputs=tuple(product("attn.c_attn", width, 3 * width, part, low_out=True) for part in columns),
+        project=product("attn.c_proj", width, width),
+        norm_2=norm_2,
+        widen=product("mlp.c_fc", width, shape.inner, activation=shape.activation, low_out=True),
+        narrow=product("mlp.c_proj", shape.inner, width),
+        scale=scale,
+    )
+
+
+def read_norm(get: Get, name: str, shape: Shape, device: torch.device) -> Norm:
+    weight_d, bias_d = (get(f"{name}.{part}").to(device, torch.float32) for part in ("weight", "bias"))
+    if weight_d.shape != (shape.width,) or bias_d.shape != (shape.width,):
+        raise ModelError(f"{name}: {tuple(weight_d.shape)} weights, config.json asks for {shape.width}")
+    return Norm(weight_d, bias_d, shape.epsilon)
+
+
+def mapped(path: Path, copy: bool) -> Source:
+    """Weights of a safetensors file, mapped anew each time, so that a layer that was copied leaves nothing behind.
+
+    With `copy` nothing of the mapping is kept: else a file that is overwritten in place would change the answers of a
+    running service, and one that is truncated would end it by SIGBUS.
+    """
+
+    @contextmanager
+    def source() -> Iterator[Get]:
+        with safe_open(path, framework="pt") as file:
+            yield (lambda name: file.get_tensor(name).clone()) if copy else file.get_tensor
+
+    return source
