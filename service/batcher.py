@@ -1,7 +1,7 @@
 """A bounded queue in front of one model, and the worker that empties it in batches.
 
 A job is one request's windows; it is admitted or refused as a whole, without waiting. A work is one window that the
-model must see; equal windows of whatever jobs share one work. Every job gets exactly one answer.
+model must see; equal windows share one. Every job gets exactly one answer.
 
     job    submitted --> refused       the queue is full or closed, or by the measured rate its turn would come too
                |                       late: ServiceError at once, nothing is kept
@@ -21,14 +21,7 @@ model must see; equal windows of whatever jobs share one work. Every job gets ex
                                       +- halve <+   the model raised: each half again, until the culprit is alone
 
 Forming never waits for more to come: work that finds the model idle starts at once, and what arrives meanwhile makes
-the next batch. There are two lanes, each first in, first out. A batch is filled from the interactive lane, then from
-the bulk lane, each entry that still fits the budget, the lane's oldest first; an entry larger than the budget runs
-alone. While bulk waits, at most `MAX_PASSED_OVER` batches in a row are led by the interactive lane, and then one is
-filled from the bulk lane first: bulk's oldest entry is in the model after at most that many other batches, and a short
-text waits for at most one bulk batch beyond the one in the model.
-
-What would not be done in time is refused at once instead of taking the place of what can be: without that, ten times
-too much work makes a queue in which everything expires just before its turn, and hardly anything is answered.
+the next batch. Which works make a batch is `service.queue`'s matter, who is admitted `service.admission`'s.
 
 If the model runs out of memory, the budget shrinks to half of what failed and doubles again after `GOOD_BATCHES`
 batches without trouble. After any other failure of a lone window a one-token forward decides whether the model is
@@ -44,25 +37,14 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
+from service.admission import Admission, Limits
 from service.engine import Item, Logits, ModelOutOfMemory
 from service.errors import ServiceError
+from service.queue import Job, Lane, Queue, Result, Work
 from service.telemetry import Metrics, logger
-
-LOOKAHEAD = 512
-"""Entries of a lane among which those that fit are sought."""
-
-MAX_PASSED_OVER = 4
-"""Batches led by the interactive lane in a row while bulk waits."""
-
-TIMELY = 0.8
-"""Share of a request's time that the queue may take by the measured rate; the rest is for what the estimate misses."""
-
-FIRST_BATCHES = 3
-"""At least half full, before their rate is believed, where the start measured none."""
 
 CLOSE_S = 2.0
 """Seconds that a batch in the model has to end when the batcher is closed."""
@@ -70,11 +52,6 @@ CLOSE_S = 2.0
 GOOD_BATCHES = 16
 MIN_BUDGET = 16
 MAX_FAULTS = 3
-
-Lane = Literal["interactive", "bulk"]
-
-Result = Logits | ServiceError
-"""What becomes of one window."""
 
 Run = Callable[[Callable[[], object]], Awaitable[object]]
 """Runs a blocking call elsewhere, one at a time."""
@@ -89,44 +66,14 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Bounds on what is admitted and on one batch; see the settings of the same names."""
-
-    max_items: int
-    max_tokens: int
-    max_batch_tokens: int
-    tokens_per_s: float = 0.0
-    """What the model is known to reach; 0: nothing is known before the first full batches."""
-    cache_items: int = 0
-    stuck_s: float = math.inf
-
-
-@dataclass(eq=False, slots=True)
-class _Work:
-    item: Item
-    lane: Lane
-    queued_at: float
-    waiting: "dict[_Job, list[int]]"
-    """Places in the results of the jobs that wait for it."""
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    results: list[Result | None]
-    done: "asyncio.Future[None]"
-    remaining: int
-    works: list[_Work] = field(default_factory=list)
-
-
-@dataclass
 class Load:
     """What is in the batcher now: waiting or in the model."""
 
-    items: int = 0
+    items: int
     """Windows that jobs wait for."""
-    tokens: int = 0
+    tokens: int
     """Tokens that the model has to see for them; equal windows count once."""
-    tokens_per_s: float = 0.0
+    tokens_per_s: float
     """Measured over recent batches that were at least half full."""
 
 
@@ -152,28 +99,29 @@ class Batcher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._latest: Future[object] | None = None
         self._run_given = run
-        self._lanes: dict[Lane, OrderedDict[_Work, None]] = {"interactive": OrderedDict(), "bulk": OrderedDict()}
-        self._lane_tokens: dict[Lane, int] = {"interactive": 0, "bulk": 0}  # queued or in the model
-        self._by_key: dict[Hashable, _Work] = {}  # queued or in the model
+        self._queue = Queue()
+        self._admission = Admission(self._queue, limits)
         self._cache: OrderedDict[Hashable, Logits] = OrderedDict()
-        self._jobs: set[_Job] = set()
+        self._jobs: set[Job] = set()
         self._arrived = asyncio.Event()
         self._freed = asyncio.Event()  # pulsed each time there is less in the batcher
         self._worker: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
         self._probe_needed = False  # a text alone has failed, and nothing has succeeded since
         self._down = False  # the probe has failed, or the worker, and nothing has succeeded since
-        self._passed_over = 0
         self._faults = 0
         self._dead = False
         self._closed = False
         self._in_model_since = math.inf
         self._busy_since = 0.0  # end of the batch before, or when the worker woke up
         self._good_batches = 0
-        self._first: list[tuple[int, float]] = []  # tokens and seconds of the first batches, until a rate is known
         self.budget = limits.max_batch_tokens
         """Tokens of the next batch."""
-        self.load = Load(tokens_per_s=limits.tokens_per_s)
+
+    @property
+    def load(self) -> Load:
+        """What is here now."""
+        return Load(self._admission.items, self._queue.tokens, self._admission.rate.tokens_per_s)
 
     def start(self) -> None:
         """Start the worker on the running loop."""
@@ -216,9 +164,9 @@ class Batcher:
             await self._room_for(items, until, timeout_s, lane)
         self._admit(items, until - loop.time(), lane)
         now = loop.time()
-        job = _Job([None] * len(items), loop.create_future(), len(items))
+        job = Job([None] * len(items), loop.create_future(), len(items))
         self._jobs.add(job)
-        self.load.items += len(items)
+        self._admission.items += len(items)
         for index, item in enumerate(items):
             self._place(job, index, item, lane, now)
         self._show_load()
@@ -260,8 +208,8 @@ class Batcher:
         self._fail_waiting(ServiceError("draining", "the service stopped before this request was answered"))
 
     def retry_after_s(self) -> float:
-        """Seconds until what is here now will be done, by the measured rate; 1 before there is one."""
-        return self.load.tokens / self.load.tokens_per_s if self.load.tokens_per_s else 1.0
+        """Seconds until what is here now will be done; see `Admission`."""
+        return self._admission.retry_after_s()
 
     async def recheck(self) -> bool:
         """Healthy? For readiness: where that is in doubt, a probe tells, unless the worker is gone for good."""
@@ -269,16 +217,6 @@ class Batcher:
         if (self._probe_needed or self._down) and idle and not self._dead and not self._closed:
             await self._probe()
         return self.healthy
-
-    def _wait_s(self, tokens: int, lane: Lane) -> float:
-        """Seconds until so many more tokens of this lane are done, by the measured rate; 0 before there is one."""
-        if not self.load.tokens_per_s:
-            return 0.0
-        ahead = self.load.tokens
-        if lane == "interactive":
-            share = MAX_PASSED_OVER / (MAX_PASSED_OVER + 1) if self._lanes["bulk"] else 1.0
-            ahead = round((self._lane_tokens["interactive"] + tokens) / share) - tokens
-        return (ahead + tokens) / self.load.tokens_per_s
 
     async def _room_for(self, items: Sequence[Item], until: float, timeout_s: float, lane: Lane) -> None:
         """Wait until these would be admitted. Raises ServiceError deadline_exceeded."""
@@ -299,60 +237,36 @@ class Batcher:
             raise ServiceError("draining", "the service is stopping", retry_after_s=1)
         if self._dead:
             raise ServiceError("not_ready", "the model's worker has failed; the service must be restarted")
-        new = {id(item) if item.key is None else item.key: item.tokens for item in items if not self._known(item.key)}
-        tokens, limits = sum(new.values()), self._limits
-        # An empty batcher takes any request, however large: refusing it would be refusing it for ever.
-        if self.load.items and (
-            self.load.items + len(items) > limits.max_items or self.load.tokens + tokens > limits.max_tokens
-        ):
-            raise ServiceError(
-                "overloaded",
-                f"the queue holds {self.load.items} windows and {self.load.tokens} tokens, the limits are "
-                f"{limits.max_items} and {limits.max_tokens}; this request needs {len(items)} and {tokens}",
-                retry_after_s=self.retry_after_s(),
-            )
-        wait_s = self._wait_s(tokens, lane)
-        if self.load.items and tokens and left_s > 0 and wait_s > TIMELY * left_s:
-            raise ServiceError(
-                "overloaded",
-                f"the queue holds {self.load.tokens} tokens: this request would be done in about {wait_s:.1f} s, "
-                f"{left_s:.1f} s are allowed",
-                retry_after_s=self.retry_after_s(),
-            )
+        known = self._queue.find
+        new = {
+            id(item) if item.key is None else item.key: item.tokens
+            for item in items
+            if known(item.key) is None and item.key not in self._cache
+        }
+        self._admission.check(len(items), sum(new.values()), left_s, lane)
 
-    def _known(self, key: Hashable) -> bool:
-        return key is not None and (key in self._by_key or key in self._cache)
-
-    def _place(self, job: _Job, index: int, item: Item, lane: Lane, now: float) -> None:
+    def _place(self, job: Job, index: int, item: Item, lane: Lane, now: float) -> None:
         """Answer from the cache, join an equal window, or queue."""
         key = item.key
         if key is not None and key in self._cache:
             self._cache.move_to_end(key)
             self._metrics.shared.labels("cache").inc()
-            self._give(job, index, self._cache[key])
+            self._admission.items -= 1
+            job.settle(index, self._cache[key])
             return
-        work = None if key is None else self._by_key.get(key)
+        work = self._queue.find(key)
         if work is None:
-            work = _Work(item, lane, now, {})
-            self._lanes[lane][work] = None
-            if key is not None:
-                self._by_key[key] = work
-            self.load.tokens += item.tokens
-            self._lane_tokens[lane] += item.tokens
+            work = self._queue.add(item, lane, now)
             self._arrived.set()
         else:
             self._metrics.shared.labels("in_flight").inc()
-            if lane == "interactive" and work in self._lanes["bulk"]:  # now somebody waits for it who goes first
-                del self._lanes["bulk"][work]
-                self._lane_tokens["bulk"] -= item.tokens
-                self._lane_tokens[lane] += item.tokens
-                work.lane = lane
-                self._lanes[lane][work] = None
+            if lane == "interactive":
+                self._queue.hurry(work)
         if job not in work.waiting:
             job.works.append(work)
         work.waiting.setdefault(job, []).append(index)
 
-    def _leave(self, job: _Job, reason: str) -> None:
+    def _leave(self, job: Job, reason: str) -> None:
         """The caller has its answer or is gone: what only it waited for takes nobody's place."""
         job.done.cancel()  # no effect if it is done
         self._jobs.discard(job)
@@ -360,10 +274,8 @@ class Batcher:
             places = work.waiting.pop(job, None)
             if places is None:
                 continue
-            self.load.items -= len(places)
-            if not work.waiting and work in self._lanes[work.lane]:
-                del self._lanes[work.lane][work]
-                self._forget(work)
+            self._admission.items -= len(places)
+            if not work.waiting and self._queue.withdraw(work):
                 self._metrics.dropped.labels(reason).inc()
         self._show_load()
 
@@ -377,27 +289,14 @@ class Batcher:
                 await self._arrived.wait()
                 self._busy_since = asyncio.get_running_loop().time()
 
-    def _next_batch(self) -> list[_Work]:
-        """What the model sees next; see the module for the rules."""
-        interactive, bulk = self._lanes["interactive"], self._lanes["bulk"]
-        bulk_leads = bool(bulk) and (not interactive or self._passed_over >= MAX_PASSED_OVER)
-        self._passed_over = self._passed_over + 1 if bulk and not bulk_leads else 0
-        batch: list[_Work] = []
-        room = self.budget
-        for lane in (bulk, interactive) if bulk_leads else (interactive, bulk):
-            for work in list(islice(lane, LOOKAHEAD)):
-                if batch and room <= 0:
-                    break
-                if not batch or work.item.computed <= room:
-                    batch.append(work)
-                    room -= work.item.computed
-                    del lane[work]
+    def _next_batch(self) -> list[Work]:
+        batch = self._queue.next_batch(self.budget)
         now = asyncio.get_running_loop().time()
         for work in batch:
             self._metrics.queue_seconds.observe(now - work.queued_at)
         return batch
 
-    async def _run(self, batch: list[_Work]) -> None:
+    async def _run(self, batch: list[Work]) -> None:
         """Run a batch; halve it while it fails. Every work of it is done or has failed when this returns."""
         parts = [batch]
         while parts:
@@ -421,15 +320,15 @@ class Batcher:
         if self._probe_needed:
             await self._probe()
 
-    def _still_wanted(self, part: list[_Work]) -> list[_Work]:
+    def _still_wanted(self, part: list[Work]) -> list[Work]:
         """Without what everybody has left since the batch was formed."""
         for work in part:
             if not work.waiting:
-                self._forget(work)
+                self._queue.forget(work)
                 self._metrics.dropped.labels("departed").inc()
         return [work for work in part if work.waiting]
 
-    async def _infer(self, part: list[_Work]) -> Sequence[Logits]:
+    async def _infer(self, part: list[Work]) -> Sequence[Logits]:
         loop = asyncio.get_running_loop()
         items = [work.item for work in part]
         tokens = sum(item.tokens for item in items)
@@ -443,28 +342,17 @@ class Batcher:
             raise RuntimeError(f"the engine gave {len(rows)} rows for {len(items)} windows")
         end = loop.time()
         seconds = max(end - start, 1e-6)
-        self._measure(items, max(end - min(self._busy_since, start), 1e-6))  # what lies between two batches counts
+        computed = sum(item.computed for item in items)
+        between = max(end - min(self._busy_since, start), 1e-6)  # what lies between two batches counts
+        self._admission.rate.learn(tokens, between, full=2 * computed >= self.budget)
         self._busy_since = end
         self._metrics.inference_seconds.observe(seconds)
         self._metrics.batch_items.observe(len(items))
         self._metrics.batch_tokens.observe(tokens)
-        self._metrics.padding_tokens.inc(sum(item.computed for item in items) - tokens)
+        self._metrics.padding_tokens.inc(computed - tokens)
         return rows
 
-    def _measure(self, items: Sequence[Item], seconds: float) -> None:
-        """Learn the rate. What a small batch reaches, full ones reach, too: a low estimate recovers, and none lowers it
-        but full ones. The first batches of a process are its slowest: one of them alone says nothing.
-        """
-        tokens, rate = sum(item.tokens for item in items), self.load.tokens_per_s
-        full = 2 * sum(item.computed for item in items) >= self.budget
-        if rate and (full or tokens / seconds > rate):
-            self.load.tokens_per_s = 0.8 * rate + 0.2 * tokens / seconds
-        elif full and not rate:
-            self._first.append((tokens, seconds))
-            if len(self._first) == FIRST_BATCHES:
-                self.load.tokens_per_s = sum(t for t, _ in self._first) / sum(s for _, s in self._first)
-
-    def _failed(self, part: list[_Work], exc: Exception) -> None:
+    def _failed(self, part: list[Work], exc: Exception) -> None:
         self._metrics.batch_failures.inc()
         self._good_batches = 0
         computed = sum(work.item.computed for work in part)
@@ -483,13 +371,13 @@ class Batcher:
             self.budget = min(2 * self.budget, self._limits.max_batch_tokens)
             self._good_batches = 0
 
-    def _finish(self, work: _Work, result: Result) -> None:
+    def _finish(self, work: Work, result: Result) -> None:
         """Give the result to whoever waits for it."""
-        self._forget(work)
+        self._queue.forget(work)
         for job, places in work.waiting.items():
-            self.load.items -= len(places)
+            self._admission.items -= len(places)
             for index in places:
-                self._settle(job, index, result)
+                job.settle(index, result)
         work.waiting.clear()
         self._show_load()
         key = work.item.key
@@ -498,25 +386,6 @@ class Batcher:
                 self._cache[key] = result
             while len(self._cache) > self._limits.cache_items:
                 self._cache.popitem(last=False)
-
-    def _give(self, job: _Job, index: int, result: Result) -> None:
-        """As `_settle`, for what never became work."""
-        self.load.items -= 1
-        self._settle(job, index, result)
-
-    @staticmethod
-    def _settle(job: _Job, index: int, result: Result) -> None:
-        job.results[index] = result
-        job.remaining -= 1
-        if job.remaining == 0 and not job.done.done():
-            job.done.set_result(None)
-
-    def _forget(self, work: _Work) -> None:
-        """It needs the model no more."""
-        self.load.tokens -= work.item.tokens
-        self._lane_tokens[work.lane] -= work.item.tokens
-        if work.item.key is not None:
-            del self._by_key[work.item.key]
 
     async def _probe(self) -> None:
         """After a failure: is it the text or the model? Who asks at the same time shares one probe."""
@@ -542,15 +411,14 @@ class Batcher:
 
     def _fail_waiting(self, error: ServiceError) -> None:
         """Give `error` to every job that still waits, also where its windows are in the model, and forget all work."""
-        for lane in self._lanes.values():
-            lane.clear()
-        self._by_key.clear()
+        self._queue.clear()
         for job in self._jobs:
+            for work in job.works:
+                work.waiting.clear()  # what comes of it concerns nobody
             job.works.clear()
             if not job.done.done():
                 job.done.set_exception(error)
-        self.load.items = self.load.tokens = 0
-        self._lane_tokens = {"interactive": 0, "bulk": 0}
+        self._admission.items = 0
         self._show_load()
 
     def _worker_ended(self, worker: "asyncio.Task[None]") -> None:
@@ -568,11 +436,12 @@ class Batcher:
     def _show_load(self) -> None:
         self._freed.set()  # whoever waits for room looks again
         self._freed.clear()
-        self._metrics.queue_items.set(self.load.items)
-        self._metrics.queue_tokens.set(self.load.tokens)
+        load = self.load
+        self._metrics.queue_items.set(load.items)
+        self._metrics.queue_tokens.set(load.tokens)
 
 
-def _why(work: _Work, memory: bool) -> str:
+def _why(work: Work, memory: bool) -> str:
     if memory:
         return f"there is not enough memory for {work.item.tokens} tokens"
     return "the model failed on this text"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from opentelemetry import trace
 
-from service.batcher import Batcher, Lane, Result, deadline_exceeded
+from service.batcher import Batcher, deadline_exceeded
 from service.engine import (
     Encoded,
     Engine,
@@ -27,6 +27,7 @@ from service.engine import (
     Tokenized,
 )
 from service.errors import ServiceError
+from service.queue import Lane, Result
 from service.settings import Settings
 from service.telemetry import Metrics
 

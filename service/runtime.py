@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 from weakref import WeakSet
 
-from service.batcher import Batcher, Limits
+from service.admission import Limits
+from service.batcher import Batcher
 from service.engine import Engine, Progress
 from service.errors import EngineLoadError, ServiceError
 from service.memory import tune_allocator

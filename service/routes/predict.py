@@ -8,12 +8,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.batcher import Lane
 from service.engine import Tokenized
 from service.errors import ServiceError, error_body
 from service.explain import Explanation, explain
 from service.formats import LINES, media_type
 from service.pipeline import Answer, Outcome, Timing, Work
+from service.queue import Lane
 from service.routes.common import (
     TEXT_ERRORS,
     WORK_ERRORS,

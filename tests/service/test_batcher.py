@@ -10,9 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.batcher import FIRST_BATCHES, GOOD_BATCHES, MAX_FAULTS, MAX_PASSED_OVER, Batcher, Lane, Limits, Result
+from service.admission import FIRST_BATCHES, Limits
+from service.batcher import GOOD_BATCHES, MAX_FAULTS, Batcher
 from service.engine import Item, Logits
 from service.errors import ServiceError
+from service.queue import MAX_PASSED_OVER, Lane, Result
 from service.telemetry import Metrics
 from tests.service.fakes import LABELS, FakeEngine, item
 from tests.service.virtual_time import Deadlock, VirtualTimeLoop, run, taking
@@ -69,7 +71,7 @@ class Bench:
         return float(self.metrics.dropped.labels(reason)._value.get())
 
     def empty(self) -> bool:
-        return (self.batcher.load.items, self.batcher.load.tokens, self.batcher._by_key) == (0, 0, {})
+        return (self.batcher.load.items, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
 
 
 async def answered(*tasks: "asyncio.Task[list[Result]]") -> list[list[Result]]:
@@ -78,6 +80,10 @@ async def answered(*tasks: "asyncio.Task[list[Result]]") -> list[list[Result]]:
 
 def in_virtual_time(scenario: Coroutine[Any, Any, None]) -> None:
     run(lambda: scenario)
+
+
+async def task_result(task: "asyncio.Task[list[Result]]") -> list[Result]:
+    return await task
 
 
 async def refused(request: Coroutine[Any, Any, object], kind: str) -> ServiceError:
@@ -581,6 +587,20 @@ class TestFailures:
 
 
 class TestClosing:
+    def test_a_batch_that_was_given_up_ends_without_a_trace(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            task = await bench.busy()
+            bench.batcher.give_up()
+            await refused(task_result(task), "draining")
+            worker = bench.batcher._worker
+            assert worker is not None
+            await asyncio.sleep(2 * BATCH_S)
+            assert bench.batches == [["busy"]]
+            assert (bench.empty(), worker.done()) == (True, False)
+
+        run(scenario)
+
     def test_everyone_who_waits_is_told(self) -> None:
         async def scenario() -> None:
             bench = Bench()
@@ -752,8 +772,7 @@ class Machine(RuleBasedStateMachine):
             self.engine.broken = False
             await asyncio.gather(*(task for *_, task in self.open), return_exceptions=True)  # Deadlock if one is lost
             await asyncio.sleep(100 * self.seconds)  # what callers left in the model
-            assert (self.batcher.load.items, self.batcher.load.tokens, self.batcher._by_key) == (0, 0, {})
-            assert not any(self.batcher._lanes.values())
+            assert (self.batcher.load.items, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
             await self.batcher.recheck()
             assert self.batcher.healthy
             assert isinstance((await self.batcher.submit([item("a")], 1e6))[0], list)
