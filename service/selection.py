@@ -19,8 +19,11 @@ NEAR = 5e-2
 ENOUGH = 0.95
 """The budget is the least that reaches this share of the best rate measured: more tokens would only add latency."""
 
-LONG_S = 0.5
+LONG_S = 0.25
 """Seconds of a batch beyond which none is tried: it would make start-up long, and every short text wait as long."""
+
+QUICK_S = 0.05
+"""Seconds of a batch below which its time is taken twice: what disturbs a machine for a moment matters there."""
 
 BUDGETS = (128, 256, 512, 1024, 2048, 4096)
 

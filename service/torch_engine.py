@@ -36,9 +36,9 @@ from service.engine import (
 )
 from service.errors import EngineLoadError
 from service.selection import (
-    LONG_S,
     NEAR,
     PRECISIONS,
+    QUICK_S,
     BudgetTrial,
     Precision,
     Trial,
@@ -59,8 +59,9 @@ Lower precisions may be `NEAR`.
 TRIAL_TOKENS = 512
 """Tokens of the layer that precisions are compared by."""
 
-ALONE_TOKENS = 64
-"""Golden texts up to this length also run alone: the longest would take seconds on a slow machine."""
+SHORT_TOKENS = 64
+"""Golden texts up to this length also run alone, and a precision is tried on them before it is tried on longer ones,
+which would take seconds on a slow machine."""
 
 Forward = Callable[[Sequence[Sequence[int]]], torch.Tensor]
 """B sequences of ids to logits (B, C) float32 on the CPU."""
@@ -257,7 +258,9 @@ def _fastest(artifact: Artifact, device: str) -> tuple[Precision, Sequence[Trial
     golden = [window.ids for text in _golden_texts(artifact) for window in text.windows if len(window.ids) <= 256]
     drawn = _random_texts(exact.vocabulary, min(artifact.manifest.max_tokens, 64))
     tokens = min(TRIAL_TOKENS, exact.max_tokens)
-    batteries = (drawn, golden)  # the shorter first: what fails there need not go through the other
+    short = [ids for ids in golden if len(ids) <= SHORT_TOKENS]
+    long = [ids for ids in golden if len(ids) > SHORT_TOKENS]
+    batteries = [texts for texts in (drawn, short, long) if texts]  # what fails in one need not go through the next
     expected: list[list[list[float]]] = []
     loaded: dict[Precision, PackedClassifier] = {}
 
@@ -332,7 +335,7 @@ def _golden_difference(artifact: Artifact, forward: Forward) -> float:
         combine_windows([next(rows) for _ in text.windows], [len(window.ids) for window in text.windows]).tolist()
         for text in texts
     ]
-    short = [i for i, text in enumerate(texts) if text.tokens <= ALONE_TOKENS and len(text.windows) == 1]
+    short = [i for i, text in enumerate(texts) if text.tokens <= SHORT_TOKENS and len(text.windows) == 1]
     got += [forward([texts[i].windows[0].ids]).tolist()[0] for i in short]
     return disagreement(got, [*expected, *(expected[i] for i in short)])[0]
 
@@ -342,11 +345,11 @@ def _choose_budget(artifact: Artifact, settings: Settings, forward: Forward) -> 
     longest = artifact.manifest.max_tokens
 
     def seconds(tokens: int) -> float:
-        """The better of two runs, where they are short, over texts of 128 tokens, or as long as there can be."""
+        """Over texts of 128 tokens, or as long as there can be; the better of two runs where they are short."""
         length = longest if artifact.manifest.head == "flatten" else min(128, longest)
         batch = [[0] * length] * max(1, tokens // length)
         times: list[float] = []
-        while len(times) < 2 and sum(times) < LONG_S:
+        while not times or (len(times) < 2 and times[0] < QUICK_S):
             started = time.perf_counter()
             forward(batch)
             times.append(time.perf_counter() - started)
