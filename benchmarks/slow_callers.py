@@ -2,9 +2,11 @@
 
     python -m benchmarks.slow_callers --slow 1000 --rate 20 --seconds 10
 
-1. In rounds, short texts at /predict in an open loop, first alone and then beside slow callers: a third sends nothing,
-   a third one byte of its head every second, a third one byte of its body. Whoever is cut off comes back at once. After
-   the last round nobody comes back, and the service must have its descriptors again.
+1. In rounds, short texts at /predict in an open loop: alone, beside slow callers of a server that does nothing else
+   than to cut them off after the same times, and beside slow callers of the service. A third of them sends nothing, a
+   third one byte of its head every second, a third one byte of its body. Whoever is cut off comes back at once. After
+   the last round nobody comes back, and the service must have its descriptors again. The other server shows what the
+   slow callers' own use of the processors does to a service on the same machine.
 2. /ping at 50 calls/s while closed loops saturate /predict.
 
 Slow callers and saturating clients run in a process of their own, so that they do not delay the clock of what is
@@ -22,7 +24,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.context import SpawnContext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.artifacts import resolve
 from benchmarks.errors import BenchmarkError
@@ -34,6 +36,9 @@ from benchmarks.processes import ROOT
 from benchmarks.servers import Server, Up, ours, up
 from benchmarks.tables import number, table
 from service.protocol import BODY_S, HEAD_S
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 HOST = "127.0.0.1"
 TEXT = "The striker scored twice in the second half and the visitors won the cup tie."
@@ -54,6 +59,33 @@ RAMP_S = 5.0
 
 PINGS_PER_S = 50.0
 SATURATING_CLIENTS = 32
+
+
+class Other(NamedTuple):
+    """The server that does nothing but cut slow callers off."""
+
+    port: int
+    pid: int
+
+
+def cut_off_all(started: "Connection") -> None:
+    """A server that reads and, when a caller's time is up, hangs up. Sends its port, ends with its process."""
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        since = time.monotonic()
+        with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(HEAD_S):
+                await reader.readuntil(b"\r\n\r\n")
+            async with asyncio.timeout(BODY_S - (time.monotonic() - since)):
+                await reader.read(-1)
+        writer.close()
+
+    async def serve() -> None:
+        server = await asyncio.start_server(serve_one, HOST, 0, backlog=2048)
+        started.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(serve())
 
 
 def slow_callers(port: int, count: int, until: float, give_up: float) -> list[tuple[str, float, bool]]:
@@ -117,9 +149,9 @@ def measure(options: Namespace) -> dict[str, Any]:
     allow_connections(options.slow)
     server = ours(resolve(options.artifact, options))
     figures: dict[str, Any] = {"artifact": options.artifact, "machine": describe(), "command": command()}
-    with up(server, options.work) as running, _elsewhere() as elsewhere:
+    with up(server, options.work) as running, _elsewhere() as elsewhere, _other_server() as other:
         asyncio.run(closed_loop(HOST, running.port, _different(server, 64), clients=4, count=64))  # warm
-        figures["slow"] = _slow(running, elsewhere, options)
+        figures["slow"] = _slow(running, elsewhere, other, options)
         say("/ping under saturation")
         seconds = options.pings / PINGS_PER_S
         saturating = elsewhere.submit(saturate, running.port, _different(server, 5_000), seconds + 3.0)
@@ -130,9 +162,9 @@ def measure(options: Namespace) -> dict[str, Any]:
     return figures
 
 
-def _slow(running: Up, elsewhere: ProcessPoolExecutor, options: Namespace) -> dict[str, Any]:
+def _slow(running: Up, elsewhere: ProcessPoolExecutor, other: Other, options: Namespace) -> dict[str, Any]:
     server, pid = running.server, running.process.pid
-    alone, beside = Load(), Load()
+    alone, others, beside = Load(), Load(), Load()
     before, during, after = descriptors(pid), 0, []
     ends: list[tuple[str, float, bool]] = []
     for turn in range(options.rounds):
@@ -140,6 +172,12 @@ def _slow(running: Up, elsewhere: ProcessPoolExecutor, options: Namespace) -> di
         schedule = poisson_schedule(options.rate, options.seconds, options.seed + turn)
         say(f"round {turn + 1}: alone")
         alone.outcomes += asyncio.run(open_loop(HOST, running.port, requests, schedule)).outcomes
+        say(f"round {turn + 1}: beside {options.slow} slow callers of another server")
+        until = time.time() + 2 * RAMP_S + options.seconds
+        slow = elsewhere.submit(slow_callers, other.port, options.slow, until, until)
+        _wait_for_descriptors(other.pid, int(0.95 * options.slow), slow)
+        others.outcomes += asyncio.run(open_loop(HOST, running.port, requests, schedule)).outcomes
+        slow.result()
         say(f"round {turn + 1}: beside {options.slow} slow callers")
         until = time.time() + 2 * RAMP_S + options.seconds
         last = turn == options.rounds - 1
@@ -156,8 +194,10 @@ def _slow(running: Up, elsewhere: ProcessPoolExecutor, options: Namespace) -> di
         "count": options.slow,
         "rate_per_s": options.rate,
         "alone": alone.summary(),
+        "others": others.summary(),
         "beside": beside.summary(),
         "p99_ratio": _p99(beside) / _p99(alone),
+        "p99_ratio_others": _p99(beside) / _p99(others),
         "descriptors": {"before": before, "during": during, "after_each_round": after},
         "ends": {kind: _summary(ends, kind) for kind in KINDS},
     }
@@ -229,6 +269,22 @@ def _elsewhere() -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
+@contextmanager
+def _other_server() -> Iterator[Other]:
+    context: SpawnContext = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=cut_off_all, args=(there,), daemon=True)
+    process.start()
+    try:
+        if not here.poll(60):
+            raise BenchmarkError("the server beside the service has not started within a minute")
+        assert process.pid is not None
+        yield Other(here.recv(), process.pid)
+    finally:
+        process.terminate()
+        process.join()
+
+
 def report(figures: dict[str, Any]) -> str:
     """Markdown."""
     slow, ping = figures["slow"], figures["ping"]
@@ -238,7 +294,8 @@ def report(figures: dict[str, Any]) -> str:
     ends = [[k, s["allowed_s"], s["longest_s"], s["ended"], s["late"]] for k, s in slow["ends"].items()]
     parts = [
         f"`{figures['artifact']}`. Short texts at {slow['rate_per_s']:g}/s, alone and beside {slow['count']} slow "
-        f"callers: p99 {slow['p99_ratio']:.2f} times that of alone.",
+        f"callers: p99 {slow['p99_ratio']:.2f} times that of alone, and {slow['p99_ratio_others']:.2f} times that "
+        "beside as many slow callers of another server.",
         "",
         table(["/predict", "requests", "p50 ms", "p95 ms", "p99 ms", "max ms"], calls),
         "",
@@ -259,7 +316,11 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def _rows(slow: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [("alone", slow["alone"]), ("beside slow callers", slow["beside"])]
+    return [
+        ("alone", slow["alone"]),
+        ("beside slow callers of another server", slow["others"]),
+        ("beside slow callers", slow["beside"]),
+    ]
 
 
 def main() -> None:
