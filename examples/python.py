@@ -1,4 +1,4 @@
-"""The service by its Python client: `python examples/python.py [URL]`.
+"""The service by its Python client: `python -m examples.python [URL]`, in the repository's root.
 
 Without a URL it takes CLASSIFIER_URL, else http://localhost:8080; a key comes from CLASSIFIER_API_KEY.
 """

@@ -244,7 +244,7 @@ def _check_sizes(config: TrainConfig, model: GPT2Classifier, tokenizer: Tokenize
     if config.max_seq_len > model.config.n_positions:
         raise ConfigError(
             f"max-seq-len is {config.max_seq_len}, but base model {config.base_model!r} has "
-            f"{model.config.n_positions} positions"
+            f"{model.config.n_positions} positions; set max-seq-len to at most that"
         )
 
 

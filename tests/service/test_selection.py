@@ -55,11 +55,16 @@ def test_disagreement(got: tuple[list[list[float]], list[list[float]]], expected
 
 
 def test_budget_is_the_least_near_full_speed() -> None:
-    seconds = {128: 0.01, 256: 0.014, 512: 0.026, 1024: 0.052, 2048: 99.0, 4096: 99.0}
+    seconds = {128: 0.01, 256: 0.014, 512: 0.026, 1024: 0.052, 2048: 0.104, 4096: 0.208}
     budget, trials = choose_budget(seconds.__getitem__)
     assert budget == 512
-    assert [t.tokens for t in trials] == [128, 256, 512, 1024], "doubling gained nothing any more"
+    assert [t.tokens for t in trials] == list(seconds)
     assert trials[0] == BudgetTrial(128, 12800.0)
+
+
+def test_a_disturbed_measurement_does_not_end_the_search() -> None:
+    seconds = {128: 0.025, 256: 0.06, 512: 0.067, 1024: 0.128, 2048: 0.26}  # 256 is the disturbed one
+    assert choose_budget(seconds.__getitem__)[0] == 512
 
 
 def test_a_slow_machine_is_not_kept_busy_by_the_search() -> None:
