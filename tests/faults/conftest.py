@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from benchmarks.processes import free_port, running, wait_for_status
 from classifier.artifact import Artifact
 
 START_S = 120.0
+LOG_S = 30.0
 TEXT = "the striker said that the team will win the cup final"
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses /proc or /dev/full")
@@ -51,9 +53,17 @@ class Service:
         return response.status_code, response.json()["status"]
 
     def logged(self, level: str) -> list[dict[str, Any]]:
-        """The log's lines of a level."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        """The log's whole lines of a level, as far as they have been written."""
+        whole, _, _ = self.log.read_text().rpartition("\n")
+        lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
         return [line for line in lines if line["level"] == level]
+
+    def wait_for_log(self, level: str, words: str) -> None:
+        """Until a line of this level has these words: lines are written by a thread of their own, perhaps later than
+        the answer that they are about. Fails after `LOG_S`."""
+        deadline = time.monotonic() + LOG_S
+        while not any(words in line["message"] for line in self.logged(level)):
+            assert time.monotonic() < deadline, f"no line of level {level} with {words!r}: {self.log.read_text()}"
 
     def stop(self, timeout_s: float = 30) -> int:
         """SIGTERM; returns the exit code."""
