@@ -25,6 +25,7 @@ from service.telemetry import configure_logging, log, logger
 
 LOAD_FAILED = 1
 SETTINGS_WRONG = 2
+MODEL_HINT = "SERVICE_MODEL_DIR (make serve MODEL=DIR) names the artifact to serve"
 KEEP_ALIVE_S = 75  # longer than the 60 s of common load balancers, so that they hang up first
 QUIET_S = 0.25  # without a new request before the port closes, so that none is cut off on its way
 LINGER_S = 2.0  # but no longer than this, if callers never pause
@@ -124,7 +125,11 @@ def serve(settings: Settings) -> int:
     server = Server(config, app.state.runtime, settings.drain_s)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, server.hang_up)
-    server.run()
+    try:
+        server.run()
+    except SystemExit:  # uvicorn cannot have the port, and has logged why
+        hint = "SERVICE_PORT (make serve PORT=9000) names another port, SERVICE_HOST another address"
+        logger.critical("cannot serve: cannot listen on %s, port %d; %s", settings.host, settings.port, hint)
     code = LOAD_FAILED if failures or not server.started else 0
     if not code:
         log("stopped")
@@ -144,7 +149,7 @@ def _load_engine(settings: Settings, report: Progress) -> Engine:
     except (OSError, ValueError) as exc:  # no permission, a name too long ...
         problem = getattr(exc, "strerror", None) or str(exc)
     if problem:
-        raise EngineLoadError(f"artifact {directory}: {problem}; SERVICE_MODEL_DIR names the artifact to serve")
+        raise EngineLoadError(f"artifact {directory}: {problem}; {MODEL_HINT}")
     report("importing PyTorch")
     from service.torch_engine import load_torch_engine  # seconds of imports: after the port is bound, off the loop
 

@@ -240,9 +240,12 @@ def test_taken_port_is_a_failure(artifact: Artifact) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with service_process(artifact.directory, SERVICE_PORT=str(taken.getsockname()[1])) as service:
-            assert service.wait() not in (0, None)
-    assert any("address already in use" in line["message"] for line in service.lines)
+        port = taken.getsockname()[1]
+        with service_process(artifact.directory, SERVICE_PORT=str(port)) as service:
+            assert service.wait() == 1
+    messages = [line["message"] for line in service.lines]
+    assert any("address already in use" in message for message in messages)
+    assert any(f"port {port}; SERVICE_PORT" in message for message in messages)
 
 
 def test_wrong_setting_is_exit_code_2(artifact: Artifact) -> None:
