@@ -24,6 +24,12 @@ from classifier.labels import Labels
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
+# in place of transformers' sentence, which points to a report on the screen
+OTHER_SIZES = (
+    "their sizes are not those of its config.json and the data's labels; a classifier of other labels is no base, "
+    "the model that it was fine-tuned from is"
+)
+
 
 class GPT2Classifier(GPT2ForSequenceClassification):
     """GPT-2 and a linear head without bias on each text's last real token."""
@@ -127,7 +133,8 @@ def load_base(
             base_model, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
-        raise ModelError(f"base model {base_model!r}: its weights cannot be loaded: {_first_line(exc)}") from exc
+        problem = OTHER_SIZES if "ignore_mismatched_sizes" in str(exc) else _first_line(exc)
+        raise ModelError(f"base model {base_model!r}: its weights cannot be loaded: {problem}") from exc
     # Everything but the head must come from the base; a silent random layer would train to a bad model.
     missing = sorted(set(report["missing_keys"]) - {"score.weight", "score.bias"})
     if missing:
@@ -191,7 +198,7 @@ def _base_config(base_model: str) -> GPT2Config:
     except (OSError, ValueError) as exc:
         raise ModelError(
             f"base model {base_model!r}: neither a local directory with a config.json nor a model that the hub "
-            f"can give: {_first_line(exc)}"
+            f"can give ({_first_line(exc)}); --base-model takes a local directory, and `pretrain` makes one"
         ) from exc
     if not isinstance(config, GPT2Config):
         raise ModelError(f"base model {base_model!r} is a {config.model_type!r} model; a GPT-2 is needed")

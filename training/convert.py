@@ -118,6 +118,8 @@ def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except ConfigError:
         raise
+    except OSError as exc:
+        raise ConfigError(f"{checkpoint}: cannot be read: {exc.strerror or exc}") from exc
     except Exception as exc:  # an unpickler raises whatever the bytes lead it to
         # torch's own sentence may advise to load the file without that care
         kind = type(exc).__name__

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from classifier.artifact import Artifact
 from classifier.encoding import pad
 from classifier.errors import ModelError
 from classifier.labels import Labels
@@ -101,8 +102,13 @@ def test_missing_layer_is_refused_not_made_up(base_model: Path, tmp_path: Path) 
 def test_unknown_base_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"neither a local directory with a config\.json nor a model that the hub"):
         load_base(str(tmp_path / "nothing"), LABELS)
-    with pytest.raises(ModelError, match="base model 'someone/unknown'"):
+    with pytest.raises(ModelError, match=r"base model 'someone/unknown'.*--base-model takes a local directory"):
         load_base("someone/unknown", LABELS)  # the hub is off in tests
+
+
+def test_a_classifier_of_other_labels_is_no_base(artifact: Artifact) -> None:
+    with pytest.raises(ModelError, match="a classifier of other labels is no base"):
+        load_base(str(artifact.directory), Labels(("a", "b")))
 
 
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
