@@ -1,5 +1,6 @@
 """The page without a browser: what stands on it after each step, against a service that does as it is told."""
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,3 +167,8 @@ def test_an_endpoint_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "does not tell how it is" in app.sidebar.info[0].value
     app.sidebar.text_input[0].set_value("").run()
     assert not app.exception and app.sidebar.error
+
+
+def test_the_page_listens_on_this_machine_only_unless_told_otherwise() -> None:
+    settings = tomllib.loads((APP.parent / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
+    assert settings["server"]["address"] == "localhost"
