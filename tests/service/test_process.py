@@ -217,7 +217,8 @@ def test_flipped_byte_is_one_clear_line_and_exit_code_1(artifact_copy: Artifact)
 def test_missing_model_is_exit_code_1(tmp_path: Path) -> None:
     with service_process(tmp_path / "none") as service:
         assert service.wait() == 1
-    assert any("no such directory; SERVICE_MODEL_DIR (make serve MODEL=DIR) names" in line["message"] for line in service.lines)
+    hint = "no such directory; SERVICE_MODEL_DIR (make serve MODEL=DIR) names"
+    assert any(hint in line["message"] for line in service.lines)
 
 
 def test_mistyped_model_is_noticed_without_the_imports_of_a_model(tmp_path: Path) -> None:
