@@ -79,7 +79,7 @@ def test_64_concurrent_articles_of_all_lengths_equal_each_alone(service: Service
 
 
 CURL = re.findall(
-    r"^```sh\n(curl .*?)\n```\n+(?:Answer:\n+```json\n(.*?)\n```)?",
+    r"^```sh\n(curl .*?)\n```\n+(?:Answer[^\n]*:\n+```json\n(.*?)\n```)?",
     (ROOT / "README.md").read_text(encoding="utf-8"),
     re.MULTILINE | re.DOTALL,
 )
