@@ -60,7 +60,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && sh /build/scripts/trim_packages.sh /opt/venv
 COPY training /app/training
 RUN /opt/venv/bin/python /app/scripts/smoke.py && rm -r /app/scripts /app/examples \
-    && cd /app && /opt/venv/bin/python -c 'import training.run, training.report, training.evaluate, transformers.trainer' \
+    && cd /app && /opt/venv/bin/python -c 'import training.fit.run, training.report.html, training.report.evaluate, transformers.trainer' \
     && sh /build/scripts/compile_used.sh /opt/venv /app \
     && /opt/sbom/bin/cyclonedx-py environment --pyproject /build/pyproject.toml --output-reproducible \
         --output-file /build/sbom.cdx.json /opt/venv/bin/python \
@@ -98,7 +98,7 @@ COPY --from=page-build /opt/venv /opt/venv
 COPY --from=page-build /app /app
 EXPOSE 8501
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/opt/venv/bin/python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8501/_stcore/health', timeout=4)"]
-ENTRYPOINT ["/opt/venv/bin/python", "-m", "streamlit", "run", "client/streamlit_app.py", "--server.address=0.0.0.0", "--server.port=8501", "--server.fileWatcherType=none"]
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "streamlit", "run", "client/page/app.py", "--server.address=0.0.0.0", "--server.port=8501", "--server.fileWatcherType=none"]
 
 FROM runtime AS train
 LABEL org.opencontainers.image.title="gpt2-classifier-train" \

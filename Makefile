@@ -30,7 +30,7 @@ serve: .venv/.serve  ## run the service: PORT=8080 MODEL=models/default
 	@SERVICE_PORT='$(PORT)' SERVICE_MODEL_DIR='$(MODEL)' exec $(python) -m service
 
 app: .venv/.page  ## the page on :8501, for the service at CLASSIFIER_URL
-	@exec $(python) -m streamlit run client/streamlit_app.py
+	@exec $(python) -m streamlit run client/page/app.py
 
 test: .venv/.dev  ## run the tests: ARGS="-k batcher"
 	@$(python) -m pytest $(ARGS)

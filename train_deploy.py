@@ -2,8 +2,9 @@
 
     PyTorch(entry_point="train_deploy.py", source_dir="code", hyperparameters={"epochs": 1, "batch-size": 2})
 
-`python -m training.sagemaker.pack --source code` writes that directory. The flags are those of
-`python -m training train` and the channels'; training and its checkpoints are those of `training.sagemaker.container`.
+`python -m training.sagemaker.job.pack --source code` writes that directory. The flags are those of
+`python -m training train` and the channels'; training and its checkpoints are those of
+`training.sagemaker.job.container`.
 """
 
 import argparse
@@ -16,9 +17,9 @@ from typing import Any
 def train(arguments: Sequence[str] | None = None) -> int:
     """Train by the flags and the job's channels, and return the exit code."""
     from training.config import TrainConfig
-    from training.sagemaker.container import run_job
-    from training.sagemaker.hyperparameters import PLACED
-    from training.sagemaker.settings import Places
+    from training.sagemaker.job.container import run_job
+    from training.sagemaker.job.hyperparameters import PLACED
+    from training.sagemaker.job.settings import Places
 
     parser = argparse.ArgumentParser(prog="train_deploy.py", description=__doc__, allow_abbrev=False)
     for field in dataclasses.fields(TrainConfig):
@@ -43,29 +44,29 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
 
 def model_fn(model_dir: str) -> Any:
-    """The classifier; this and the next three are `training.sagemaker.inference`'s."""
-    from training.sagemaker import inference
+    """The classifier; this and the next three are `training.sagemaker.handlers.inference`'s."""
+    from training.sagemaker.handlers import inference
 
     return inference.model_fn(model_dir)
 
 
 def input_fn(body: str | bytes, content_type: str = "application/json") -> Any:
     """The texts of a request: the article's {"text": "..."} among them."""
-    from training.sagemaker import inference
+    from training.sagemaker.handlers import inference
 
     return inference.input_fn(body, content_type)
 
 
 def predict_fn(data: Any, model: Any) -> Any:
     """Probabilities by label, most probable first."""
-    from training.sagemaker import inference
+    from training.sagemaker.handlers import inference
 
     return inference.predict_fn(data, model)
 
 
 def output_fn(prediction: Any, accept: str = "application/json") -> tuple[str, str]:
     """JSON."""
-    from training.sagemaker import inference
+    from training.sagemaker.handlers import inference
 
     return inference.output_fn(prediction, accept)
 

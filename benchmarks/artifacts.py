@@ -25,8 +25,8 @@ from classifier.encoding import EncodedText, Encoder, OnLong
 from classifier.errors import ClassifierError
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_base_tokenizer
-from training.golden import GOLDEN_TEXTS
-from training.predict import predict_logits
+from training.report.golden import GOLDEN_TEXTS
+from training.report.predict import predict_logits
 
 LABELS = Labels(("business", "entertainment", "politics", "sport", "tech"))
 END_OF_TEXT = 50256

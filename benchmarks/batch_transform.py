@@ -28,7 +28,7 @@ from benchmarks.machine import command, describe
 from benchmarks.options import parser, run, save, say
 from benchmarks.processes import ROOT
 from benchmarks.servers import ours, up
-from service.engine import Encoded, Engine, Item
+from service.inference.engine import Encoded, Engine, Item
 
 HOST = "127.0.0.1"
 JSON_LINES, CSV = "application/jsonlines", "text/csv"
@@ -219,8 +219,8 @@ Way = Callable[[], tuple[list[tuple[str, float]], int, float]]
 
 def measure(options: Namespace) -> dict[str, Any]:
     """Raw figures: seconds of each round, of the service with each content type and of the bare engine."""
+    from service.model.torch_engine import load_torch_engine
     from service.settings import Settings
-    from service.torch_engine import load_torch_engine
 
     texts = short_texts(options.records, options.seed)
     figures: dict[str, Any] = {"records": len(texts), "machine": describe(), "command": command(), "seconds": {}}

@@ -30,7 +30,7 @@ from benchmarks.processes import ROOT, last_line
 from benchmarks.tables import number, table
 from benchmarks.workers.client import Worker, started
 from classifier.artifact import read_artifact
-from service.cpu import available_cpus
+from service.model.host import available_cpus
 
 CEILING = "matrix product"
 REFERENCE = "transformers float32, sdpa, alone"

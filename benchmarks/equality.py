@@ -16,8 +16,8 @@ import torch
 from classifier.artifact import Artifact, read_artifact
 from classifier.encoding import EncodedText, Side, pad
 from classifier.model import infer
-from service.selection import NEAR, PRECISIONS
-from training.data import read_examples
+from service.model.autotune import NEAR, PRECISIONS
+from training.data.read import read_examples
 
 FLOAT32_TOLERANCE = 1e-4
 

@@ -15,7 +15,7 @@ from typing import Final
 from unittest.mock import patch
 
 from service import __main__ as service
-from service.engine import (
+from service.inference.engine import (
     Encoded,
     Engine,
     EngineInfo,
@@ -70,7 +70,7 @@ class _Marked(list[int]):
 
 
 class FaultyEngine:
-    """An engine that does what the marks in texts say; see `service.engine.Engine` for the contract.
+    """An engine that does what the marks in texts say; see `service.inference.engine.Engine` for the contract.
 
     Args:
         engine: what answers all other texts.

@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from training.baseline import baseline_predictions, fit_baseline
 from training.config import TrainConfig, load_config
-from training.data import read_examples
-from training.evaluate import evaluate
-from training.metrics import classification_metrics
-from training.splits import load_splits
+from training.data.read import read_examples
+from training.data.splits import load_splits
+from training.report.baseline import baseline_predictions, fit_baseline
+from training.report.evaluate import evaluate
+from training.report.metrics import classification_metrics
 
 BASELINE = "TF-IDF"
 

@@ -13,7 +13,7 @@ from benchmarks.environments import environment
 from benchmarks.errors import Unavailable
 from benchmarks.load import Request
 from benchmarks.processes import free_port, last_line, running, wait_for_status
-from service.cpu import available_cpus
+from service.model.host import available_cpus
 
 READY_S = 300.0
 POLL_S = 0.01

@@ -28,7 +28,7 @@ from benchmarks.options import parser, run, save, say
 from benchmarks.servers import ARTICLE, BENTOML, LITSERVE, OURS, Server, Up, article, bentoml, litserve, ours, up
 from benchmarks.tables import number, table
 from benchmarks.workers.client import Worker, started
-from service.cpu import available_cpus
+from service.model.host import available_cpus
 
 TOKENS = 128
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)

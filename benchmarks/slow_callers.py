@@ -35,7 +35,7 @@ from benchmarks.options import parser, run, save, say
 from benchmarks.processes import ROOT
 from benchmarks.servers import Server, Up, ours, up
 from benchmarks.tables import number, table
-from service.protocol import BODY_S, HEAD_S
+from service.http.protocol import BODY_S, HEAD_S
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -21,12 +21,12 @@ from transformers import GPT2Config, GPT2Model
 
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_base_tokenizer
-from training.batches import Collator, Epoch, LengthGroupedOrder, TokenizedTexts
 from training.config import TrainConfig
-from training.data import read_examples
-from training.loop import use_bfloat16
-from training.losses import classification_loss
-from training.trainer import _set_dropout, learning_rates
+from training.data.read import read_examples
+from training.fit.batches import Collator, Epoch, LengthGroupedOrder, TokenizedTexts
+from training.fit.loop import use_bfloat16
+from training.fit.losses import classification_loss
+from training.fit.trainer import _set_dropout, learning_rates
 
 TOKENS = 128
 Step = Callable[[], int]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from classifier.artifact import read_artifact
 from classifier.decoding import combine_windows, probabilities
 from classifier.encoding import EncodedText
-from training.splits import load_splits
+from training.data.splits import load_splits
 
 Combine = Callable[[NDArray[np.float64], list[int]], NDArray[np.float64]]
 """Logits (W, C) and tokens of the windows to scores (C,)."""

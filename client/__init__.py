@@ -30,8 +30,8 @@ from client.errors import (
     Unsupported,
 )
 from client.models import Explanation, Info, Limits, Outcome, Prediction, Score, Sentence, Span, TextError
-from client.retry import NEVER, Clock, Retry
-from client.sagemaker import SageMakerTransport
+from client.transport.retry import NEVER, Clock, Retry
+from client.transport.sagemaker import SageMakerTransport
 
 __all__ = [
     "NEVER",

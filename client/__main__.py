@@ -13,16 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from client.classify import Interrupted, Job, Summary, classify
+from client.cli.live import Figures
+from client.cli.watch import lines, once, plain, watch
 from client.client import CONCURRENCY, READY_S, AsyncClient, Client
 from client.errors import BadText, ClientError, ConfigurationError, TooLarge, Unsupported
-from client.figures import Figures
+from client.files.classify import Interrupted, Job, Summary, classify
+from client.files.progress import Progress
 from client.models import Prediction
-from client.progress import Progress
-from client.retry import Retry
 from client.settings import API_KEY, DEFAULT_URL, URL
-from client.watch import lines, once, plain, watch
-from client.wire import OptionFields
+from client.transport.retry import Retry
+from client.transport.wire import OptionFields
 
 NO_ANSWER = 1
 INPUT_ERROR = 2

@@ -10,17 +10,17 @@ from typing import TypeVar, Unpack
 
 import httpx
 
-from client.bridge import from_any, to_thread
 from client.bulk import in_threads, on_loop
-from client.duplex import Target, exchange
 from client.errors import Unsupported
 from client.flow import Core, Flow, Pace, Send, Wait, drive, drive_async
 from client.models import Info, Limits, Outcome, Prediction
-from client.retry import Clock, Retry
-from client.sagemaker import InThreads, endpoint_of
 from client.settings import load_settings
-from client.transport import AsyncHttpTransport, AsyncTransport, HttpTransport, Transport, base_url, headers
-from client.wire import SERVICE, OptionFields, Options, Reply
+from client.transport.bridge import from_any, to_thread
+from client.transport.http import AsyncHttpTransport, AsyncTransport, HttpTransport, Transport, base_url, headers
+from client.transport.retry import Clock, Retry
+from client.transport.sagemaker import InThreads, endpoint_of
+from client.transport.two_way import Target, exchange
+from client.transport.wire import SERVICE, OptionFields, Options, Reply
 
 T = TypeVar("T")
 
@@ -194,7 +194,7 @@ class Client(_Base, AbstractContextManager["Client"]):
         return self._run(self._core.ready(timeout_s))
 
     def metrics(self) -> str:
-        """The service's figures in Prometheus' text format; `client.watch` reads them. Raises ClientError."""
+        """The service's figures in Prometheus' text format; `client.cli.watch` reads them. Raises ClientError."""
         return self._run(self._core.metrics())
 
     def close(self) -> None:

@@ -24,8 +24,8 @@ from client.errors import (
     TooLarge,
 )
 from client.models import Info, Limits, Outcome, Prediction, Readiness, TextError
-from client.retry import Clock, Retry, may_help
-from client.wire import Call, Dialect, Options, Reply, failure, raised, read
+from client.transport.retry import Clock, Retry, may_help
+from client.transport.wire import Call, Dialect, Options, Reply, failure, raised, read
 
 T = TypeVar("T")
 

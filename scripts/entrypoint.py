@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         if verb == "train":
             write_failure(OPT_ML / "output", problem)
         return NO_ARTIFACT if verb == "serve" else WRONG
-    run_module("service" if verb == "serve" else "training.sagemaker.container", [verb, *rest])
+    run_module("service" if verb == "serve" else "training.sagemaker.job.container", [verb, *rest])
     return 0
 
 
@@ -82,7 +82,7 @@ def wrong_model(directory: Path, environment: Mapping[str, str]) -> str:
 def no_training() -> str:
     """Why this image cannot train; "" if it can."""
     try:
-        found = find_spec("training.sagemaker.container")
+        found = find_spec("training.sagemaker.job.container")
     except ModuleNotFoundError:
         found = None
     return "" if found else "this image serves only; build one that trains: docker build --target train"

@@ -44,7 +44,7 @@ NOT_IN_SERVE = (
 TEXT = "The striker scored twice in the cup final."
 ASK_THE_PAGE = f"""
 from streamlit.testing.v1 import AppTest
-page = AppTest.from_file("client/streamlit_app.py", default_timeout=60).run()
+page = AppTest.from_file("client/page/app.py", default_timeout=60).run()
 page.text_area(key="text").set_value({TEXT!r})
 next(button for button in page.button if button.label == "Classify").click()
 page.run()
@@ -308,7 +308,7 @@ def run(arguments: argparse.Namespace) -> None:
         if (ROOT / "training" / "sagemaker" / "container.py").is_file():
             checks.append(("`train` over /opt/ml, then served", lambda: training(engine, train, serve, work)))
         else:
-            print("`train` is not run: training/sagemaker/container.py is not part of this checkout", flush=True)
+            print("`train` is not run: training/sagemaker/job/container.py is not part of this checkout", flush=True)
     print("\n| check | result |\n| --- | --- |", flush=True)
     try:
         for name, hold in checks:

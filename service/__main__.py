@@ -16,10 +16,10 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
-from service.engine import Engine, Progress
 from service.errors import EngineLoadError
-from service.protocol import BoundedProtocol
-from service.runtime import Runtime
+from service.http.protocol import BoundedProtocol
+from service.inference.engine import Engine, Progress
+from service.model.lifecycle import Runtime
 from service.settings import Settings, SettingsError, load_settings
 from service.telemetry import configure_logging, log, logger
 
@@ -151,7 +151,9 @@ def _load_engine(settings: Settings, report: Progress) -> Engine:
     if problem:
         raise EngineLoadError(f"artifact {directory}: {problem}; {MODEL_HINT}")
     report("importing PyTorch")
-    from service.torch_engine import load_torch_engine  # seconds of imports: after the port is bound, off the loop
+    from service.model.torch_engine import (
+        load_torch_engine,  # seconds of imports: after the port is bound, off the loop
+    )
 
     return load_torch_engine(settings, report)
 

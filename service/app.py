@@ -8,12 +8,15 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import __version__, contract
-from service.engine import Engine, Progress
+from service import __version__
+from service.api import admin, operations, predict, sagemaker
+from service.api import compatible as compat
+from service.api import open_inference as tensors
 from service.errors import install_handlers
-from service.middleware import QUIET, RequestContext
-from service.routes import admin, compat, operations, predict, sagemaker, tensors
-from service.runtime import LoadEngine, Runtime
+from service.http import openapi as contract
+from service.http.middleware import QUIET, RequestContext
+from service.inference.engine import Engine, Progress
+from service.model.lifecycle import LoadEngine, Runtime
 from service.settings import Settings
 from service.telemetry import Metrics
 

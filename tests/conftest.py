@@ -13,9 +13,9 @@ from classifier.artifact import Artifact, Golden, Manifest, read_artifact, write
 from classifier.encoding import Encoder, TextCleaning
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_base
-from tests.texts import corpus, news_rows
-from training.golden import GOLDEN_TEXTS
-from training.predict import predict_logits
+from tests.support.texts import corpus, news_rows
+from training.report.golden import GOLDEN_TEXTS
+from training.report.predict import predict_logits
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores Ctrl-C for what it runs in the background, and children inherit that: theirs must work.

@@ -120,8 +120,8 @@ def _add_settings(parser: argparse.ArgumentParser, settings: type[TrainConfig] |
 
 def _train(parsed: argparse.Namespace) -> None:
     config = _config(TrainConfig, parsed)
-    from training.evaluate import figure_lines
-    from training.run import report_directory, run
+    from training.fit.run import report_directory, run
+    from training.report.evaluate import figure_lines
 
     artifact = run(config)
     if artifact is None:
@@ -132,7 +132,7 @@ def _train(parsed: argparse.Namespace) -> None:
 
 def _pretrain(parsed: argparse.Namespace) -> None:
     config = _config(PretrainConfig, parsed)
-    from training.pretrain import pretrain
+    from training.fit.pretrain import pretrain
 
     measured = pretrain(config)
     if measured is None:
@@ -148,9 +148,9 @@ def _config(kind: type[Config], parsed: argparse.Namespace) -> Config:
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:
-    from training.data import Columns
-    from training.evaluate import evaluate, figure_lines
-    from training.sources import local_copy
+    from training.data.read import Columns
+    from training.data.sources import local_copy
+    from training.report.evaluate import evaluate, figure_lines
 
     columns = Columns(parsed.text_column, parsed.label_column, parsed.title_column, use_title=parsed.use_title)
     with local_copy(parsed.data) as data:
@@ -169,9 +169,9 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
 
 def _inspect(parsed: argparse.Namespace) -> None:
-    from training.data import Columns
-    from training.data_report import report_data
-    from training.sources import local_copy
+    from training.data.inspect import report_data
+    from training.data.read import Columns
+    from training.data.sources import local_copy
 
     columns = Columns(
         parsed.text_column, parsed.label_column, parsed.title_column, parsed.group_column, parsed.use_title
@@ -201,7 +201,7 @@ def _convert(parsed: argparse.Namespace) -> None:
 
 
 def _prepare(parsed: argparse.Namespace) -> None:
-    from training.prepare import prepare
+    from training.data.bbc import prepare
 
     summary = prepare(parsed.output, archive=parsed.archive, sha256=parsed.sha256)
     print(summary)

@@ -20,10 +20,10 @@ from classifier.encoding import Encoder, TextCleaning
 from classifier.flatten import FlattenClassifier, PaddedRows
 from classifier.labels import Labels
 from classifier.model import load_base_tokenizer
-from training.card import model_card
 from training.errors import ConfigError
-from training.golden import GOLDEN_TEXTS
-from training.predict import predict_logits
+from training.report.card import model_card
+from training.report.golden import GOLDEN_TEXTS
+from training.report.predict import predict_logits
 
 MEMBER = "model.pth"
 """The checkpoint's name in the article's `model.tar.gz`."""

@@ -1,4 +1,4 @@
-"""The service's own engine without the service: `service.torch_engine`, called directly.
+"""The service's own engine without the service: `service.model.torch_engine`, called directly.
 
 run all     all texts once, in batches of the service's own token budget
 run 7       text 7 alone
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.workers.protocol import Turn, parser, serve
-from service.engine import Encoded, Item
+from service.inference.engine import Encoded, Item
+from service.model.torch_engine import load_torch_engine
 from service.settings import Settings
-from service.torch_engine import load_torch_engine
 
 
 def build(artifact: Path, texts: list[str], threads: int) -> Turn:

@@ -1,5 +1,5 @@
 """The service over the fake engine, as tests/service has it."""
 
-from tests.service.conftest import engine, service_with
+from tests.unit.service.conftest import engine, service_with
 
 __all__ = ["engine", "service_with"]

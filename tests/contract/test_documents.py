@@ -31,15 +31,6 @@ def test_readme_names_no_setting_that_does_not_exist() -> None:
     assert set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", read("README.md"))) <= known
 
 
-def test_readme_tree_names_every_module() -> None:
-    tree = read("README.md").split("## What is where")[1].split("```")[1]
-    named = set(re.findall(r"[\w./-]+\.(?:py|toml|yaml|txt|sh)\b|Dockerfile|Makefile", tree))
-    for package in ("classifier", "client", "service", "training"):
-        for path in (ROOT / package).rglob("*.py"):
-            if path.name != "__init__.py":
-                assert path.name in named, path
-
-
 def test_version_is_the_same_everywhere() -> None:
     project = tomllib.loads(read("pyproject.toml"))["project"]
     assert project["version"] == __version__

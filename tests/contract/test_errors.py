@@ -13,15 +13,15 @@ import yaml
 from starlette.exceptions import HTTPException
 from uvicorn.server import ServerState
 
-from service import protocol
+from service.api.schemas import ErrorBody
 from service.app import create_app
-from service.engine import Engine
 from service.errors import STATUS, EngineLoadError
-from service.protocol import BoundedProtocol
-from service.schemas import ErrorBody
+from service.http import protocol
+from service.http.protocol import BoundedProtocol
+from service.inference.engine import Engine
 from service.settings import Settings
 from tests.conftest import ROOT
-from tests.service.conftest import Service, ServiceFactory, reached
+from tests.unit.service.conftest import Service, ServiceFactory, reached
 
 pytestmark = pytest.mark.anyio
 

@@ -19,12 +19,12 @@ from pydantic import TypeAdapter
 from schemathesis.checks import load_all_checks, negative_data_rejection, positive_data_acceptance
 from schemathesis.config import SchemathesisConfig
 
+from service.api.schemas import ErrorBody, Result
 from service.errors import STATUS
-from service.middleware import ADMIN
-from service.schemas import ErrorBody, Result
+from service.http.middleware import ADMIN
 from tests.conftest import ROOT
-from tests.contract.live import live_service
-from tests.service.fakes import FakeEngine
+from tests.support.fake_engine import FakeEngine
+from tests.support.live_service import live_service
 
 FUZZ = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 EXAMPLES = FUZZ or 80
@@ -79,7 +79,7 @@ def check(case: Case, url: str, session: requests.Session) -> None:
         excluded += [negative_data_rejection, positive_data_acceptance]
     elif case.path.endswith("/infer"):  # no schema can say that a tensor has as many strings as its shape
         excluded += [positive_data_acceptance]
-    elif case.path.startswith(ADMIN):  # closed to everybody here: tests/service/test_reload.py has the key
+    elif case.path.startswith(ADMIN):  # closed to everybody here: tests/unit/service/model/test_reload.py has the key
         excluded += [negative_data_rejection, positive_data_acceptance]
     case.call_and_validate(base_url=url, session=session, excluded_checks=excluded)
 

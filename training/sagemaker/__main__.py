@@ -16,15 +16,15 @@ from pathlib import Path
 
 from classifier.errors import ClassifierError
 from training.errors import TrainingError
-from training.sagemaker import commands, transfers
-from training.sagemaker.commands import DETACHED, FAILED, Context
-from training.sagemaker.container import METRIC_DEFINITIONS
-from training.sagemaker.cost import TABLE
 from training.sagemaker.errors import AwsError
-from training.sagemaker.hyperparameters import parse_hyperparameters, training_config
-from training.sagemaker.options import add_options, plan_of
-from training.sagemaker.plans import DeployPlan, TrainPlan, TransformPlan, UpdatePlan
-from training.sagemaker.requests import pairs
+from training.sagemaker.job.container import METRIC_DEFINITIONS
+from training.sagemaker.job.hyperparameters import parse_hyperparameters, training_config
+from training.sagemaker.launch import commands, transfers
+from training.sagemaker.launch.commands import DETACHED, FAILED, Context
+from training.sagemaker.launch.cost import TABLE
+from training.sagemaker.launch.options import add_options, plan_of
+from training.sagemaker.launch.plans import DeployPlan, TrainPlan, TransformPlan, UpdatePlan
+from training.sagemaker.launch.requests import pairs
 
 INPUT_ERROR = 2
 
@@ -133,7 +133,7 @@ def _verb(
     parser.add_argument("--account", default="", help="account number; default: the caller's")
     parser.add_argument("--dry-run", action="store_true", help="print the requests and send nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--prices", type=Path, default=TABLE, help="a table like training/sagemaker/cost.toml")
+    parser.add_argument("--prices", type=Path, default=TABLE, help="a table like training/sagemaker/launch/cost.toml")
     if waits:
         parser.add_argument("--no-wait", dest="wait", action="store_false", help="start and leave")
     parser.set_defaults(command=command)

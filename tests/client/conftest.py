@@ -1,3 +1,0 @@
-from tests.service.conftest import engine, service_with
-
-__all__ = ["engine", "service_with"]

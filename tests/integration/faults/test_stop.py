@@ -1,0 +1,24 @@
+"""SIGTERM while the model does not come back: whoever waits is told so, and the process ends all the same."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.faulty_service import HANG
+from classifier.artifact import Artifact
+from tests.integration.faults.conftest import FAULTY, TEXT, service
+
+
+def test_sigterm_ends_a_service_whose_model_hangs_and_answers_who_waits(artifact: Artifact, tmp_path: Path) -> None:
+    with service(artifact, tmp_path, module=FAULTY, SERVICE_STUCK_S="0.3", SERVICE_DRAIN_S="1") as hung:
+        hung.hold.touch()
+        with ThreadPoolExecutor(3) as callers:
+            waiting = [callers.submit(hung.predict, f"{TEXT} {HANG} {i}", timeout_ms=20_000) for i in range(3)]
+            while hung.readiness()[0] == 200:
+                pass
+            started = time.monotonic()
+            assert hung.stop() == 0
+            assert time.monotonic() - started < 10  # of the 30 s that orchestrators give
+            for call in waiting:
+                response = call.result()
+                assert (response.status_code, response.json()["kind"]) == (503, "draining")

@@ -1,0 +1,130 @@
+"""An engine whose answers can be computed on paper.
+
+A text's tokens are its words. Its logits are 10 for label number (characters modulo labels) and 0 elsewhere, so a
+wrong row in a batch shows at once. Words with a meaning:
+
+    poison   the whole batch raises
+    greedy   the whole batch runs out of memory
+    nan      this text's logits are not finite
+    huge     the text counts 1,000 tokens
+"""
+
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from service.inference.engine import (
+    Encoded,
+    EngineInfo,
+    InferenceError,
+    Item,
+    Logits,
+    ModelOutOfMemory,
+    OnLong,
+    Prediction,
+    TextProblem,
+    Tokenized,
+)
+
+LABELS = ("business", "politics", "sport")
+MAX_TOKENS = 50
+
+
+def item(text: str, tokens: int | None = None) -> Item:
+    tokens = len(text.split()) if tokens is None else tokens
+    return Item(tokens, text, tokens, key=text)
+
+
+def expected_label(text: str) -> str:
+    return LABELS[len(text) % len(LABELS)]
+
+
+class FakeEngine:
+    """See the module. `gate`, if closed, holds every batch until it is opened."""
+
+    def __init__(self) -> None:
+        self.info = EngineInfo(
+            name="fake",
+            version="0123456789ab",
+            labels=LABELS,
+            max_tokens=MAX_TOKENS,
+            window_stride=40,
+            on_long="windows",
+            head="last_token",
+            temperature=1.0,
+            unsure_below=0.5,
+            parameters=0,
+            precision="float32",
+            precision_trials=(),
+            device="cpu",
+            threads=1,
+            max_batch_tokens=4096,
+            budget_trials=(),
+            tokens_per_s=0.0,
+            created="2026-01-01T00:00:00+00:00",
+            golden_difference=0.0,
+            metrics={},
+        )
+        self.batches: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        """Released each time a batch reaches the model."""
+        self.broken = False
+        """While true, every forward fails, the probe included."""
+
+    def encode(self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False) -> list[Encoded | TextProblem]:
+        results = [self._encode(text, on_long) for text in texts]
+        if spans:
+            results = [replace(r, spans=((0, 1),) * len(r.items)) if isinstance(r, Encoded) else r for r in results]
+        return results
+
+    def _encode(self, text: str, on_long: OnLong | None) -> Encoded | TextProblem:
+        tokens = 1000 if "huge" in text else len(text.split())
+        if tokens == 0:
+            return TextProblem("empty_text", "the text is empty")
+        if "\ud800" in text:
+            return TextProblem("invalid_text", "the text is not valid Unicode")
+        if tokens > MAX_TOKENS and "huge" not in text:
+            if on_long == "error":
+                return TextProblem("text_too_long", f"{tokens} tokens, the limit is {MAX_TOKENS}")
+            if on_long == "truncate":
+                return Encoded((item(text, MAX_TOKENS),), tokens, MAX_TOKENS)
+            return Encoded((item(text, MAX_TOKENS), item(text + "'", MAX_TOKENS)), tokens, tokens)
+        return Encoded((item(text, tokens),), tokens, tokens)
+
+    def tokenize(self, text: str) -> Tokenized | TextProblem:
+        encoded = self._encode(text, "windows")
+        if isinstance(encoded, TextProblem):
+            return encoded
+        places = [match.span() for match in re.finditer(r"\S+", text)]
+        return Tokenized(text, tuple(range(len(places))), tuple(places), len(encoded.items))
+
+    def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
+        texts = [item.payload for item in items]
+        self.batches.append(texts)
+        self.entered.release()
+        assert self.gate.wait(30), "the test never opened the gate"
+        if self.broken or any("poison" in text for text in texts):
+            raise RuntimeError("bad batch")
+        if any("greedy" in text for text in texts):
+            raise ModelOutOfMemory("not enough")
+        return [self._logits(text) for text in texts]
+
+    @staticmethod
+    def _logits(text: str) -> list[float]:
+        if "nan" in text:
+            return [float("nan")] * len(LABELS)
+        return [10.0 if i == len(text) % len(LABELS) else 0.0 for i in range(len(LABELS))]
+
+    def decode(self, encoded: Encoded, logits: Sequence[Logits]) -> Prediction:
+        row = logits[0]
+        if any(value != value for value in row):
+            raise InferenceError("the model's scores for this text are not finite")
+        ranked = sorted(zip(LABELS, [value / 10 for value in row], strict=True), key=lambda pair: -pair[1])
+        return Prediction(tuple(ranked), unsure="unsure" in str(encoded.items[0].payload))
+
+    def probe(self) -> None:
+        if self.broken:
+            raise RuntimeError("broken")

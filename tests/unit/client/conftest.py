@@ -1,0 +1,3 @@
+from tests.unit.service.conftest import engine, service_with
+
+__all__ = ["engine", "service_with"]

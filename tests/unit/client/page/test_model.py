@@ -1,0 +1,26 @@
+"""The model's facts on the page."""
+
+from client.models import Info, Limits, ModelInfo
+from client.page.model import calibration_picture, facts
+
+
+def test_facts_are_what_info_says_and_nothing_that_it_does_not() -> None:
+    model = ModelInfo.model_validate(
+        {
+            "name": "m",
+            "version": "v",
+            "labels": ["a"],
+            "max_tokens": 1024,
+            "precision": "int8",
+            "parameters": 124_000_000,
+        }
+    )
+    found = facts(Info(service="1", model=model, limits=Limits()))
+    assert found["parameters"] == "124,000,000" and found["tokens read at once"] == "1,024"
+    assert found["longer texts"] == "overlapping windows" and found["max texts"] == "256"
+    assert "temperature" not in found
+
+
+def test_the_picture_reads_the_fields_of_the_curve() -> None:
+    dots = calibration_picture()["layer"][1]["encoding"]
+    assert {dots[name]["field"] for name in ("x", "y", "size")} == {"confidence", "right", "rows"}

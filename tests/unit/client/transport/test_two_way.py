@@ -1,0 +1,202 @@
+"""Texts and answers over one connection at the same time, against the real app on a socket and against a bad server."""
+
+import asyncio
+import itertools
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from client import AsyncClient, Client, ConnectionFailed, StreamCut, TimedOut, Unauthorized, Unsupported
+from client.transport import two_way as duplex
+from tests.support.fake_engine import expected_label
+from tests.support.scripted_server import RESULT, Live, error, hang, live, scripted
+from tests.unit.client.transport.test_sagemaker import endpoint
+
+LINE = json.dumps(RESULT).encode() + b"\n"
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Live]:
+    with live() as running:
+        yield running
+
+
+def chunk(content: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(content), content)
+
+
+def collected(client: AsyncClient, texts: Any, **options: Any) -> list[Any]:
+    async def run() -> list[Any]:
+        async with client:
+            return [outcome async for outcome in client.stream(texts, **options)]
+
+    return asyncio.run(run())
+
+
+TEXTS = [f"{'x' * (i % 17)} word" if i % 50 else "" for i in range(1500)]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_each_text_has_its_answer_in_order(service: Live, asynchronous: bool) -> None:
+    if asynchronous:
+        found = collected(AsyncClient(service.url), TEXTS, top_k=1)
+    else:
+        found = list(Client(service.url).stream(iter(TEXTS), top_k=1))
+    assert [outcome.ok for outcome in found] == [bool(text) for text in TEXTS]
+    labels = [outcome.label for outcome in found if outcome.ok]
+    assert labels == [expected_label(text) for text in TEXTS if text]
+    assert all(len(outcome.scores) == 1 for outcome in found if outcome.ok)
+
+
+def test_answers_come_while_texts_are_still_being_made(service: Live) -> None:
+    answered = threading.Semaphore(0)
+
+    def source() -> Iterator[str]:
+        for i in range(5):
+            yield f"text {i}"
+            assert answered.acquire(timeout=30), "the next text waits for the answer to this one"
+
+    for outcome in Client(service.url).stream(source()):
+        assert outcome.ok
+        answered.release()
+
+
+def test_an_async_source_is_asked_while_answers_come(service: Live) -> None:
+    async def run() -> int:
+        answered = asyncio.Semaphore(0)
+
+        async def source() -> AsyncIterator[str]:
+            for i in range(5):
+                yield f"text {i}"
+                await asyncio.wait_for(answered.acquire(), 30)
+
+        count = 0
+        async with AsyncClient(service.url) as client:
+            async for _ in client.stream(source()):
+                count += 1
+                answered.release()
+        return count
+
+    assert asyncio.run(run()) == 5
+
+
+def test_more_than_all_buffers_hold_goes_through_and_who_stops_taking_stops_the_reading(service: Live) -> None:
+    read = 0
+
+    def source() -> Iterator[str]:
+        nonlocal read
+        for i in itertools.count():
+            read += 1
+            yield f"text {i} " + "word " * 400  # 2 KB; all of it would never end
+
+    answers = Client(service.url).stream(source())
+    for _ in range(3000):  # 6 MB, more than sockets hold: over httpx this would stand still
+        assert next(answers).ok
+    assert read < 3000 + 10_000, "read ahead is bounded by sockets and by the service"
+    answers.close()  # type: ignore[attr-defined]
+
+
+def test_a_blank_line_goes_out_while_there_is_no_text(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplex, "ALIVE_S", 0.01)
+    blank = threading.Event()
+    sent = duplex._Exchange._send
+
+    async def noticed(self: Any, event: Any) -> None:
+        if getattr(event, "data", b"") == b"\n":
+            blank.set()
+        await sent(self, event)
+
+    monkeypatch.setattr(duplex._Exchange, "_send", noticed)
+
+    def source() -> Iterator[str]:
+        yield "first"
+        assert blank.wait(30)
+        yield "second"
+
+    assert [outcome.ok for outcome in Client(service.url).stream(source())] == [True, True]
+
+
+def test_no_texts_no_answers(service: Live) -> None:
+    assert list(Client(service.url).stream([])) == []
+
+
+def test_the_sources_own_error_comes_out(service: Live) -> None:
+    def source() -> Iterator[str]:
+        yield "first"
+        raise LookupError("the source broke")
+
+    with pytest.raises(LookupError, match="the source broke"):
+        list(Client(service.url).stream(source()))
+    with pytest.raises(LookupError, match="the source broke"):
+        collected(AsyncClient(service.url), source())
+
+
+def test_the_sources_own_error_comes_out_at_once(service: Live) -> None:
+    async def source(answered: asyncio.Event) -> AsyncIterator[str]:
+        yield "first"
+        await answered.wait()
+        raise LookupError("the source broke")
+
+    async def run() -> None:
+        answered = asyncio.Event()
+        async with asyncio.timeout(20), AsyncClient(service.url, timeout_s=1000) as client:
+            async for _ in client.stream(source(answered)):
+                answered.set()
+                await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "send texts"])
+
+    with pytest.raises(LookupError, match="the source broke"):
+        asyncio.run(run())
+
+
+def test_a_refused_stream_says_why() -> None:
+    with scripted(error(401, "unauthorized", "this service needs an API key")) as server:
+        with pytest.raises(Unauthorized, match="this service needs an API key"):
+            list(Client(server.url).stream(["a"]))
+        with pytest.raises(Unauthorized, match="this service needs an API key"):
+            collected(AsyncClient(server.url), ["a"])
+
+
+def test_a_stream_that_breaks_says_how_many_were_answered() -> None:
+    async def two(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + chunk(LINE) + chunk(LINE))
+        await writer.drain()
+
+    with scripted(two) as server:
+        found: list[Any] = []
+        with pytest.raises(StreamCut) as raised:
+            found.extend(Client(server.url).stream(["a", "b", "c"]))
+    assert raised.value.answered == 2
+    assert str(raised.value).startswith(f"{server.url}: the connection broke before the answer was complete (")
+    assert str(raised.value).endswith("; 2 texts were answered, send the others again")
+
+
+def test_an_answer_that_ends_too_soon_is_no_success() -> None:
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(HEAD + chunk(LINE) + chunk(b""))
+        await writer.drain()
+
+    with scripted(one) as server, pytest.raises(StreamCut) as raised:
+        list(Client(server.url).stream(["a", "b"]))
+    assert raised.value.answered == 1 and "(the service ended it)" in str(raised.value)
+
+
+def test_a_stream_without_answers_times_out() -> None:
+    with scripted(hang) as server, pytest.raises(TimedOut, match=r"no answer to the next text within 0\.2 s"):
+        list(Client(server.url, timeout_s=0.2).stream(["a"]))
+
+
+def test_nobody_there() -> None:
+    with scripted(hang) as server:
+        url = server.url
+    with pytest.raises(ConnectionFailed, match="is the service running there"):
+        list(Client(url).stream(["a"]))
+
+
+def test_an_endpoint_cannot_stream() -> None:
+    with endpoint() as transport, pytest.raises(Unsupported, match="use predict_many"):
+        list(Client(transport=transport).stream(["a"]))

@@ -1,0 +1,231 @@
+"""SageMaker's routes in every form of body and answer, over the fake engine."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from service.api.schemas import TokenizeResponse
+from service.errors import STATUS
+from tests.support.fake_engine import LABELS, expected_label
+from tests.unit.service.conftest import Service, ServiceFactory, longest_turn_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def invoke(service: Service, body: str | bytes, content_type: str, accept: str | None = None) -> httpx.Response:
+    headers = {"content-type": content_type} | ({"accept": accept} if accept else {"accept": ""})
+    return await service.client.post("/invocations", content=body, headers=headers)
+
+
+def top(text: str) -> dict[str, Any]:
+    return {"label": expected_label(text), "score": 1.0}
+
+
+async def test_json_in_its_three_shapes(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        article = (await service.post("/invocations", {"text": "a"})).json()
+        assert article == {label: float(label == expected_label("a")) for label in LABELS}
+        assert (await service.post("/invocations", {"inputs": "a"})).json() == [top("a")]
+        assert (await service.post("/invocations", {"inputs": ["a", "bb"]})).json() == [top("a"), top("bb")]
+        for instances in (["a", "bb"], [{"text": "a"}, {"text": "bb"}]):
+            answer = (await service.post("/invocations", {"instances": instances})).json()
+            assert answer == {"predictions": [top("a"), top("bb")]}
+
+
+@pytest.mark.parametrize("instances", [[], "a", [1], [{"text": 1}], [{"texts": "a"}], [{"text": "a", "more": 1}], None])
+async def test_instances_of_another_shape_are_refused(service_with: ServiceFactory, instances: Any) -> None:
+    async with service_with() as service:
+        response = await service.post("/invocations", {"instances": instances})
+        assert (response.status_code, response.json()["kind"]) == (422, "invalid_request")
+
+
+async def test_one_output_line_for_each_input_line(service_with: ServiceFactory) -> None:
+    lines = [
+        '{"text": "a"}',
+        '{"inputs": "bb"}',
+        "",
+        "{broken",
+        '{"text": 5}',
+        '"ccc"',
+        '{"inputs": ["a", "poison"], "parameters": {"top_k": 1}}',
+        '{"instances": ["a"]}',
+        '{"text": ""}',
+    ]
+    async with service_with() as service:
+        response = await invoke(service, "\n".join(lines) + "\n", "application/jsonlines")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/jsonlines")
+    answers = [json.loads(line) for line in response.text.split("\n")]
+    assert len(answers) == len(lines)
+    assert answers[0][expected_label("a")] == 1.0 and answers[1] == [top("bb")]
+    assert [a["kind"] for a in answers[2:5]] == ["invalid_json", "invalid_json", "invalid_request"]
+    assert answers[5][expected_label("ccc")] == 1.0
+    assert answers[6][0] == [top("a")] and answers[6][1]["kind"] == "inference_failed"
+    assert answers[7] == {"predictions": [top("a")]} and answers[8]["kind"] == "empty_text"
+
+
+async def test_thousands_of_lines_are_no_more_than_a_request_may_have(service_with: ServiceFactory) -> None:
+    async with service_with(max_texts=2, max_queue_items=70) as service:
+        texts = [f"{'x' * (i % 13)} {i}" for i in range(3000)]
+        body = "\n".join(json.dumps({"text": text}) for text in texts)
+        answers = (await invoke(service, body, "application/jsonlines")).text.split("\n")
+    assert [max(json.loads(a).items(), key=lambda pair: pair[1])[0] for a in answers] == list(
+        map(expected_label, texts)
+    )
+
+
+@pytest.mark.parametrize(("line", "declared"), [("", "text/csv"), ("x,y", "text/csv"), ("{", "application/jsonlines")])
+async def test_thousands_of_wrong_lines_leave_others_their_turn(
+    service_with: ServiceFactory, line: str, declared: str
+) -> None:
+    async with service_with() as service:
+        call = invoke(service, f"{line}\n" * 30_000, declared)
+        response, longest_s = await longest_turn_of(call)
+    assert response.status_code == 200 and response.text.count("\n") == 29_999
+    assert longest_s < 0.1, "a turn for each 64 lines"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/jsonlines", "text/csv", "text/plain"])
+async def test_answers_in_every_form_keep_their_number(service_with: ServiceFactory, accept: str) -> None:
+    async with service_with() as service:
+        response = await invoke(service, "a word\nx,y\n\n" * 100, "text/csv", accept)
+    answers = response.json() if accept == "application/json" else response.text.split("\n")
+    assert len(answers) == 300 and answers[::3] == answers[:1] * 100 and answers[2::3] == answers[2:3] * 100
+
+
+async def test_a_body_that_breaks_off_is_refused_before_any_row_of_it_is_classified(
+    service_with: ServiceFactory,
+) -> None:
+    async with service_with() as service:
+        response = await invoke(service, "a word\n" * 100 + '"never closed', "text/csv")
+        assert (response.status_code, response.json()["kind"]) == (400, "invalid_body")
+        assert await service.metric("texts_total") == 0
+
+
+async def test_csv(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        response = await invoke(service, '"a, quoted"\n\nbb,cc\npoison\n', "text/csv; charset=utf-8")
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    rows = response.text.split("\n")
+    assert rows == [f"{expected_label('a, quoted')},1,", ",,empty_text", ",,invalid_request", ",,inference_failed"]
+
+
+async def test_plain_text_is_one_text(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        response = await invoke(service, "two\nlines", "text/plain")
+        assert response.json()[expected_label("two\nlines")] == 1.0
+        label = await invoke(service, "two\nlines", "text/plain", "text/plain")
+        assert label.text == expected_label("two\nlines")
+        empty = await invoke(service, " ", "text/plain")
+        assert (empty.status_code, empty.json()["kind"]) == (422, "empty_text")
+
+
+@pytest.mark.parametrize(
+    ("accept", "answer"),
+    [
+        ("text/csv", f"{expected_label('a')},1,\n{expected_label('bb')},1,"),
+        ("text/plain", f"{expected_label('a')}\n{expected_label('bb')}"),
+        ("application/jsonlines", json.dumps([top("a"), top("bb")])),
+    ],
+)
+async def test_json_may_be_answered_otherwise(service_with: ServiceFactory, accept: str, answer: str) -> None:
+    async with service_with() as service:
+        response = await invoke(service, '{"inputs": ["a", "bb"]}', "application/json", accept)
+        assert (response.status_code, response.text) == (200, answer)
+
+
+async def test_lines_may_be_answered_as_one_list(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        response = await invoke(
+            service, '{"inputs": "a"}\n{"inputs": "bb"}', "application/jsonlines", "application/json"
+        )
+        assert response.json() == [[top("a")], [top("bb")]]
+
+
+async def test_sagemakers_setting_decides_where_the_caller_does_not(service_with: ServiceFactory) -> None:
+    async with service_with(default_accept="text/csv") as service:
+        assert (await invoke(service, '{"text": "a"}', "application/json")).text.endswith(",1,")
+        assert (await invoke(service, '{"text": "a"}', "application/json", "application/json")).json()
+
+
+async def test_failed_texts_at_the_end_keep_their_lines(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        answer = await invoke(service, '"a"\n""\n""\n', "application/jsonlines", "text/plain")
+        assert answer.text == f"{expected_label('a')}\n\n"
+
+
+async def test_a_list_of_one_has_its_error_in_its_place(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        for accept in ("application/json", "application/jsonlines"):
+            answer = await invoke(service, '{"inputs": [""]}', "application/json", accept)
+            assert (answer.status_code, answer.json()[0]["kind"]) == (200, "empty_text")
+
+
+async def test_the_limit_of_texts_holds_in_every_form(service_with: ServiceFactory) -> None:
+    body = '{"inputs": ["a", "b", "c"]}'
+    async with service_with(max_texts=2) as service:
+        for accept in ("application/json", "text/csv"):
+            answer = await invoke(service, body, "application/json", accept)
+            assert (answer.status_code, answer.json()["kind"]) == (413, "too_many_texts")
+        lines = await invoke(service, f'"a"\n{body}', "application/jsonlines")
+        assert json.loads(lines.text.split("\n")[1])["kind"] == "too_many_texts"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "accept", "kind"),
+    [
+        ("a", "image/png", None, "unsupported_media_type"),
+        ('{"text": "a"}', "application/json", "image/png", "not_acceptable"),
+        ('"never closed', "text/csv", None, "invalid_body"),
+        (b"\xff\xff", "text/plain", None, "invalid_body"),
+        ("\n\n", "application/jsonlines", None, "invalid_body"),
+        ("{broken", "application/json", "text/csv", "invalid_json"),
+        ('{"text": 1}', "application/json", "text/csv", "invalid_request"),
+        ('{"text": ""}', "application/json", "text/csv", "empty_text"),
+    ],
+)
+async def test_what_concerns_the_call_is_its_status(
+    service_with: ServiceFactory, body: str | bytes, content_type: str, accept: str | None, kind: str
+) -> None:
+    async with service_with() as service:
+        response = await invoke(service, body, content_type, accept)
+        assert (response.status_code, response.json()["kind"]) == (STATUS[kind], kind)
+
+
+async def test_custom_attributes_come_back(service_with: ServiceFactory) -> None:
+    name = "X-Amzn-SageMaker-Custom-Attributes"
+    async with service_with() as service:
+        for content_type, body in (("application/json", '{"text": "a"}'), ("text/csv", "a")):
+            headers = {"content-type": content_type, name: "trace=1"}
+            assert (await service.client.post("/invocations", content=body, headers=headers)).headers[name] == "trace=1"
+            headers[name] = "x" * 1025
+            assert name not in (await service.client.post("/invocations", content=body, headers=headers)).headers
+
+
+async def test_execution_parameters(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        parameters = (await service.client.get("/execution-parameters")).json()
+    assert parameters == {"MaxConcurrentTransforms": 4, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": 6}
+
+
+async def test_tokenize(service_with: ServiceFactory) -> None:
+    async with service_with(max_text_chars=500) as service:
+        body = (await service.post("/tokenize", {"text": "two words"})).json()
+        assert body["tokens"] == [
+            {"id": 0, "text": "two", "start": 0, "end": 3},
+            {"id": 1, "text": "words", "start": 4, "end": 9},
+        ]
+        assert (body["cleaned"], body["count"], body["windows"], body["would_truncate"]) == ("two words", 2, 1, False)
+        assert (await service.post("/tokenize", {"text": "word " * 60})).json()["windows"] == 2
+        assert (await service.post("/tokenize", {"text": ""})).json()["kind"] == "empty_text"
+        assert (await service.post("/tokenize", {"text": "x" * 501})).json()["kind"] == "text_too_large"
+
+
+async def test_many_tokens_leave_others_their_turn(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        response, longest_s = await longest_turn_of(service.post("/tokenize", {"text": "é " * 99_999 + '"'}))
+    body = TokenizeResponse.model_validate_json(response.content)
+    assert [token.start for token in body.tokens] == list(range(0, 200_000, 2))
+    assert (body.count, body.tokens[-1].text) == (100_000, '"')
+    assert longest_s < 0.1, "a turn for each 1,000 tokens"

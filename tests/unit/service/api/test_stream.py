@@ -1,0 +1,174 @@
+"""Lines of JSON at /batch, over the fake engine: order, errors, bounded memory, departures."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import pytest
+
+from service.api.stream import CHUNK_LINES, GONE, IN_FLIGHT
+from tests.support.fake_engine import expected_label
+from tests.unit.service.conftest import Service, ServiceFactory, reached
+
+pytestmark = pytest.mark.anyio
+
+LINES = {"content-type": "application/x-ndjson"}
+
+
+async def stream(service: Service, lines: Iterable[str | bytes], headers: dict[str, str] = LINES) -> list[Any]:
+    async def body() -> AsyncIterator[bytes]:
+        for line in lines:
+            yield (line if isinstance(line, bytes) else line.encode()) + b"\n"
+
+    response = await service.client.post("/batch", content=body(), headers=headers)
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/x-ndjson")
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+async def test_each_line_has_its_answer_in_order(service_with: ServiceFactory) -> None:
+    texts = [f"{'x' * (i % 17)} word" for i in range(1000)]
+    async with service_with() as service:
+        answers = await stream(service, (json.dumps(text) for text in texts))
+    assert [a["label"] for a in answers] == [expected_label(text) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["application/jsonl", "application/jsonlines", "Application/X-NDJSON; charset=utf-8"])
+async def test_other_names_of_the_type(service_with: ServiceFactory, name: str) -> None:
+    async with service_with() as service:
+        assert len(await stream(service, ['"a"'], {"content-type": name})) == 1
+
+
+async def test_a_bad_line_never_ends_the_stream(service_with: ServiceFactory) -> None:
+    lines: list[str | bytes] = [
+        '"good"',
+        "{broken",
+        '{"text": "good", "top_k": 1}',
+        '{"text": 5}',
+        '{"texts": ["a"]}',
+        '""',
+        "[]",
+        '"poison"',
+        '{"text": "word ' + "word " * 60 + '", "on_long": "error"}',
+        '{"text": "word ' + "word " * 60 + '", "spans": true}',
+        b"\xff",
+        '"good"',
+    ]
+    async with service_with() as service:
+        answers = await stream(service, lines)
+    kinds = [a.get("kind", "ok") for a in answers]
+    assert kinds == [
+        "ok",
+        "invalid_json",
+        "ok",
+        "invalid_request",
+        "invalid_request",
+        "empty_text",
+        "invalid_request",
+        "inference_failed",
+        "text_too_long",
+        "ok",
+        "invalid_json",
+        "ok",
+    ]
+    assert len(answers[2]["scores"]) == 1 and len(answers[0]["scores"]) == 3 and len(answers[9]["spans"]) == 2
+
+
+async def test_a_line_may_come_in_pieces_and_the_last_without_its_end(service_with: ServiceFactory) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for byte in b'"one"\r\n\n"t':
+            yield bytes([byte])
+        yield b'wo"'
+
+    async with service_with() as service:
+        response = await service.client.post("/batch", content=body(), headers=LINES)
+    assert len(response.text.splitlines()) == 2
+
+
+async def test_a_line_above_the_limit_is_refused_and_the_others_answered(service_with: ServiceFactory) -> None:
+    async with service_with(max_body_bytes=1000) as service:
+        answers = await stream(service, ['"a"', '"' + "x" * 5000 + '"', '"b"'] + ['"c"'] * 500)
+    assert [a.get("kind") for a in answers[:3]] == [None, "body_too_large", None]
+    assert len(answers) == 503, "the sum may be as large as it likes"
+
+
+async def test_a_full_queue_makes_a_stream_wait_not_fail(service_with: ServiceFactory) -> None:
+    async with service_with(max_queue_items=CHUNK_LINES) as service:
+        answers = await stream(service, (f'"text {i}"' for i in range(CHUNK_LINES * 6)))
+    assert len(answers) == CHUNK_LINES * 6 and all("label" in a for a in answers)
+
+
+async def test_before_ready_and_while_draining_a_stream_is_refused(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        service.runtime.drain()
+        response = await service.client.post("/batch", content=b'"a"\n', headers=LINES)
+        assert (response.status_code, response.json()["kind"]) == (503, "draining")
+
+
+class Caller:
+    """An ASGI caller that sends lines for ever and takes answers or not."""
+
+    def __init__(self, takes: bool) -> None:
+        self.sent = 0
+        self.got = 0
+        self._takes = takes
+        self.gone = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        if self.gone.is_set():
+            return {"type": "http.disconnect"}
+        self.sent += 10
+        return {"type": "http.request", "body": b'"a word"\n' * 10, "more_body": True}
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            if not self._takes:
+                await self.gone.wait()
+                raise OSError("nobody is there")
+            self.got += message["body"].count(b"\n")
+
+    async def call(self, service: Service) -> None:
+        headers = [(b"content-type", b"application/x-ndjson"), (b"host", b"service")]
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "path": "/batch",
+            "raw_path": b"/batch",
+            "query_string": b"",
+            "headers": headers,
+            "extensions": {GONE: self.gone},
+        }
+        await service.app(scope, self.receive, self.send)
+
+
+async def test_who_takes_no_answers_is_not_read_from(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        caller = Caller(takes=False)
+        call = asyncio.ensure_future(caller.call(service))
+        before = -1
+        while caller.sent != before:
+            before = caller.sent
+            await asyncio.to_thread(lambda: None)
+            for _ in range(200):
+                await asyncio.sleep(0)
+        assert caller.sent <= (IN_FLIGHT + 3) * CHUNK_LINES
+        caller.gone.set()
+        await call
+        assert service.runtime.in_flight == 0
+
+
+async def test_work_stops_when_the_caller_hangs_up(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        service.engine.gate.clear()
+        caller = Caller(takes=True)
+        call = asyncio.ensure_future(caller.call(service))
+        await reached(service.engine)
+        caller.gone.set()
+        await call
+        service.engine.gate.set()
+        assert (await service.post("/predict", {"text": "next"})).status_code == 200
+        assert len(service.engine.batches) == 2, "only the batch that was in the model went on"
+        assert service.runtime.in_flight == 0

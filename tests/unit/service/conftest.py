@@ -1,0 +1,91 @@
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.model.lifecycle import Runtime
+from service.settings import Settings
+from tests.support.fake_engine import FakeEngine
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+class Service:
+    """The app in this process, over a fake engine, with a client for it."""
+
+    def __init__(self, app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine) -> None:
+        self.app = app
+        self.client = client
+        self.engine = engine
+
+    @property
+    def runtime(self) -> Runtime:
+        runtime: Runtime = self.app.state.runtime
+        return runtime
+
+    async def post(self, path: str, body: Any) -> httpx.Response:
+        return await self.client.post(path, json=body)
+
+    async def metric(self, line_start: str) -> float:
+        """The value of the first metric line that begins so."""
+        text = (await self.client.get("/metrics")).text
+        [value, *_] = [line.split()[-1] for line in text.splitlines() if line.startswith(line_start)]
+        return float(value)
+
+
+ServiceFactory = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture
+def service_with(engine: FakeEngine) -> ServiceFactory:
+    """`async with service_with(max_texts=2) as service:` a ready service with these settings."""
+
+    @asynccontextmanager
+    async def factory(**settings: Any) -> AsyncIterator[Service]:
+        app = create_app(settings=Settings(**settings), load_engine=lambda *_: engine)
+        async with app.router.lifespan_context(app):
+            await loaded()
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+                try:
+                    yield Service(app, client, engine)
+                finally:
+                    engine.gate.set()
+
+    return factory
+
+
+async def loaded() -> None:
+    """Wait for the app's own loading task."""
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "load"))
+
+
+async def longest_turn_of(call: Coroutine[Any, Any, httpx.Response]) -> tuple[httpx.Response, float]:
+    """The answer, and the most seconds of the event loop's own thread between two turns of others meanwhile."""
+    gc.collect()
+    gc.disable()  # its pauses are pytest's, not the call's
+    try:
+        task, longest, last = asyncio.create_task(call), 0.0, time.thread_time()
+        while not task.done():
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, last = max(longest, now - last), now
+    finally:
+        gc.enable()
+    return await task, longest
+
+
+async def reached(engine: FakeEngine, batches: int = 1) -> None:
+    """Wait until so many more batches have reached the model."""
+    for _ in range(batches):
+        assert await asyncio.to_thread(engine.entered.acquire, timeout=30)

@@ -1,0 +1,603 @@
+"""Bounds on what comes in: in virtual time without a socket, and over a real one in this process."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from service.app import create_app
+from service.errors import STATUS
+from service.http.protocol import (
+    BODY_IDLE_S,
+    BODY_S,
+    DISCARD_S,
+    HEAD_S,
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    MAX_PIPELINED,
+    PIECE_BYTES,
+    STUCK_S,
+    BoundedProtocol,
+)
+from service.inference.engine import Prediction
+from service.inference.pipeline import Answer, Outcome
+from service.settings import Settings
+from tests.support.fake_engine import FakeEngine
+from tests.support.raw_http import KEEP_ALIVE_S, Wire
+from tests.support.virtual_time import run
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def post(body: bytes, content_type: str = "application/json", path: str = "/batch") -> bytes:
+    head = f"Host: x\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return f"POST {path} HTTP/1.1\r\n".encode() + head.encode()
+
+
+STREAM = post(b"x" * 1_000_000, "application/x-ndjson; charset=utf-8")
+
+
+async def read_body(receive: Any) -> bytes | None:
+    """None: the caller left."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+async def answer(send: Any, body: bytes, status: int = 200) -> None:
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the body's length."""
+    body = await read_body(receive)
+    if body is not None:
+        await answer(send, str(len(body)).encode())
+
+
+async def early(scope: Any, receive: Any, send: Any) -> None:
+    """Refuses without reading the body."""
+    await answer(send, b"no", 413)
+
+
+def slow(seconds: float, seen: list[Any] | None = None) -> Callable[..., Awaitable[None]]:
+    """Echo after a while; adds what became of each request to `seen`."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = await read_body(receive)
+        departure = asyncio.ensure_future(receive())
+        done, _ = await asyncio.wait({departure}, timeout=seconds)
+        departure.cancel()
+        if seen is not None:
+            seen.append("left" if done or body is None else body)
+        if body is not None and not done:
+            await answer(send, str(len(body)).encode())
+
+    return app
+
+
+def streaming(seconds: float) -> Callable[..., Awaitable[None]]:
+    """A line for each line, so long after it; says what it owes."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        owing = scope["extensions"]["service.owing"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        more, rest = True, b""
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            more = message.get("more_body", False)
+            *lines, rest = (rest + message["body"]).split(b"\n")
+            for line in lines:
+                owing(True)
+                await asyncio.sleep(seconds)
+                await send({"type": "http.response.body", "body": line + b"!\n", "more_body": True})
+                owing(False)
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+def statuses(wire: Wire) -> list[int]:
+    return [answer.status for answer in wire.answers]
+
+
+def error_kind(wire: Wire) -> str:
+    """Of the last answer, which announces the end."""
+    last = wire.answers[-1]
+    document = json.loads(last.body)
+    assert last.closes and last.whole and last.status == STATUS[document["kind"]]
+    return str(document["kind"])
+
+
+class TestTime:
+    def test_a_caller_who_connects_and_sends_nothing_is_let_go_without_a_word(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(echo)
+            assert await wire.ended() == pytest.approx(HEAD_S, abs=0.5)
+            assert wire.answers == []
+
+        run(scenario)
+
+    @pytest.mark.parametrize("before", [b"", GET])
+    def test_a_head_has_its_time_however_it_drips(self, before: bytes) -> None:
+        async def scenario() -> None:
+            wire = Wire(echo)
+            await wire.send(before)
+            for byte in GET[:-1]:
+                await wire.send(bytes([byte]))
+                await asyncio.sleep(0.9)
+                if wire.ended_at is not None:
+                    break
+            assert await wire.ended() == pytest.approx(HEAD_S, abs=0.5)
+            assert error_kind(wire) == "request_timeout" and len(wire.answers) == 1 + bool(before)
+
+        run(scenario)
+
+    @pytest.mark.parametrize("lonely", [b"", b"\r\n"])
+    def test_a_kept_connection_ends_whatever_line_breaks_come(self, lonely: bytes) -> None:
+        async def scenario() -> None:
+            wire = Wire(echo)
+            await wire.send(GET)
+            assert await wire.drip(lonely, 5.0) == pytest.approx(KEEP_ALIVE_S, abs=0.5)
+            assert statuses(wire) == [200]
+
+        run(scenario)
+
+    def test_a_body_that_stops_is_cut(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(echo)
+            await wire.send(post(b"x" * 10) + b"xx")
+            assert await wire.ended() == pytest.approx(BODY_IDLE_S, abs=0.5)
+            assert error_kind(wire) == "request_timeout"
+
+        run(scenario)
+
+    def test_a_body_that_trickles_is_cut(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(echo)
+            await wire.send(post(b"x" * 1000))
+            assert await wire.drip(b"x", BODY_IDLE_S / 2 + 0.3) == pytest.approx(BODY_S, abs=0.5)
+            assert error_kind(wire) == "request_timeout"
+
+        run(scenario)
+
+    def test_sizes_of_chunks_are_no_progress(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(echo)
+            await wire.send(CHUNKED)
+            assert await wire.drip(b"0", 1.5) == pytest.approx(BODY_IDLE_S, abs=0.5)
+
+        run(scenario)
+
+    def test_an_answer_may_take_the_service_as_long_as_it_takes(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(slow(1_000.0))
+            await wire.send(post(b"xx") + b"xx")
+            await asyncio.sleep(1_001.0)
+            assert statuses(wire) == [200] and wire.ended_at is None
+
+        run(scenario)
+
+    def test_an_early_answer_is_the_only_one_if_the_body_never_comes(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(early)
+            await wire.send(post(b"x" * 10))
+            assert statuses(wire) == [413]
+            assert await wire.ended() == pytest.approx(BODY_IDLE_S, abs=0.5)
+            assert statuses(wire) == [413]
+
+        run(scenario)
+
+    @pytest.mark.parametrize("request_head", [post(b"x" * 10_000), STREAM])
+    def test_the_rest_of_a_body_that_was_answered_is_taken_for_a_while(self, request_head: bytes) -> None:
+        async def scenario() -> None:
+            wire = Wire(early)
+            await wire.send(request_head)
+            assert await wire.drip(b"x\n", 1.7) == pytest.approx(DISCARD_S, abs=2.0)
+            assert statuses(wire) == [413]
+
+        run(scenario)
+
+    def test_after_an_early_answer_and_its_body_the_connection_goes_on(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(early)
+            await wire.send(post(b"x" * 10))
+            await asyncio.sleep(BODY_IDLE_S / 2)
+            await wire.send(b"x" * 10 + GET)
+            assert statuses(wire) == [413, 413]
+            assert await wire.ended() == pytest.approx(BODY_IDLE_S / 2 + KEEP_ALIVE_S, abs=0.5)
+
+        run(scenario)
+
+
+def large(size: int) -> Callable[..., Awaitable[None]]:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        await answer(send, b"y" * size)
+
+    return app
+
+
+class TestAnswersThatAreNotTaken:
+    @pytest.mark.parametrize("size", [10, 1_000_000])
+    def test_whoever_reads_nothing_is_cut_off(self, size: int) -> None:
+        async def scenario() -> None:
+            wire = Wire(large(size))
+            wire.taking = False
+            await wire.send(GET)
+            assert await wire.ended() <= KEEP_ALIVE_S + STUCK_S + 1
+            assert wire.aborted
+
+        run(scenario)
+
+    @pytest.mark.parametrize("connection", [b"", b"Connection: close\r\n"])
+    def test_whoever_reads_slowly_gets_all(self, connection: bytes) -> None:
+        async def scenario() -> None:
+            wire = Wire(large(1_000_000))
+            wire.taking = False
+            await wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + connection + b"\r\n")
+            for _ in range(120):
+                await asyncio.sleep(STUCK_S / 2)
+                wire.take(10_000)
+            assert [len(a.body) for a in wire.answers] == [1_000_000] and not wire.aborted
+            assert wire.ended_at is not None
+
+        run(scenario)
+
+    def test_a_stream_that_is_not_read_is_cut_off_although_it_sends(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(streaming(0.0))
+            wire.taking = False
+            await wire.send(STREAM)
+            ended_at = await wire.drip(b"x" * 1_000 + b"\n", 1.0)
+            assert wire.aborted and 2 * STUCK_S < ended_at < 3 * STUCK_S  # full after 65 lines
+
+        run(scenario)
+
+
+class TestStreams:
+    @pytest.mark.parametrize("path", ["/batch", "/batch?a=b", "http://x/batch", "/%62atch"])
+    def test_are_known_however_their_path_is_written(self, path: str) -> None:
+        async def scenario() -> None:
+            wire = Wire(streaming(0))
+            await wire.send(post(b"first\n", "application/x-ndjson", path) + b"first\n")
+            assert [answer.body for answer in wire.answers] == [b"first!\n"]
+
+        run(scenario)
+
+    def test_a_stream_goes_on_as_long_as_lines_come(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(streaming(0.0))
+            await wire.send(STREAM)
+            for _ in range(1_000):
+                await wire.send(b"line\n")
+                await asyncio.sleep(BODY_IDLE_S - 1)
+            assert wire.ended_at is None and wire.answers[0].body == b"line!\n" * 1_000
+
+        run(scenario)
+
+    def test_a_caller_in_lock_step_waits_as_long_as_the_answer_takes(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(streaming(5 * BODY_S))
+            await wire.send(STREAM)
+            for sent in range(1, 10):
+                await wire.send(b"line\n")
+                await asyncio.sleep(5 * BODY_S + BODY_IDLE_S - 1)
+                assert wire.answers[0].body == b"line!\n" * sent and wire.ended_at is None
+
+        run(scenario)
+
+    def test_a_caller_who_is_owed_nothing_is_cut_without_a_second_answer(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(streaming(100.0))
+            await wire.send(STREAM)
+            await wire.send(b"line\n")
+            assert await wire.ended() == pytest.approx(100.0 + BODY_IDLE_S, abs=0.5)
+            assert [(a.status, a.body, a.whole) for a in wire.answers] == [(200, b"line!\n", False)]
+
+        run(scenario)
+
+    def test_a_line_that_trickles_is_cut(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(streaming(0.0))
+            await wire.send(STREAM + b"first\n")
+            await asyncio.sleep(BODY_IDLE_S / 2)
+            await wire.send(b"second\n")
+            assert await wire.drip(b" ", 3.0) == pytest.approx(BODY_IDLE_S / 2 + BODY_S, abs=3.0)
+
+        run(scenario)
+
+    def test_the_service_says_what_it_owes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def classify(texts: list[str], *_: Any) -> list[Outcome]:
+            await asyncio.sleep(5 * BODY_IDLE_S)
+            return [Answer(Prediction((("sport", 1.0),), False), 1, 1, 1) for _ in texts]
+
+        async def scenario() -> None:
+            app = create_app(settings=Settings(), load_engine=lambda *_: FakeEngine())
+            runtime = app.state.runtime
+            monkeypatch.setattr(runtime, "open", lambda: SimpleNamespace(classify=classify))
+            wire = Wire(app)
+            await wire.send(STREAM)
+            for sent in range(1, 4):
+                await wire.send(b'"the match"\n')
+                await asyncio.sleep(6 * BODY_IDLE_S - 1)
+                assert len(wire.answers[0].body.splitlines()) == sent and wire.ended_at is None
+            assert await wire.ended() == pytest.approx(3 * 6 * BODY_IDLE_S - 3 + 1, abs=0.6)
+
+        run(scenario)
+
+
+class TestPipelines:
+    def test_a_fault_never_enters_an_answer_that_is_under_way(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(slow(30.0))
+            await wire.send(post(b"xx") + b"xx" + GET)
+            await wire.send(b"no HTTP\r\n\r\n")
+            await wire.send(GET)  # too late
+            assert await wire.ended() == pytest.approx(60.0, abs=0.5)
+            assert [(a.status, a.body, a.closes) for a in wire.answers] == [(200, b"2", False), (200, b"0", True)]
+
+        run(scenario)
+
+    def test_a_slow_head_behind_an_answer_waits_for_it_to_end(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(slow(30.0))
+            await wire.send(GET + b"GET / HT")
+            assert await wire.ended() == pytest.approx(30.0, abs=0.5)
+            assert [(a.status, a.closes) for a in wire.answers] == [(200, True)]
+
+        run(scenario)
+
+    def test_a_slow_head_after_the_answer_gets_its_error(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(slow(HEAD_S / 2))
+            await wire.send(GET + b"GET / HT")
+            assert await wire.ended() == pytest.approx(HEAD_S, abs=0.5)
+            assert statuses(wire) == [200, 408]
+
+        run(scenario)
+
+    def test_a_body_in_wait_has_its_time_from_its_turn_on(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(slow(3 * BODY_S))
+            await wire.send(GET + post(b"xx") + b"x")
+            assert await wire.ended() == pytest.approx(3 * BODY_S + BODY_IDLE_S, abs=0.5)
+            assert statuses(wire) == [200, 408]
+
+        run(scenario)
+
+    def test_a_request_that_breaks_before_its_turn_never_has_it(self) -> None:
+        async def scenario() -> None:
+            seen: list[Any] = []
+            wire = Wire(slow(30.0, seen))
+            await wire.send(GET + post(b"yy") + b"yy" + CHUNKED + b"no chunk\r\n")
+            assert await wire.ended() == pytest.approx(60.0, abs=0.5)
+            assert [(a.status, a.body) for a in wire.answers] == [(200, b"0"), (200, b"2")]
+            assert seen == [b"", b"yy"]
+
+        run(scenario)
+
+    def test_requests_in_wait_are_bounded_and_those_that_fit_are_answered(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(slow(1.0))
+            await wire.send(GET * 200)
+            await wire.ended()
+            assert statuses(wire) == [200] * (1 + MAX_PIPELINED) and wire.answers[-1].closes
+
+        run(scenario)
+
+    def test_a_departure_is_told_to_the_request_that_is_under_way(self) -> None:
+        async def scenario() -> None:
+            seen: list[Any] = []
+            wire = Wire(slow(1_000.0, seen))
+            await wire.send(GET + GET)
+            await wire.leave()
+            assert seen == ["left"]
+
+        run(scenario)
+
+    def test_an_answer_that_has_begun_is_broken_off_if_its_request_breaks(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(streaming(0.0))
+            head = b"POST /batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/jsonl\r\n"
+            await wire.send(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n")
+            await wire.send(b"no chunk\r\n")
+            await wire.ended()
+            assert [(a.status, a.body, a.whole) for a in wire.answers] == [(200, b"a!\n", False)]
+
+        run(scenario)
+
+    def test_an_application_that_answers_later_is_not_heard(self) -> None:
+        async def late(scope: Any, receive: Any, send: Any) -> None:
+            await asyncio.sleep(BODY_IDLE_S)
+            await answer(send, b"late")
+
+        async def scenario() -> None:
+            wire = Wire(late)
+            wire.taking = False
+            await wire.send(CHUNKED + b"no chunk\r\n")
+            await asyncio.sleep(BODY_IDLE_S + 1)
+            wire.take(10_000)
+            assert statuses(wire) == [400]
+
+        run(scenario)
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        "request_head",
+        [
+            b"GET / HTTP/1.1\r\nX-Long: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n",  # whole, in one read
+            b"GET / HTTP/1.1\r\nX-Long: " + b"y" * (MAX_HEAD_BYTES + PIECE_BYTES),
+            b"GET / HTTP/1.1\r\nX-Long: " + b"y" * 200_000 + b"\r\n\r\n",
+            b"GET /" + b"y" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (MAX_FIELDS + 1) + b"\r\n",
+            CHUNKED + b"1\r\nx\r\n0\r\nX-Long: " + b"y" * (MAX_HEAD_BYTES + PIECE_BYTES),
+            CHUNKED + b"1\r\nx\r\n0\r\nX-Long: " + b"y" * 200_000 + b"\r\n\r\n",
+            CHUNKED + b"1\r\nx\r\n0\r\n" + b"a:\r\n" * MAX_FIELDS + b"\r\n",
+            CHUNKED + b"1;extension=" + b"y" * 200_000 + b"\r\nx\r\n0\r\n\r\n",
+        ],
+        ids=[
+            "just above",
+            "endless",
+            "one field",
+            "path",
+            "fields",
+            "endless trailer",
+            "trailer",
+            "trailers",
+            "extension",
+        ],
+    )
+    @pytest.mark.parametrize("step", [1_000, 256_000])
+    def test_what_is_no_body_is_bounded_in_whatever_pieces_it_comes(self, request_head: bytes, step: int) -> None:
+        async def scenario() -> None:
+            wire = Wire(echo)
+            for start in range(0, len(request_head), step):
+                if wire.ended_at is None:
+                    await wire.send(request_head[start : start + step])
+            assert await wire.ended() < 1
+            assert error_kind(wire) == "headers_too_large" and len(wire.answers) == 1
+
+        run(scenario)
+
+    def test_as_much_as_is_allowed_passes(self) -> None:
+        async def scenario() -> None:
+            wire = Wire(echo)
+            await wire.send(b"GET / HTTP/1.1\r\n" + b"a: " + b"y" * 30_000 + b"\r\n" + b"a:\r\n" * 99 + b"\r\n")
+            await wire.send(CHUNKED + b"1\r\nx\r\n" * 100_000 + b"0\r\nX-T: 1\r\n\r\n")
+            assert [a.body for a in wire.answers] == [b"0", b"100000"]
+
+        run(scenario)
+
+    def test_trailers_do_not_become_headers(self) -> None:
+        async def names(scope: Any, receive: Any, send: Any) -> None:
+            await read_body(receive)
+            await answer(send, b" ".join(name for name, _ in scope["headers"]))
+
+        async def scenario() -> None:
+            wire = Wire(names)
+            await wire.send(CHUNKED + b"1\r\nx\r\n0\r\nX-API-Key: secret\r\n\r\n" + GET)
+            assert [a.body for a in wire.answers] == [b"host transfer-encoding", b"host"]
+
+        run(scenario)
+
+
+def test_an_offered_upgrade_is_answered_like_any_request(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        wire = Wire(echo)
+        for protocol in (b"h2c", b"websocket"):
+            offer = b"Host: x\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nUpgrade: " + protocol + b"\r\n\r\n"
+            await wire.send(b"GET / HTTP/1.1\r\n" + offer)
+            await wire.send(b"POST / HTTP/1.1\r\nContent-Length: 20000\r\n" + offer + b"x" * 12_000)
+            await wire.send(b"x" * 8_000 + GET)
+            chunks = b"2\r\nxx\r\n0\r\n\r\n"
+            await wire.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + offer[:30])
+            await wire.send(offer[30:] + chunks[:5])
+            await wire.send(chunks[5:])
+        await wire.send(GET)
+        assert statuses(wire) == [200] * 9 and wire.ended_at is None
+        assert [answer.body for answer in wire.answers] == [b"0", b"20000", b"0", b"2"] * 2 + [b"0"]
+
+    run(scenario)
+    warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not warned, "uvicorn says something about an upgrade it does not know"
+
+
+@asynccontextmanager
+async def server() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to a server of the protocol."""
+    config = uvicorn.Config(echo, http=BoundedProtocol, lifespan="off", log_config=None)
+    config.load()
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(
+        lambda: BoundedProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    port = listening.sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        listening.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+        await asyncio.gather(*state.tasks, return_exceptions=True)
+
+
+async def refused(reader: asyncio.StreamReader, kind: str) -> None:
+    """The rest of the connection is one error of this kind, and then it ends."""
+    answer = await asyncio.wait_for(reader.read(), 30)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {STATUS[kind]} ".encode()) and b"connection: close" in head.lower()
+    error = json.loads(body)
+    assert error["kind"] == kind and f"x-request-id: {error['request_id']}".encode() in head
+
+
+async def answered(reader: asyncio.StreamReader) -> int:
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+    assert head.startswith(b"HTTP/1.1 200 ")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    return int(await reader.readexactly(length))
+
+
+@pytest.mark.anyio
+class TestSockets:
+    """The same over a socket, whose transport is asyncio's."""
+
+    async def test_ordinary_requests_pass_one_after_the_other(self) -> None:
+        async with server() as (reader, writer):
+            for size in (0, 5, 500_000):
+                writer.write(post(b"x" * size) + b"x" * size)
+                assert await answered(reader) == size
+
+    async def test_pipelined_requests_pass(self) -> None:
+        async with server() as (reader, writer):
+            writer.write((post(b"xx") + b"xx") * 3)
+            assert [await answered(reader) for _ in range(3)] == [2, 2, 2]
+
+    @pytest.mark.parametrize("piece", [b"X-A: " + b"y" * 1000 + b"\r\n", b"y" * 5000])
+    async def test_a_head_that_never_ends_is_refused(self, piece: bytes) -> None:
+        async with server() as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: ")
+            sent = 0
+            while sent <= MAX_HEAD_BYTES:
+                writer.write(piece)
+                sent += len(piece)
+                await asyncio.sleep(0)
+            await refused(reader, "headers_too_large")
+
+    async def test_large_bodies_do_not_count_as_heads(self) -> None:
+        async with server() as (reader, writer):
+            for _ in range(3):
+                size = 2 * MAX_HEAD_BYTES
+                writer.write(post(b"x" * size))
+                for _ in range(2):
+                    writer.write(b"x" * MAX_HEAD_BYTES)
+                    await writer.drain()
+                assert await answered(reader) == size
+
+    @pytest.mark.parametrize(
+        "garbage", [b"\x16\x03\x01\x02\x00", b"hello\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"]
+    )
+    async def test_what_is_not_http_gets_the_one_error_shape(self, garbage: bytes) -> None:
+        async with server() as (reader, writer):
+            writer.write(garbage)
+            await refused(reader, "bad_request")

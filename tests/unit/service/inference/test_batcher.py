@@ -1,0 +1,790 @@
+"""The batcher over a fake model, in virtual time: a batch takes one second, unless a test says otherwise."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from service.errors import ServiceError
+from service.inference.admission import FIRST_BATCHES, Limits
+from service.inference.batcher import GOOD_BATCHES, MAX_FAULTS, Batcher
+from service.inference.engine import Item, Logits
+from service.inference.queue import MAX_PASSED_OVER, Lane, Result
+from service.telemetry import Metrics
+from tests.support.fake_engine import LABELS, FakeEngine, item
+from tests.support.virtual_time import Deadlock, VirtualTimeLoop, run, taking
+
+LIMITS = Limits(max_items=100, max_tokens=1000, max_batch_tokens=20)
+BATCH_S = 1.0
+
+
+def words(count: int, tail: str = "x") -> str:
+    return " ".join([tail] * count)
+
+
+def labels(results: Sequence[Result]) -> list[str]:
+    return [r.kind if isinstance(r, ServiceError) else LABELS[list(r).index(10.0)] for r in results]
+
+
+class Bench:
+    """A started batcher and what happened to it."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.engine = FakeEngine()
+        self.metrics = Metrics()
+        self.batcher = Batcher(self.engine, limits, self.metrics, run=taking(lambda: BATCH_S))
+        self.batcher.start()
+
+    @property
+    def batches(self) -> list[list[str]]:
+        return self.engine.batches
+
+    @property
+    def lengths(self) -> list[list[int]]:
+        return [[len(text.split()) for text in batch] for batch in self.batches]
+
+    async def submit(
+        self,
+        *texts: str,
+        timeout_s: float = 1e6,
+        lane: Lane = "interactive",
+        spent_s: float = 0.0,
+        patient: bool = False,
+    ) -> list[Result]:
+        return await self.batcher.submit([item(text) for text in texts], timeout_s, spent_s, lane, patient)
+
+    def later(self, *texts: str, **options: Any) -> "asyncio.Task[list[Result]]":
+        return asyncio.ensure_future(self.submit(*texts, **options))
+
+    async def busy(self) -> "asyncio.Task[list[Result]]":
+        """Put something into the model, so that what follows has to queue."""
+        task = self.later("busy")
+        await asyncio.sleep(BATCH_S / 2)
+        return task
+
+    def dropped(self, reason: str) -> float:
+        return float(self.metrics.dropped.labels(reason)._value.get())
+
+    def empty(self) -> bool:
+        return (self.batcher.load.items, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
+
+
+async def answered(*tasks: "asyncio.Task[list[Result]]") -> list[list[Result]]:
+    return await asyncio.gather(*tasks)
+
+
+def in_virtual_time(scenario: Coroutine[Any, Any, None]) -> None:
+    run(lambda: scenario)
+
+
+async def task_result(task: "asyncio.Task[list[Result]]") -> list[Result]:
+    return await task
+
+
+async def refused(request: Coroutine[Any, Any, object], kind: str) -> ServiceError:
+    with pytest.raises(ServiceError) as caught:
+        await request
+    assert caught.value.kind == kind
+    return caught.value
+
+
+class TestBatches:
+    def test_an_idle_batcher_starts_at_once_and_answers_in_order(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            assert labels(await bench.submit("a", "bb", "ccc")) == ["politics", "sport", "business"]
+            assert bench.batches == [["a", "bb", "ccc"]]
+            assert asyncio.get_running_loop().time() == BATCH_S
+            assert bench.empty()
+
+        run(scenario)
+
+    def test_what_arrives_while_the_model_is_busy_shares_the_next_batch(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            await answered(await bench.busy(), bench.later("b"), bench.later("c d"), bench.later("e"))
+            assert bench.batches == [["busy"], ["b", "c d", "e"]]
+
+        run(scenario)
+
+    def test_budget_is_kept_and_each_batch_begins_with_the_oldest(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            sizes = [12, 9, 3, 7, 19, 1]
+            await answered(await bench.busy(), *(bench.later(words(n)) for n in sizes))
+            assert bench.lengths[1:] == [[12, 3, 1], [9, 7], [19]]
+
+        run(scenario)
+
+    def test_what_is_computed_counts_not_what_is_read(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            padded = [Item(1, f"p{i}", computed=9, key=i) for i in range(5)]
+            await bench.batcher.submit(padded, 100)
+            assert list(map(len, bench.batches)) == [2, 2, 1]
+            assert bench.metrics.padding_tokens._value.get() == 40
+
+        run(scenario)
+
+    def test_item_larger_than_the_budget_runs_alone(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            await bench.submit("a", words(50), "b")
+            assert bench.lengths == [[1, 1], [50]]
+
+        run(scenario)
+
+
+class TestLanes:
+    def test_interactive_goes_first(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            bulk = bench.later(*(words(20, f"bulk{i}") for i in range(3)), lane="bulk")
+            await asyncio.sleep(0.1)
+            first = await bench.busy()  # the first of bulk is in the model, "busy" waits
+            late = bench.later(words(20, "late"))
+            await answered(bulk, first, late)
+            assert [batch[0].split()[0] for batch in bench.batches] == ["bulk0", "busy", "late", "bulk1", "bulk2"]
+
+        run(scenario)
+
+    def test_bulk_fills_what_interactive_leaves(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            await answered(await bench.busy(), bench.later(words(5, "b"), lane="bulk"), bench.later("i"))
+            assert bench.batches[1] == ["i", words(5, "b")]
+
+        run(scenario)
+
+    def test_bulk_does_not_starve(self) -> None:
+        """Under more interactive work than the model can do, one batch of five is led by bulk."""
+
+        async def scenario() -> None:
+            bench = Bench()
+            first = await bench.busy()
+            flood = [bench.later(words(20, f"i{n}")) for n in range(30)]
+            bulk = bench.later(*(words(20, f"b{n}") for n in range(4)), lane="bulk")
+            await answered(first, *flood, bulk)
+            led = [batch[0][0] for batch in bench.batches[1:]]
+            assert led[:20] == [*"iiii", "b"] * 4
+            assert led.index("b") == MAX_PASSED_OVER
+
+        run(scenario)
+
+    def test_short_text_waits_for_two_bulk_batches_at_most(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            bulk = bench.later(*(words(20, f"b{n}") for n in range(20)), lane="bulk")
+            loop, worst = asyncio.get_running_loop(), 0.0
+            for n in range(12):
+                await asyncio.sleep(0.37)
+                asked = loop.time()
+                await bench.submit(f"short{n}")
+                worst = max(worst, loop.time() - asked)
+            assert worst <= 3 * BATCH_S
+            await bulk
+
+        run(scenario)
+
+
+class TestAdmission:
+    def test_request_is_admitted_whole_or_refused_whole(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            first = bench.later(*(f"a{i}" for i in range(60)))
+            await asyncio.sleep(0)
+            error = await refused(bench.submit(*(f"b{i}" for i in range(41))), "overloaded")
+            assert error.status == 429 and error.retry_after_s is not None
+            assert bench.batcher.load.items == 60
+            second = bench.later(*(f"b{i}" for i in range(40)))
+            assert [len(r) for r in await answered(first, second)] == [60, 40]
+
+        run(scenario)
+
+    def test_tokens_are_limited_too(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            first = bench.later(words(990))
+            await asyncio.sleep(0)
+            assert "990 tokens" in str(await refused(bench.submit(words(11)), "overloaded"))
+            await first
+
+        run(scenario)
+
+    def test_empty_batcher_takes_a_request_above_its_limits(self) -> None:
+        """Refused now, it would be refused for ever."""
+
+        async def scenario() -> None:
+            assert len(await Bench().submit(*(f"a{i}" for i in range(150)))) == 150
+
+        run(scenario)
+
+    def test_retry_after_is_the_time_until_all_is_done(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            assert bench.batcher.retry_after_s() == 1.0
+            await known_rate(bench)
+            tasks = [bench.later(words(20, f"t{i}")) for i in range(3)]
+            await asyncio.sleep(0)
+            assert bench.batcher.retry_after_s() == pytest.approx(3.0)
+            await answered(*tasks)
+
+        run(scenario)
+
+
+async def known_rate(bench: Bench) -> None:
+    """20 tokens a second."""
+    for n in range(FIRST_BATCHES):
+        await bench.submit(words(20, f"first{n}"))
+
+
+class TestOverload:
+    @pytest.mark.parametrize("lane", ["interactive", "bulk"])
+    def test_ten_times_too_much_is_refused_and_the_rest_answered_in_time(self, lane: Lane) -> None:
+        """Texts of two windows, so that half of an answer can be computed in vain."""
+
+        async def scenario() -> None:
+            bench = Bench(Limits(max_items=10**6, max_tokens=10**6, max_batch_tokens=20))
+            outcomes: list[str] = []
+
+            async def ask(n: int) -> None:
+                try:
+                    await bench.submit(words(10, f"a{n}"), words(10, f"b{n}"), timeout_s=10.0, lane=lane)
+                except ServiceError as exc:
+                    assert exc.kind != "overloaded" or exc.retry_after_s is not None
+                    outcomes.append(exc.kind)
+                else:
+                    outcomes.append("answered")
+
+            asked = []
+            for n in range(1000):  # 10 a second for 100 seconds, one of which can be answered
+                asked.append(asyncio.ensure_future(ask(n)))
+                await asyncio.sleep(0.1)
+            await asyncio.gather(*asked)
+            assert outcomes.count("answered") >= 90
+            assert outcomes.count("deadline_exceeded") <= 10 * FIRST_BATCHES, "before the rate was known"
+
+        run(scenario)
+
+    def test_single_texts_are_not_refused_for_a_long_bulk_queue(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            await known_rate(bench)
+            bulk = bench.later(*(words(20, f"b{n}") for n in range(40)), lane="bulk")
+            await asyncio.sleep(0.5)
+            assert labels(await bench.submit("short", timeout_s=5.0)) == [LABELS[5 % 3]]
+            await refused(bench.submit("short too", timeout_s=5.0, lane="bulk"), "overloaded")
+            await bulk
+
+        run(scenario)
+
+    def test_an_empty_batcher_tries_whatever_it_takes(self) -> None:
+        async def scenario() -> None:
+            bench = Bench(replace(LIMITS, tokens_per_s=20.0))
+            await refused(bench.submit(*(words(20, f"b{n}") for n in range(50)), timeout_s=5.0), "deadline_exceeded")
+
+        run(scenario)
+
+    def test_a_low_estimate_recovers_by_small_batches(self) -> None:
+        async def scenario() -> None:
+            bench = Bench(replace(LIMITS, max_batch_tokens=1000, tokens_per_s=0.5))
+            for n in range(20):
+                await bench.submit(words(20, f"w{n}"))
+            assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
+
+        run(scenario)
+
+    def test_one_slow_first_batch_is_no_reason_to_refuse(self) -> None:
+        """Found on a busy machine: the first batch took a second, and the queue behind it was refused."""
+
+        async def scenario() -> None:
+            bench = Bench(replace(LIMITS, max_batch_tokens=20))
+            for n in range(FIRST_BATCHES - 1):
+                await bench.submit(words(20, f"w{n}"))
+                assert bench.batcher.load.tokens_per_s == bench.batcher.retry_after_s() - 1 == 0
+            await bench.submit(words(20, "last"))
+            assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
+
+        run(scenario)
+
+    def test_the_rate_is_that_of_full_batches(self) -> None:
+        async def scenario() -> None:
+            bench = Bench(replace(LIMITS, tokens_per_s=100.0))
+            for n in range(20):
+                await bench.submit(f"short{n}")
+            assert bench.batcher.load.tokens_per_s == 100.0
+            for n in range(20):
+                await bench.submit(words(20, f"w{n}"))
+            assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
+
+        run(scenario)
+
+
+class TestSharing:
+    def test_equal_texts_in_flight_are_computed_once(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            first = await bench.busy()
+            same = [bench.later("same", "other", "same") for _ in range(5)]
+            results = await answered(first, *same)
+            assert bench.batches == [["busy"], ["same", "other"]]
+            assert all(labels(r) == labels(results[1]) for r in results[1:])
+            assert bench.empty()
+
+        run(scenario)
+
+    def test_equal_text_joins_one_that_is_in_the_model(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            await answered(await bench.busy(), bench.later("busy"))
+            assert bench.batches == [["busy"]]
+
+        run(scenario)
+
+    def test_one_who_leaves_does_not_take_the_answer_with_him(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            first = await bench.busy()
+            leaves, stays = bench.later("same"), bench.later("same")
+            await asyncio.sleep(0)
+            leaves.cancel()
+            assert labels((await answered(first, stays))[1]) == ["politics"]
+            assert bench.dropped("departed") == 0 and bench.empty()
+
+        run(scenario)
+
+    def test_interactive_caller_takes_equal_bulk_work_along(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            first = await bench.busy()
+            bulk = bench.later(*(words(20, f"b{n}") for n in range(4)), lane="bulk")
+            await asyncio.sleep(0)
+            now = bench.later(words(20, "b3"))
+            await answered(first, bulk, now)
+            assert bench.batches[1] == [words(20, "b3")]
+            assert len(bench.batches) == 5
+
+        run(scenario)
+
+    def test_windows_without_a_key_are_never_shared(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            await bench.batcher.submit([Item(1, "a", 1), Item(1, "a", 1)], 100)
+            assert bench.batches == [["a", "a"]]
+
+        run(scenario)
+
+    def test_cache_answers_at_once_and_is_bounded(self) -> None:
+        async def scenario() -> None:
+            bench = Bench(Limits(100, 1000, 20, cache_items=2))
+            for text in ("a", "b", "a", "c", "a", "b"):  # a is used again before c comes, so that b is let go
+                await bench.submit(text)
+            assert bench.batches == [["a"], ["b"], ["c"], ["b"]]
+            assert asyncio.get_running_loop().time() == 4 * BATCH_S
+            assert bench.empty()
+
+        run(scenario)
+
+    def test_failures_and_nan_are_not_cached(self) -> None:
+        async def scenario() -> None:
+            bench = Bench(Limits(100, 1000, 20, cache_items=9))
+            for text in ("nan", "nan", "poison", "poison"):
+                await bench.submit(text)
+            assert bench.batches == [["nan"], ["nan"], ["poison"], ["poison"]]
+
+        run(scenario)
+
+
+class TestLeaving:
+    def test_expired_caller_is_told_at_his_deadline_and_his_work_dropped(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            first = await bench.busy()
+            error = await refused(bench.submit("late", timeout_s=0.3), "deadline_exceeded")
+            assert error.status == 504 and "within 300 ms" in error.message
+            assert asyncio.get_running_loop().time() == pytest.approx(0.8)
+            await first
+            await bench.submit("b")
+            assert bench.batches == [["busy"], ["b"]]
+            assert bench.dropped("deadline") == 1 and bench.empty()
+
+        run(scenario)
+
+    def test_time_spent_before_counts(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            error = await refused(bench.submit("a", timeout_s=2.0, spent_s=2.0), "deadline_exceeded")
+            assert "within 2000 ms" in error.message
+
+        run(scenario)
+
+    def test_callers_that_gave_up_take_nobodys_place(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            first = await bench.busy()
+            await refused(bench.submit(*(f"l{i}" for i in range(99)), timeout_s=0.1), "deadline_exceeded")
+            assert (bench.batcher.load.items, bench.batcher.load.tokens) == (1, 1)
+            await answered(first, bench.later(*(f"n{i}" for i in range(99))))
+
+        run(scenario)
+
+    def test_departed_caller_costs_nothing(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            first = await bench.busy()
+            gone = bench.later("gone")
+            await asyncio.sleep(0)
+            gone.cancel()
+            await answered(first, bench.later("b"))
+            assert bench.batches == [["busy"], ["b"]]
+            assert bench.dropped("departed") == 1 and bench.empty()
+
+        run(scenario)
+
+    def test_halves_that_nobody_wants_any_more_are_not_run(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            first = await bench.busy()
+            poison, gone = bench.later("poison"), bench.later("gone", timeout_s=1.2)
+            results = await asyncio.gather(first, poison, gone, return_exceptions=True)
+            assert isinstance(results[2], ServiceError)
+            assert bench.batches == [["busy"], ["poison", "gone"], ["poison"]] and bench.empty()
+
+        run(scenario)
+
+
+class TestFailures:
+    def test_culprits_are_found_and_the_others_answered(self) -> None:
+        """The issue's case: 32 texts, one raises, one is not a number, one runs out of memory."""
+
+        async def scenario() -> None:
+            bench = Bench(Limits(100, 1000, 64))
+            for culprit, kind in (("poison", "inference_failed"), ("greedy", "inference_failed"), ("nan", "nan")):
+                texts = [f"t{'x' * i}" for i in range(32)]
+                texts[11] = culprit
+                results = await bench.submit(*texts)
+                for place, (text, result) in enumerate(zip(texts, results, strict=True)):
+                    if place == 11 and kind == "nan":
+                        assert not isinstance(result, ServiceError) and result[0] != result[0]
+                    else:
+                        assert labels([result]) == [kind if place == 11 else LABELS[len(text) % 3]]
+                assert bench.batcher.healthy and bench.empty()
+
+        run(scenario)
+
+    def test_budget_shrinks_when_memory_runs_out_and_recovers(self) -> None:
+        async def scenario() -> None:
+            bench = Bench(Limits(1000, 10_000, 512))
+            [result] = await bench.submit(words(512, "greedy"))
+            assert isinstance(result, ServiceError) and "not enough memory for 512 tokens" in result.message
+            assert bench.batcher.budget == 256
+            await bench.submit(*(words(100, f"w{i}") for i in range(6)))
+            assert [len(batch) for batch in bench.batches[1:]] == [2, 2, 2]
+            for i in range(GOOD_BATCHES):
+                await bench.submit(f"t{i}")
+            assert bench.batcher.budget == 512
+            for i in range(GOOD_BATCHES):
+                await bench.submit(f"u{i}")
+            assert bench.batcher.budget == 512
+
+        run(scenario)
+
+    def test_broken_model_turns_unhealthy_and_recovers(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            bench.engine.broken = True
+            assert labels(await bench.submit("a", "b")) == ["inference_failed"] * 2
+            assert not await bench.batcher.recheck() and not bench.batcher.healthy
+            bench.engine.broken = False
+            assert all(await asyncio.gather(*(bench.batcher.recheck() for _ in range(5))))
+            # a and b together, a, b, the probe that the first recheck joins, and one for five rechecks
+            assert asyncio.get_running_loop().time() == 5 * BATCH_S
+            assert labels(await bench.submit("a")) == ["politics"]
+
+        run(scenario)
+
+    def test_a_text_on_which_the_model_fails_does_not_make_it_unhealthy(self) -> None:
+        """Found by a soak: one readiness probe of 20,000 requests said 503 beside a batch with such a text."""
+
+        async def scenario() -> None:
+            bench = Bench()
+            task = bench.later("poison", "a", "b", "c")
+            healthy = []
+            while not task.done():
+                healthy.append(await bench.batcher.recheck())
+                await asyncio.sleep(BATCH_S / 4)
+            assert labels(await task) == ["inference_failed", "politics", "politics", "politics"]
+            assert len(healthy) > 8 and all(healthy)
+
+        run(scenario)
+
+    def test_recheck_does_not_wait_for_a_batch(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            bench.engine.broken = True
+            await bench.submit("a")
+            await asyncio.sleep(2 * BATCH_S)  # the probe fails, too
+            bench.engine.broken = False
+            task = bench.later("b")
+            await asyncio.sleep(0.1)
+            before = asyncio.get_running_loop().time()
+            assert not await bench.batcher.recheck()
+            assert asyncio.get_running_loop().time() == before
+            await task
+            assert bench.batcher.healthy
+
+        run(scenario)
+
+    def test_engine_that_loses_a_row_fails_loudly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            monkeypatch.setattr(bench.engine, "infer", lambda items: [])
+            assert labels(await bench.submit("a")) == ["inference_failed"]
+
+        run(scenario)
+
+    def test_stuck_model_is_not_healthy(self) -> None:
+        async def scenario() -> None:
+            bench = Bench(Limits(100, 1000, 20, stuck_s=0.5))
+            task = bench.later("a")
+            await asyncio.sleep(0.4)
+            healthy = [bench.batcher.healthy]
+            await asyncio.sleep(0.2)
+            healthy.append(bench.batcher.healthy)
+            await task
+            healthy.append(bench.batcher.healthy)
+            assert healthy == [True, False, True]
+
+        run(scenario)
+
+    def test_worker_that_fails_is_started_again_but_not_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            real = bench.batcher._next_batch
+
+            def fault() -> list[Any]:
+                raise RuntimeError("a fault of the batcher itself")
+
+            for _ in range(MAX_FAULTS - 1):
+                monkeypatch.setattr(bench.batcher, "_next_batch", fault)
+                await refused(bench.submit("a"), "internal")
+                assert (bench.empty(), bench.batcher.healthy) == (True, False)
+                monkeypatch.setattr(bench.batcher, "_next_batch", real)
+                assert await bench.batcher.recheck()
+            assert labels(await bench.submit("a")) == ["politics"]  # a good batch: faults are counted anew
+            monkeypatch.setattr(bench.batcher, "_next_batch", fault)
+            for _ in range(MAX_FAULTS):
+                await refused(bench.submit("a"), "internal")
+            await refused(bench.submit("b"), "not_ready")
+            assert (bench.batcher.healthy, await bench.batcher.recheck()) == (False, False)
+
+        run(scenario)
+
+
+class TestClosing:
+    def test_a_batch_that_was_given_up_ends_without_a_trace(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            task = await bench.busy()
+            bench.batcher.give_up()
+            await refused(task_result(task), "draining")
+            worker = bench.batcher._worker
+            assert worker is not None
+            await asyncio.sleep(2 * BATCH_S)
+            assert bench.batches == [["busy"]]
+            assert (bench.empty(), worker.done()) == (True, False)
+
+        run(scenario)
+
+    def test_everyone_who_waits_is_told(self) -> None:
+        async def scenario() -> None:
+            bench = Bench()
+            tasks = [await bench.busy(), bench.later("b")]
+            await asyncio.sleep(0)
+            await bench.batcher.close()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [r.kind for r in results if isinstance(r, ServiceError)] == ["draining", "draining"]
+            await refused(bench.submit("c"), "draining")
+            assert bench.empty()
+
+        asyncio.run(scenario())  # real time: closing waits for a real thread
+
+
+def test_who_is_patient_waits_for_room() -> None:
+    async def scenario() -> None:
+        bench = Bench(replace(LIMITS, max_items=2))
+        busy = await bench.busy()
+        other = bench.later("other")
+        waiting = bench.later("one", "two", patient=True)
+        await asyncio.sleep(0)
+        await refused(bench.submit("three"), "overloaded")
+        await answered(busy, other, waiting)
+        assert bench.batches == [["busy"], ["other"], ["one", "two"]]
+        assert bench.empty()
+
+    in_virtual_time(scenario())
+
+
+def test_patience_ends_with_the_time_allowed() -> None:
+    async def scenario() -> None:
+        bench = Bench(replace(LIMITS, max_items=1))
+        busy = await bench.busy()
+        await refused(bench.submit("one", patient=True, timeout_s=BATCH_S / 4), "deadline_exceeded")
+        await answered(busy)
+        assert bench.batches == [["busy"]] and bench.empty()
+
+    in_virtual_time(scenario())
+
+
+def test_patience_does_not_outlive_the_batcher() -> None:
+    async def scenario() -> None:
+        bench = Bench(replace(LIMITS, max_items=1))
+        busy = await bench.busy()
+        waiting = bench.later("one", patient=True)
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(bench.batcher.close())
+        with pytest.raises(ServiceError) as caught:
+            await waiting
+        assert caught.value.kind == "draining"
+        await asyncio.gather(busy, closing, return_exceptions=True)
+
+    in_virtual_time(scenario())
+
+
+def test_the_clock_finds_a_deadlock() -> None:
+    async def scenario() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(Deadlock):
+        run(scenario)
+
+
+TEXTS = ["a", "bb c", "d e f", "nan", "poison", "greedy", words(7), words(25), words(13, "y")]
+
+
+class Machine(RuleBasedStateMachine):
+    """Random arrivals, departures, deadlines and failures. However they fall: one answer each, of the right kind and in
+    order, nobody waits for ever, the budget is kept, and the counts come back to zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualTimeLoop()
+        self.open: list[tuple[list[str], float, float, asyncio.Task[list[Result]]]] = []
+        self.submitted = 0
+
+    def step(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(coroutine)
+
+    @initialize(cached=st.booleans(), budget=st.integers(4, 30), seconds=st.sampled_from([0.1, 1.0, 3.0]))
+    def start(self, cached: bool, budget: int, seconds: float) -> None:
+        self.limits = Limits(max_items=30, max_tokens=120, max_batch_tokens=budget, cache_items=3 * cached)
+        self.engine = FakeEngine()
+        self.seconds = seconds
+
+        async def started() -> Batcher:
+            batcher = Batcher(self.engine, self.limits, Metrics(), run=taking(lambda: self.seconds))
+            infer = self.engine.infer
+
+            def within_budget(items: Sequence[Item]) -> Sequence[Logits]:
+                assert len(items) == 1 or sum(i.computed for i in items) <= self.limits.max_batch_tokens
+                return infer(items)
+
+            self.engine.infer = within_budget  # type: ignore[method-assign]
+            batcher.start()
+            return batcher
+
+        self.batcher = self.step(started())
+
+    @rule(
+        texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=8),
+        lane=st.sampled_from(["interactive", "bulk"]),
+        timeout_s=st.sampled_from([0.0, 0.5, 2.0, 1e6]),
+    )
+    def submit(self, texts: list[str], lane: Lane, timeout_s: float) -> None:
+        async def go() -> asyncio.Task[list[Result]]:
+            request = self.batcher.submit([item(t) for t in texts], timeout_s, lane=lane)
+            task: asyncio.Task[list[Result]] = asyncio.ensure_future(request)
+            await asyncio.sleep(0)
+            return task
+
+        self.open.append((texts, self.loop.time(), timeout_s, self.step(go())))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def depart(self, data: st.DataObject) -> None:
+        place = data.draw(st.integers(0, len(self.open) - 1))
+        task = self.open.pop(place)[-1]
+
+        async def go() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self.step(go())
+
+    @rule(seconds=st.sampled_from([0.05, 0.7, 5.0]))
+    def wait(self, seconds: float) -> None:
+        self.step(asyncio.sleep(seconds))
+        self.look_at_answers()
+
+    @rule()
+    def model_breaks_or_is_mended(self) -> None:
+        self.engine.broken = not self.engine.broken
+
+    @invariant()
+    def counts_are_those_of_who_waits(self) -> None:
+        if not hasattr(self, "batcher"):
+            return
+        waiting = [texts for texts, _, _, task in self.open if not task.done()]
+        assert 0 <= self.batcher.load.items <= sum(map(len, waiting))
+        assert self.batcher.load.tokens >= 0
+
+    def look_at_answers(self) -> None:
+        still = []
+        for texts, since, timeout_s, task in self.open:
+            if not task.done():
+                assert self.loop.time() <= since + timeout_s + 1e-6, "nobody waits beyond the deadline"
+                still.append((texts, since, timeout_s, task))
+                continue
+            error = task.exception()
+            if error is not None:
+                assert isinstance(error, ServiceError) and error.kind in ("overloaded", "deadline_exceeded")
+                continue
+            assert len(task.result()) == len(texts)
+            for text, result in zip(texts, task.result(), strict=True):
+                if isinstance(result, ServiceError):
+                    assert result.kind == "inference_failed"
+                else:
+                    assert "poison" not in text and "greedy" not in text
+                    assert text == "nan" or result == FakeEngine._logits(text)
+        self.open = still
+
+    def teardown(self) -> None:
+        if not hasattr(self, "batcher"):
+            self.loop.close()
+            return
+
+        async def end() -> None:
+            self.engine.broken = False
+            await asyncio.gather(*(task for *_, task in self.open), return_exceptions=True)  # Deadlock if one is lost
+            await asyncio.sleep(100 * self.seconds)  # what callers left in the model
+            assert (self.batcher.load.items, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
+            await self.batcher.recheck()
+            assert self.batcher.healthy
+            assert isinstance((await self.batcher.submit([item("a")], 1e6))[0], list)
+            assert self.batcher._worker is not None
+            self.batcher._worker.cancel()
+            await asyncio.gather(self.batcher._worker, return_exceptions=True)
+
+        self.step(end())
+        self.look_at_answers()
+        assert not self.open
+        self.loop.close()
+
+
+TestAnyCourseOfEvents = Machine.TestCase
+TestAnyCourseOfEvents.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,108 @@
+"""The queue's rules over random arrivals, without loop or clock."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.inference.engine import Item
+from service.inference.queue import LOOKAHEAD, MAX_PASSED_OVER, Lane, Queue, Work
+
+LANES: tuple[Lane, ...] = ("interactive", "bulk")
+
+arrivals = st.lists(st.tuples(st.sampled_from(LANES), st.integers(1, 12)), max_size=60)
+
+
+def entry(tokens: int, key: str | None = None) -> Item:
+    return Item(tokens, (), tokens, key)
+
+
+def filled(arrived: list[tuple[Lane, int]]) -> tuple[Queue, list[Work]]:
+    queue = Queue()
+    return queue, [queue.add(entry(tokens), lane, float(now)) for now, (lane, tokens) in enumerate(arrived)]
+
+
+def batches(queue: Queue, budget: int) -> list[list[Work]]:
+    made = []
+    while batch := queue.next_batch(budget):
+        made.append(batch)
+        for work in batch:
+            queue.forget(work)
+    return made
+
+
+@given(arrivals, st.integers(1, 20))
+def test_everything_comes_once_and_within_the_budget(arrived: list[tuple[Lane, int]], budget: int) -> None:
+    queue, works = filled(arrived)
+    assert queue.tokens == sum(tokens for _, tokens in arrived)
+    made = batches(queue, budget)
+    assert sorted(work.queued_at for batch in made for work in batch) == [work.queued_at for work in works]
+    for batch in made:
+        assert len(batch) == 1 or sum(work.item.computed for work in batch) <= budget
+    assert queue.empty and queue.tokens == 0
+
+
+@given(arrivals, st.integers(1, 20))
+def test_a_batch_begins_with_the_oldest_of_the_lane_that_leads(arrived: list[tuple[Lane, int]], budget: int) -> None:
+    queue, works = filled(arrived)
+    waiting = {lane: [work for work in works if work.lane == lane] for lane in LANES}
+    for batch in batches(queue, budget):
+        assert batch[0] is waiting[batch[0].lane][0]
+        for work in batch:
+            waiting[work.lane].remove(work)
+
+
+@given(arrivals, st.integers(1, 20))
+def test_bulk_is_passed_over_so_many_times_at_most(arrived: list[tuple[Lane, int]], budget: int) -> None:
+    queue, works = filled(arrived)
+    bulk = [work for work in works if work.lane == "bulk"]
+    in_a_row = 0
+    for batch in batches(queue, budget):
+        in_a_row = 0 if bulk and bulk[0] in batch else in_a_row + bool(bulk)
+        assert in_a_row <= MAX_PASSED_OVER
+        bulk = [work for work in bulk if work not in batch]
+
+
+@given(arrivals)
+def test_tokens_until_done_counts_what_goes_first(arrived: list[tuple[Lane, int]]) -> None:
+    queue, works = filled(arrived)
+    of = {lane: sum(work.item.tokens for work in works if work.lane == lane) for lane in LANES}
+    assert queue.tokens_until_done(3, "bulk") == sum(of.values()) + 3
+    beside_bulk = (MAX_PASSED_OVER + 1) / MAX_PASSED_OVER if any(work.lane == "bulk" for work in works) else 1
+    assert queue.tokens_until_done(3, "interactive") == round((of["interactive"] + 3) * beside_bulk)
+
+
+def test_lookahead_is_bounded() -> None:
+    queue, _ = filled([(LANES[0], 2)] * (LOOKAHEAD + 1) + [(LANES[0], 1)])
+    batch = queue.next_batch(2 * LOOKAHEAD + 1)
+    assert len(batch) == LOOKAHEAD
+
+
+def test_an_equal_window_is_found_until_the_model_is_done_with_it() -> None:
+    queue = Queue()
+    work = queue.add(entry(5, "a"), "bulk", 0.0)
+    assert queue.find("a") is work
+    assert queue.next_batch(10) == [work]
+    assert queue.find("a") is work
+    assert not queue.withdraw(work), "it is in the model"
+    queue.forget(work)
+    assert queue.find("a") is None and queue.empty
+
+
+def test_hurried_work_joins_the_interactive_lane_at_its_end() -> None:
+    queue = Queue()
+    first = queue.add(entry(1, "first"), "bulk", 0.0)
+    hurried = queue.add(entry(1, "hurried"), "bulk", 1.0)
+    text = queue.add(entry(1, "text"), "interactive", 2.0)
+    queue.hurry(hurried)
+    queue.hurry(text)
+    assert [work.item.key for work in queue.next_batch(10)] == ["text", "hurried", "first"]
+    assert hurried.lane == "interactive" and first.lane == "bulk"
+
+
+def test_what_was_cleared_is_not_counted_when_the_model_is_done_with_it() -> None:
+    queue = Queue()
+    queue.add(entry(5, "a"), "interactive", 0.0)
+    [old] = queue.next_batch(10)
+    queue.clear()
+    new = queue.add(entry(7, "a"), "interactive", 1.0)
+    queue.forget(old)
+    assert queue.tokens == 7 and queue.find("a") is new

@@ -1,0 +1,86 @@
+import math
+from collections.abc import Collection
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.model.autotune import NEAR, BudgetTrial, Precision, choose_budget, choose_precision, disagreement
+
+RATES: dict[Precision, float] = {"float32": 100.0, "bfloat16": 300.0, "int8": 200.0}
+
+
+def chosen(
+    rates: dict[Precision, float], far: Collection[Precision] = (), flipped: Collection[Precision] = ()
+) -> tuple[Precision, dict[Precision, str]]:
+    def check(precision: Precision) -> tuple[float, int]:
+        return (1.0 if precision in far else 0.01), int(precision in flipped)
+
+    unavailable: dict[Precision, str] = {p: "not here" for p in RATES if p not in rates}
+    precision, trials = choose_precision(list(rates), rates.__getitem__, check, unavailable)
+    assert sorted(t.precision for t in trials) == sorted(RATES)
+    assert [t.precision for t in trials if t.verdict.startswith("chosen")] == [precision]
+    return precision, {t.precision: t.verdict for t in trials}
+
+
+def test_the_fastest_that_agrees_is_chosen() -> None:
+    assert chosen(RATES)[0] == "bfloat16"
+    assert chosen(RATES, far={"bfloat16"})[0] == "int8"
+    assert chosen(RATES, flipped={"bfloat16"})[0] == "int8"
+    assert chosen(RATES, far={"bfloat16", "int8"})[0] == "float32"
+
+
+def test_a_small_gain_is_not_worth_inexact_answers() -> None:
+    precision, verdicts = chosen({"float32": 100.0, "int8": 109.0})
+    assert precision == "float32"
+    assert verdicts["int8"] == "only 1.09 times as fast as float32, 1.1 is asked for"
+    assert verdicts["bfloat16"] == "not here"
+    assert chosen({"float32": 100.0, "int8": 111.0})[0] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("got", "expected"),
+    [
+        (([[1.0, 2.0]], [[1.0, 2.0]]), (0.0, 0)),
+        (([[1.0, 2.5]], [[1.0, 2.0]]), (0.5, 0)),
+        (([[3.0, 2.0]], [[1.0, 2.0]]), (2.0, 1)),
+        (([[2.0 + NEAR, 2.0]], [[2.0, 2.0 + NEAR]]), (NEAR, 0)),  # so near that either label will do
+        (([[math.nan, 2.0]], [[1.0, 2.0]]), (math.inf, 1)),
+    ],
+)
+def test_disagreement(got: tuple[list[list[float]], list[list[float]]], expected: tuple[float, int]) -> None:
+    largest, changed = disagreement(*got)
+    assert largest == pytest.approx(expected[0])
+    assert changed == expected[1] or math.isinf(largest)
+
+
+def test_budget_is_the_least_near_full_speed() -> None:
+    seconds = {128: 0.01, 256: 0.014, 512: 0.026, 1024: 0.052, 2048: 0.104, 4096: 0.208}
+    budget, trials = choose_budget(seconds.__getitem__)
+    assert budget == 512
+    assert [t.tokens for t in trials] == list(seconds)
+    assert trials[0] == BudgetTrial(128, 12800.0)
+
+
+def test_a_disturbed_measurement_does_not_end_the_search() -> None:
+    seconds = {128: 0.025, 256: 0.06, 512: 0.067, 1024: 0.128, 2048: 0.26}  # 256 is the disturbed one
+    assert choose_budget(seconds.__getitem__)[0] == 512
+
+
+def test_a_slow_machine_is_not_kept_busy_by_the_search() -> None:
+    asked: list[int] = []
+
+    def seconds(tokens: int) -> float:
+        asked.append(tokens)
+        return tokens / 800
+
+    assert choose_budget(seconds)[0] == 128
+    assert asked == [128, 256], "the second took more than a quarter of a second"
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=6, max_size=6))
+def test_budget_is_always_one_that_was_measured_and_near_the_best(seconds: list[float]) -> None:
+    times = iter(seconds)
+    budget, trials = choose_budget(lambda _: next(times))
+    rates = {t.tokens: t.tokens_per_s for t in trials}
+    assert rates[budget] >= 0.95 * max(rates.values())

@@ -1,0 +1,313 @@
+"""Another model in the place of the running one: over fake engines, so that what each answered can be told."""
+
+import asyncio
+import gc
+import logging
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from service.errors import EngineLoadError
+from service.inference.engine import Engine, Progress
+from service.inference.pipeline import SAMPLE_CHARS, Samples
+from service.settings import Settings
+from tests.support.fake_engine import LABELS, FakeEngine
+from tests.unit.service.conftest import Service, ServiceFactory, reached
+
+pytestmark = pytest.mark.anyio
+
+KEY = "an administrator's key"
+ADMIN = {"x-api-key": KEY}
+
+
+def other_engine(**changes: Any) -> FakeEngine:
+    engine = FakeEngine()
+    engine.info = replace(engine.info, **({"version": "ffffffffffff"} | changes))
+    return engine
+
+
+class Shifted(FakeEngine):
+    """Gives every text the next label."""
+
+    @staticmethod
+    def _logits(text: str) -> list[float]:
+        row = FakeEngine._logits(text)
+        return row[-1:] + row[:-1]
+
+
+def next_is(service: Service, found: Engine | Exception) -> list[Settings]:
+    """What the next reload finds, and where the settings that it was asked with will be."""
+    asked: list[Settings] = []
+
+    def load(settings: Settings, report: Progress) -> Engine:
+        report("loading the other")
+        asked.append(settings)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    service.runtime._load_engine = load
+    return asked
+
+
+async def reload(service: Service, **wish: Any) -> httpx.Response:
+    return await service.client.post("/admin/reload", json=wish, headers=ADMIN)
+
+
+async def version(service: Service) -> str:
+    answer = await service.post("/predict", {"text": "a word"})
+    assert answer.status_code == 200
+    found: str = answer.json()["model"]["version"]
+    return found
+
+
+async def test_the_other_model_answers_from_then_on(service_with: ServiceFactory) -> None:
+    async with service_with(admin_keys=KEY) as service:
+        for i in range(30):
+            await service.post("/predict", {"text": "word " * i + "end"})
+        asked = next_is(service, other_engine())
+        answer = await reload(service, model_dir="models/other")
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        assert (body["previous"]["version"], body["model"]["version"]) == ("0123456789ab", "ffffffffffff")
+        assert body["compared"] == {"texts": 30, "flip_rate": 0, "mean_change": 0}
+        assert await version(service) == "ffffffffffff"
+        info = (await service.client.get("/info")).json()
+        assert info["model"]["version"] == "ffffffffffff"
+        assert await service.metric('model_info{name="fake",version="ffffffffffff"}') == 1
+        assert await service.metric('reloads_total{outcome="done"}') == 1
+        assert "0123456789ab" not in (await service.client.get("/metrics")).text
+    [settings] = asked
+    assert str(settings.model_dir) == "models/other"
+    assert (settings.precision, settings.max_batch_tokens) == ("float32", 4096), "as chosen at start"
+
+
+async def test_comparing_is_not_counted_as_traffic(service_with: ServiceFactory) -> None:
+    async with service_with(admin_keys=KEY) as service:
+        await service.post("/predict", {"text": "a word"})
+        next_is(service, other_engine())
+        await reload(service)
+        assert await service.metric("texts_total") == 1
+
+
+async def test_what_the_old_model_has_is_finished_by_it(service_with: ServiceFactory) -> None:
+    async with service_with(admin_keys=KEY, reload_samples=0) as service:
+        old = service.engine
+        old.gate.clear()
+        waiting = [asyncio.create_task(service.post("/predict", {"text": f"text {i}"})) for i in range(5)]
+        await reached(old)
+        next_is(service, other_engine())
+        assert (await reload(service)).status_code == 200
+        assert await version(service) == "ffffffffffff", "new requests do not wait for the old model"
+        old.gate.set()
+        answers = await asyncio.gather(*waiting)
+        assert {a.status_code for a in answers} == {200}
+        assert {a.json()["model"]["version"] for a in answers} == {"0123456789ab"}
+        await asyncio.gather(*service.runtime._retiring)
+        assert not service.runtime._retiring
+
+
+async def kept(service: Service, answer: httpx.Response) -> str:
+    """The reason; the running model still answers."""
+    assert (answer.status_code, answer.json()["kind"]) == (422, "reload_refused"), answer.text
+    assert await version(service) == "0123456789ab"
+    assert await service.metric('reloads_total{outcome="refused"}') == 1
+    reason: str = answer.json()["error"]
+    assert "kept" in reason
+    return reason
+
+
+@pytest.mark.parametrize("last", ["a word", "poison"])
+async def test_a_replaced_model_is_freed_at_once(
+    service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Not by the garbage collector: a load has put all that there was before it out of its sight."""
+    silent = logging.Logger("silent")
+    silent.disabled = True
+    monkeypatch.setattr("service.inference.batcher.logger", silent)  # pytest keeps what is logged, with its stacks
+    async with service_with(admin_keys=KEY, cache_items=4) as service:
+        next_is(service, other_engine())
+        assert (await reload(service)).status_code == 200
+        await service.post("/predict", {"text": last})
+        engine, batcher = weakref.ref(service.runtime.open().engine), weakref.ref(service.runtime.open().batcher)
+        next_is(service, FakeEngine())
+        gc.collect()
+        gc.disable()
+        try:
+            assert (await reload(service)).status_code == 200
+            await asyncio.gather(*service.runtime._retiring)
+            await asyncio.sleep(0)
+            assert (engine(), batcher()) == (None, None)
+        finally:
+            gc.enable()
+
+
+async def test_a_broken_artifact_is_refused(service_with: ServiceFactory) -> None:
+    async with service_with(admin_keys=KEY) as service:
+        next_is(service, EngineLoadError("artifact x: model.safetensors was altered"))
+        assert "was altered" in await kept(service, await reload(service))
+
+
+async def test_a_fault_while_loading_keeps_the_running_model(service_with: ServiceFactory) -> None:
+    async with service_with(admin_keys=KEY) as service:
+        next_is(service, RuntimeError("a fault"))
+        answer = await reload(service)
+        assert (answer.status_code, answer.json()["kind"]) == (500, "internal")
+        assert await version(service) == "0123456789ab"
+
+
+async def test_other_labels_are_refused_unless_asked_for(service_with: ServiceFactory) -> None:
+    async with service_with(admin_keys=KEY) as service:
+        next_is(service, other_engine(labels=(*LABELS, "weather")))
+        assert "weather" in await kept(service, await reload(service))
+        assert (await reload(service, other_labels=True)).status_code == 200
+        assert await service.metric('predictions_total{label="weather"}') == 0
+
+
+async def test_too_many_other_answers_are_refused(service_with: ServiceFactory) -> None:
+    shifted = Shifted()
+    shifted.info = replace(shifted.info, version="ffffffffffff")
+    async with service_with(admin_keys=KEY) as service:
+        for i in range(25):
+            await service.post("/predict", {"text": "word " * i + "end"})
+        next_is(service, shifted)
+        assert "25 of 25 recent texts" in await kept(service, await reload(service))
+        answer = await reload(service, max_flip_rate=1)
+        assert answer.json()["compared"] == {"texts": 26, "flip_rate": 1, "mean_change": 1}
+
+
+async def test_a_model_that_fails_on_recent_texts_is_refused(service_with: ServiceFactory) -> None:
+    broken = other_engine()
+    async with service_with(admin_keys=KEY) as service:
+        await service.post("/predict", {"text": "a word"})
+        broken.broken = True
+        next_is(service, broken)
+        assert "fails on 1 of 1" in await kept(service, await reload(service))
+
+
+async def test_one_reload_at_a_time_and_it_goes_on_without_its_caller(service_with: ServiceFactory) -> None:
+    other = other_engine()
+    async with service_with(admin_keys=KEY) as service:
+        await service.post("/predict", {"text": "a word"})
+        next_is(service, other)
+        other.gate.clear()
+        first = asyncio.create_task(reload(service))
+        await reached(other)  # comparing
+        assert (await reload(service)).json()["error"] == "another reload is under way"
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        other.gate.set()
+        assert service.runtime._reloading is not None
+        await service.runtime._reloading
+        assert await version(service) == "ffffffffffff"
+
+
+async def test_stopping_during_a_reload_keeps_the_old_model_and_ends(service_with: ServiceFactory) -> None:
+    other = other_engine()
+    async with service_with(admin_keys=KEY) as service:
+        await service.post("/predict", {"text": "a word"})
+        next_is(service, other)
+        other.gate.clear()
+        call = asyncio.create_task(reload(service))
+        await reached(other)
+        service.runtime.drain()
+        other.gate.set()
+        assert (await call).json()["kind"] == "draining"
+
+
+async def test_a_model_that_was_replaced_while_stuck_is_still_known_to_be_busy(
+    service_with: ServiceFactory, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends the process must know: the interpreter waits for threads, for ever if need be."""
+    monkeypatch.setattr("service.inference.batcher.CLOSE_S", 0.0)
+    async with service_with(admin_keys=KEY) as service:
+        engine.gate.clear()
+        assert (await service.post("/predict", {"text": "a word", "timeout_ms": 50})).status_code == 504
+        next_is(service, other_engine())
+        assert (await reload(service)).status_code == 200
+        await asyncio.gather(*service.runtime._retiring)
+        assert service.runtime._loader is not None
+        await asyncio.to_thread(service.runtime._loader.join, 30)
+        assert service.runtime.busy
+        engine.gate.set()
+        assert await version(service) == "ffffffffffff"
+
+
+async def test_whoever_waits_for_the_old_model_is_told_when_time_is_up(
+    service_with: ServiceFactory, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.inference.batcher.CLOSE_S", 0.0)
+    async with service_with(admin_keys=KEY) as service:
+        engine.gate.clear()
+        call = asyncio.create_task(service.post("/predict", {"text": "a word"}))
+        await reached(engine)
+        next_is(service, other_engine())
+        assert (await reload(service)).status_code == 200
+        service.runtime.drain()
+        service.runtime.give_up()
+        assert (await call).json()["kind"] == "draining"
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"x-api-key": "not the key at all"}, {"authorization": "Bearer classify-only-key"}]
+)
+async def test_only_administrators_reload(service_with: ServiceFactory, headers: dict[str, str]) -> None:
+    async with service_with(admin_keys=KEY, api_keys="classify-only-key") as service:
+        answer = await service.client.post("/admin/reload", json={}, headers=headers)
+        assert (answer.status_code, answer.json()["kind"]) == (401, "unauthorized")
+        assert "SERVICE_ADMIN_KEYS" in answer.json()["error"]
+
+
+async def test_without_administrators_the_path_is_closed(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        answer = await service.client.post("/admin/reload", json={}, headers=ADMIN)
+        assert answer.status_code == 401 and "closed" in answer.json()["error"]
+
+
+async def test_reload_soon_logs_and_never_raises(
+    service_with: ServiceFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with service_with() as service:
+        next_is(service, EngineLoadError("artifact x: manifest.json is missing"))
+        service.runtime.reload_soon()
+        await asyncio.gather(*service.runtime._retiring)
+        assert "manifest.json is missing" in caplog.text
+        service.runtime.drain()
+        service.runtime.reload_soon()
+        await asyncio.gather(*service.runtime._retiring)
+        assert "no reload: the service is stopping" in caplog.text
+
+
+async def test_a_signal_during_a_reload_does_not_go_unheard(
+    service_with: ServiceFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = other_engine()
+    async with service_with() as service:
+        await service.post("/predict", {"text": "a word"})
+        next_is(service, other)
+        other.gate.clear()
+        service.runtime.reload_soon()
+        await reached(other)
+        service.runtime.reload_soon()
+        await asyncio.sleep(0)
+        assert "no reload: another reload is under way" in caplog.text
+        other.gate.set()
+        await asyncio.gather(*service.runtime._retiring)
+        assert await version(service) == "ffffffffffff"
+
+
+def test_samples_are_few_and_not_only_the_latest() -> None:
+    samples = Samples(64)
+    for i in range(10_000):
+        samples.add(str(i))
+    samples.add("x" * (SAMPLE_CHARS + 1))
+    numbers = sorted(map(int, samples.texts))
+    assert len(numbers) == 64
+    assert numbers[-1] - numbers[0] > 64 * Samples.EVERY / 4, "spread over more than the last moment"
+    assert numbers[-1] > 9_000 and len(set(numbers)) == 64
+    nothing = Samples(0)
+    nothing.add("a")
+    assert nothing.texts == []

@@ -1,0 +1,213 @@
+"""The real engine over a tiny model."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from classifier import packed
+from classifier.artifact import MANIFEST, Artifact
+from classifier.decoding import probabilities
+from classifier.packed import PackedClassifier
+from service.errors import EngineLoadError
+from service.inference.engine import Encoded, InferenceError, Item, ModelOutOfMemory, TextProblem
+from service.model import torch_engine
+from service.model.autotune import Precision, Trial
+from service.model.torch_engine import TorchEngine, load_torch_engine
+from service.settings import Settings
+from tests.conftest import ROOT
+from tests.support.texts import news_rows
+from training.report.predict import predict_logits
+
+
+@pytest.fixture(scope="module")
+def engine(artifact: Artifact) -> TorchEngine:
+    return load_torch_engine(settings_of(artifact, precision="float32"))
+
+
+def settings_of(artifact: Artifact, **changes: Any) -> Settings:
+    values: dict[str, Any] = {"model_dir": artifact.directory, "threads": 2, "max_batch_tokens": 256}
+    return Settings(**(values | changes))
+
+
+def test_answers_equal_the_trainings_own(engine: TorchEngine, artifact: Artifact) -> None:
+    texts = [row["text"] * (i % 5 + 1) for i, row in enumerate(news_rows(12))]
+    expected = probabilities(predict_logits(artifact.model(), artifact.encoder(), texts))
+    encoded = [e for e in engine.encode(texts, "windows") if isinstance(e, Encoded)]
+    rows = iter(engine.infer([item for e in encoded for item in e.items]))
+    for e, probs in zip(encoded, expected, strict=True):
+        prediction = engine.decode(e, [next(rows) for _ in e.items])
+        assert dict(prediction.scores) == pytest.approx(dict(zip(artifact.labels.names, probs, strict=True)), abs=1e-4)
+        assert prediction.label == artifact.labels.names[int(np.argmax(probs))]
+
+
+def test_problems_have_their_kinds(engine: TorchEngine) -> None:
+    results = engine.encode(["", "x\ud800", "word " * 300], "error")
+    assert [r.kind for r in results if isinstance(r, TextProblem)] == ["empty_text", "invalid_text", "text_too_long"]
+
+
+def test_info_says_what_is_served(engine: TorchEngine, artifact: Artifact) -> None:
+    info = engine.info
+    assert (info.name, info.max_tokens, info.max_batch_tokens, info.device) == ("tiny", 64, 256, "cpu")
+    assert artifact.weights_sha256.startswith(info.version) and len(info.version) == 12
+    assert info.parameters == sum(p.numel() for p in artifact.model().parameters())
+    assert 0 <= info.golden_difference < (1e-3 if info.precision == "float32" else 5e-2)
+
+
+def test_info_says_how_the_precision_was_chosen(artifact: Artifact) -> None:
+    info = load_torch_engine(settings_of(artifact)).info
+    trials: dict[str, Trial] = {trial.precision: trial for trial in info.precision_trials}
+    assert set(trials) == {"float32", "bfloat16", "int8"}
+    assert trials[info.precision].verdict.startswith("chosen")
+    for trial in trials.values():
+        assert trial.tokens_per_s or trial.verdict.startswith("not on this")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_setting_decides_the_precision(
+    artifact: Artifact, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_engine, "NEAR", 1.0)  # the tiny model's weights are eight times as large as usual
+    engine = load_torch_engine(settings_of(artifact, precision=precision))
+    assert (engine.info.precision, engine.info.precision_trials) == (precision, ())
+
+
+def test_budget_is_measured_unless_a_setting_says_it(artifact: Artifact) -> None:
+    info = load_torch_engine(settings_of(artifact, max_batch_tokens=0, precision="float32")).info
+    assert info.max_batch_tokens in {trial.tokens for trial in info.budget_trials}
+
+
+def test_precision_that_is_too_far_off_is_refused(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_engine, "NEAR", 1e-9)
+    with pytest.raises(EngineLoadError, match=r"differ .* is allowed for bfloat16"):
+        load_torch_engine(settings_of(artifact, precision="bfloat16"))
+
+
+def test_lower_precision_that_disagrees_is_not_chosen(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_engine, "disagreement", lambda got, expected: (0.0, len(got)))
+    info = load_torch_engine(settings_of(artifact)).info
+    assert info.precision == "float32"
+
+
+def test_lower_precision_that_fails_on_golden_texts_gives_way_to_float32(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower = artifact.packed("bfloat16")
+    trials = (Trial("bfloat16", "chosen: 2.00 times as fast", 2.0, 0.01), Trial("float32", "slower than bfloat16", 1.0))
+    monkeypatch.setattr(torch_engine, "_fastest", lambda *_: ("bfloat16", trials, lower))
+    monkeypatch.setattr(torch_engine, "NEAR", 1e-9)
+    info = load_torch_engine(settings_of(artifact)).info
+    verdicts = {trial.precision: trial.verdict for trial in info.precision_trials}
+    assert info.precision == "float32" and info.golden_difference < 1e-3
+    assert verdicts["float32"].startswith("chosen") and "golden" in verdicts["bfloat16"]
+
+
+def test_loading_says_what_it_is_about(artifact: Artifact) -> None:
+    stages: list[str] = []
+    load_torch_engine(settings_of(artifact), stages.append)
+    assert [stage.split()[0] for stage in stages] == ["verifying", "loading", "checking", "choosing"]
+
+
+def test_cuda_where_there_is_none_is_one_clear_error(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EngineLoadError, match="SERVICE_DEVICE=cuda"):
+        load_torch_engine(settings_of(artifact, device="cuda"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_running_out_of_memory_has_a_type_of_its_own(engine: TorchEngine, artifact: Artifact, error: Exception) -> None:
+    def forward(_: object) -> torch.Tensor:
+        raise error
+
+    with pytest.raises(ModelOutOfMemory):
+        TorchEngine(artifact, forward, engine.info).infer([])
+
+
+def test_equal_windows_have_equal_keys_and_others_do_not(engine: TorchEngine) -> None:
+    one, same, other = (e.items[0].key for e in engine.encode(["a  b", "a b", "a c"], None) if isinstance(e, Encoded))
+    assert one == same != other
+
+
+def test_spans_are_those_of_the_text_as_it_was_sent(engine: TorchEngine) -> None:
+    text = "  " + "\n\n".join(row["text"] for row in news_rows(20)) + " "
+    [plain] = engine.encode([text], "windows")
+    [asked] = engine.encode([text], "windows", True)
+    assert isinstance(plain, Encoded) and isinstance(asked, Encoded)
+    assert plain.spans == () and len(asked.spans) == len(asked.items) > 2
+    assert asked.spans[0][0] == 2 and asked.spans[-1][1] == len(text) - 1
+    assert all(a[0] < b[0] < a[1] < b[1] for a, b in pairwise(asked.spans[:-1]))
+
+
+def test_serving_imports_no_transformers(artifact: Artifact) -> None:
+    """It doubles the time to start; the head "flatten" alone needs it."""
+    code = (
+        "import sys; from pathlib import Path; from service.settings import Settings;"
+        "from service.torch_engine import load_torch_engine;"
+        f"load_torch_engine(Settings(model_dir=Path({str(artifact.directory)!r}), max_batch_tokens=64));"
+        "sys.exit('transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_scores_that_are_not_finite_are_an_error_of_that_text(engine: TorchEngine) -> None:
+    with pytest.raises(InferenceError):
+        engine.decode(Encoded((Item(1, (1,), 1),), 1, 1), [[float("nan"), 0.0, 0.0]])
+
+
+def test_probe(engine: TorchEngine) -> None:
+    engine.probe()
+
+
+def rewrite_golden(artifact: Artifact, value: float) -> None:
+    path = artifact.directory / MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["golden"][3]["logits"][1] += value
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_answers_that_differ_from_training_time_are_refused(artifact_copy: Artifact) -> None:
+    rewrite_golden(artifact_copy, 0.01)
+    with pytest.raises(EngineLoadError, match=r"golden texts' logits differ .* by 0\.01"):
+        load_torch_engine(settings_of(artifact_copy))
+
+
+def test_wrong_positions_are_caught_before_ready(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mistake that batches invite: positions that go on counting in the next text."""
+    monkeypatch.setattr(packed, "_positions", lambda spans: torch.arange(spans[-1].stop) % 128)
+    with pytest.raises(EngineLoadError, match="this machine would give wrong answers"):
+        load_torch_engine(settings_of(artifact, precision="float32"))
+
+
+def test_nan_weights_are_refused(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Artifact.packed
+
+    def with_nan(self: Artifact, *args: Any, **kwargs: Any) -> PackedClassifier:
+        broken = real(self, *args, **kwargs)
+        broken._head_cd = broken._head_cd * float("nan")
+        return broken
+
+    monkeypatch.setattr(Artifact, "packed", with_nan)
+    with pytest.raises(EngineLoadError, match=r"differ .* by inf"):
+        load_torch_engine(settings_of(artifact))
+
+
+def test_damaged_artifact_is_one_clear_error(artifact_copy: Artifact) -> None:
+    (artifact_copy.directory / "config.json").unlink()
+    with pytest.raises(EngineLoadError, match=r"artifact .*: config\.json is missing"):
+        load_torch_engine(settings_of(artifact_copy))
+    with pytest.raises(EngineLoadError, match="no such directory"):
+        load_torch_engine(Settings(model_dir=Path("nowhere")))

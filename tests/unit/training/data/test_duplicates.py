@@ -1,0 +1,106 @@
+import random
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.texts import news_rows
+from training.data.duplicates import MIN_SHARED, SHINGLE_WORDS, find_groups, near_duplicate_pairs, normalise
+from training.data.read import Columns, read_examples
+
+STORY = (
+    "The council will build a new bridge over the river next year, its leader said on Monday. Work will begin in "
+    "spring and the old crossing stays open until the last stone of the new one has been laid by the mayor."
+)
+
+
+def test_case_spacing_and_punctuation_make_no_difference() -> None:
+    assert normalise("A  new\nbridge, said 'the' Mayor!") == normalise("a new bridge said the mayor")
+    assert find_groups(["A new bridge!", "something else", "a NEW bridge"]) == [0, 1, 0]
+
+
+def test_story_with_another_beginning_is_found() -> None:
+    edited = "UPDATE: " + STORY.replace("on Monday", "late on Tuesday") + " More follows."
+    assert find_groups([STORY, news_rows(1)[0]["text"], edited]) == [0, 1, 0]
+
+
+def test_excerpt_counts_as_a_duplicate_of_the_whole() -> None:
+    assert find_groups([STORY + " ".join(row["text"] for row in news_rows(9)), STORY]) == [0, 0]
+
+
+def test_short_messages_from_one_template_are_different_texts() -> None:
+    assert len(set(find_groups([f"please cancel my order number {i}" for i in range(20)]))) == 20
+
+
+def test_texts_without_words_are_equal_only_if_they_are() -> None:
+    assert find_groups(["🙂 🙂", "🙁", "🙂  🙂"]) == [0, 1, 0]
+
+
+def test_search_for_near_duplicates_can_be_turned_off() -> None:
+    assert find_groups([STORY, STORY + " Amen.", STORY.upper()], near=False) == [0, 1, 0]
+
+
+def test_a_shared_phrase_is_no_duplicate() -> None:
+    rows = news_rows(30)
+    texts = [row["text"] + " the full story is at our site" for row in rows]
+    assert find_groups(texts) == list(range(len(rows)))
+
+
+def test_being_alike_is_transitive() -> None:
+    words = STORY.split()
+    half = len(words) // 2
+    middle = " ".join(words)
+    assert find_groups([" ".join(words[: half + 8]), middle, " ".join(words[half:])]) == [0, 0, 0]
+
+
+def test_given_groups_are_kept_and_exact_copies_joined() -> None:
+    assert find_groups(["one", "two", "three", "ONE"], ["g", "g", "h", "i"]) == [0, 0, 2, 0]
+
+
+def test_near_duplicates_are_sought_where_a_group_is_missing() -> None:
+    assert find_groups([STORY, STORY + " Amen."], ["g", None]) == [0, 0]
+    assert find_groups([STORY, STORY + " Amen."], ["g", "h"]) == [0, 1]
+
+
+words = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=0, max_size=12).map(" ".join)
+
+
+@given(st.lists(words, max_size=8))
+def test_pairs_equal_a_plain_comparison(texts: list[str]) -> None:
+    def shingles(text: str) -> set[tuple[str, ...]]:
+        w = text.split()
+        if len(w) < SHINGLE_WORDS:
+            return {tuple(w)}
+        return {tuple(w[i : i + SHINGLE_WORDS]) for i in range(len(w) - SHINGLE_WORDS + 1)}
+
+    sets = [shingles(text) for text in texts]
+    expected = {
+        (a, b)
+        for b in range(len(texts))
+        for a in range(b)
+        if len(sets[a] & sets[b]) >= max(MIN_SHARED, 0.5 * min(len(sets[a]), len(sets[b])))
+    }
+    assert set(near_duplicate_pairs(texts)) == expected
+
+
+def test_order_does_not_change_the_partition() -> None:
+    texts = [STORY, STORY + " Amen.", *(row["text"] for row in news_rows(20))]
+    shuffled = list(range(len(texts)))
+    random.Random(1).shuffle(shuffled)
+    groups = find_groups(texts)
+    again = find_groups([texts[i] for i in shuffled])
+    together = {(a, b) for a in shuffled for b in shuffled if groups[a] == groups[b]}
+    position = {i: p for p, i in enumerate(shuffled)}
+    assert together == {(a, b) for a in shuffled for b in shuffled if again[position[a]] == again[position[b]]}
+
+
+def test_bbc_groups_are_found_again(shared: Path) -> None:
+    """The file's own 2,049 groups came from another program; ours finds every pair of theirs and a few more."""
+    examples = read_examples(shared / "data" / "bbc" / "bbc_original.csv", Columns(use_title=False))
+    ours = find_groups([e.text for e in examples])
+    assert 2035 <= len(set(ours)) <= 2049
+    by_theirs: dict[str | None, set[int]] = {}
+    for group, example in zip(ours, examples, strict=True):
+        by_theirs.setdefault(example.group, set()).add(group)
+    assert len(by_theirs) == 2049
+    assert all(len(groups) == 1 for groups in by_theirs.values())

@@ -1,0 +1,197 @@
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.texts import news_rows
+from training.data.read import Example
+from training.data.splits import find_leaks, load_splits, refuse_leaks, split
+from training.errors import DataError, LeakError
+
+HERE = Path("d.csv")
+
+
+def examples(count: int, *, labels: int = 3, groups: int | None = None) -> list[Example]:
+    rows = news_rows(count)
+    return [
+        Example(row["text"], str(i % labels), None if groups is None else str(i % groups), i + 1)
+        for i, row in enumerate(rows)
+    ]
+
+
+@settings(deadline=None)  # a busy machine is no error
+@given(st.integers(0, 5), st.integers(60, 150), st.sampled_from([None, 30, 45]))
+def test_no_group_crosses_the_split_and_no_row_is_lost(seed: int, count: int, groups: int | None) -> None:
+    rows = examples(count, groups=groups)
+    splits = split(HERE, rows, {"test": 0.2, "val": 0.2}, seed)
+    assert sorted(e.row for _, part in splits.items() for e in part) == [e.row for e in rows]
+    if groups:
+        seen = [{e.group for e in part} for _, part in splits.items()]
+        assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+
+
+def test_split_is_stratified_and_has_the_sizes_asked_for() -> None:
+    splits = split(HERE, examples(300), {"test": 0.2, "val": 0.1}, 1)
+    assert splits.sizes() == {"train": 210, "val": 30, "test": 60}
+    assert set(Counter(e.label for e in splits.test).values()) == {20}
+
+
+def test_seed_decides_the_split_and_row_order_does_not_break_it() -> None:
+    rows = examples(90)
+    first = split(HERE, rows, {"test": 0.2, "val": 0.2}, 1)
+    assert first == split(HERE, rows, {"test": 0.2, "val": 0.2}, 1)
+    assert first.test != split(HERE, rows, {"test": 0.2, "val": 0.2}, 2).test
+
+
+def test_one_label_only_is_refused() -> None:
+    with pytest.raises(DataError, match="at least two labels, got \\['0'\\]"):
+        split(HERE, examples(20, labels=1), {"test": 0.2, "val": 0.2}, 1)
+
+
+def test_a_label_too_rare_for_three_splits_is_named() -> None:
+    rows = [*examples(30, labels=2), Example("a text of its own", "rare", None, 99)]
+    with pytest.raises(DataError, match="label 'rare' has too few different texts"):
+        split(HERE, rows, {"test": 0.2, "val": 0.2}, 1)
+
+
+def test_large_group_goes_to_train_rather_than_overshoot_its_share() -> None:
+    rows = examples(300, labels=2)
+    rows = [Example(e.text, e.label, "one story" if e.row <= 200 and e.label == "0" else None, e.row) for e in rows]
+    for seed in range(8):
+        splits = split(HERE, rows, {"test": 0.1, "val": 0.1}, seed)
+        assert 10 <= sum(e.label == "0" for e in splits.test) <= 23
+        assert sum(e.group == "one story" for e in splits.train) == 100
+
+
+def test_small_labels_get_a_row_in_each_part() -> None:
+    splits = split(HERE, examples(9), {"test": 0.1, "val": 0.1}, 0)
+    assert splits.sizes() == {"train": 3, "val": 3, "test": 3}
+
+
+def test_train_too_small_to_take_val_from_says_so(tmp_path: Path) -> None:
+    rows = [Example(f"words of {label}", label, None, i) for i, label in enumerate("012")]
+    write_given(tmp_path, train=rows, test=examples(6))
+    with pytest.raises(DataError, match="too few different texts to take val from"):
+        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+
+
+def write_given(directory: Path, **parts: list[Example]) -> Path:
+    for name, rows in parts.items():
+        lines = [json.dumps({"text": e.text, "label": e.label}) for e in rows]
+        (directory / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return directory
+
+
+def test_given_files_are_taken_as_they_are(tmp_path: Path) -> None:
+    rows = examples(60)
+    write_given(tmp_path, train=rows[:40], validation=rows[40:50], test=rows[50:])
+    splits, leaks = load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    assert splits.sizes() == {"train": 40, "val": 10, "test": 10} and leaks == []
+
+
+def test_folder_a_label_is_read_and_split(tmp_path: Path) -> None:
+    for row in news_rows(60):
+        folder = tmp_path / row["label"]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{abs(hash(row['text']))}.txt").write_text(row["text"], encoding="utf-8")
+    (tmp_path / "README.md").touch()
+    (tmp_path / "sport" / ".hidden.txt").touch()
+    splits, leaks = load_splits(tmp_path, val_fraction=0.2, test_fraction=0.2, seed=1)
+    assert splits.labels.names == ("business", "politics", "sport") and leaks == []
+    assert splits.sizes() == {"train": 36, "val": 12, "test": 12}
+
+
+def test_problems_of_a_folder_a_label_come_together(tmp_path: Path) -> None:
+    for name, content in (("a/1.txt", b"fine"), ("a/2.txt", b" "), ("b/1.txt", b"\xff")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_splits(tmp_path, val_fraction=0.2, test_fraction=0.2, seed=1)
+    assert [Path(p.file).parent.name for p in caught.value.problems] == ["a", "b"]
+
+
+def test_missing_val_file_is_split_off_train(tmp_path: Path) -> None:
+    rows = examples(60)
+    write_given(tmp_path, train=rows[:45], test=rows[45:])
+    splits, leaks = load_splits(tmp_path, val_fraction=0.2, test_fraction=0.1, seed=1)
+    assert splits.sizes() == {"train": 36, "val": 9, "test": 15} and leaks == []
+
+
+def test_missing_test_file_is_split_off_train_too(tmp_path: Path) -> None:
+    write_given(tmp_path, train=examples(60))
+    splits, leaks = load_splits(tmp_path, val_fraction=0.2, test_fraction=0.1, seed=1)
+    assert splits.sizes() == {"train": 42, "val": 12, "test": 6} and leaks == []
+
+
+def test_parts_may_be_folders_of_files_of_several_formats(tmp_path: Path) -> None:
+    rows = examples(60)
+    for part, chosen in {"train": rows[:40], "validation": rows[40:50], "test": rows[50:]}.items():
+        (tmp_path / part / "more").mkdir(parents=True)
+        (tmp_path / part / "_SUCCESS").touch()
+        lines = [json.dumps({"text": e.text, "label": e.label}) for e in chosen]
+        (tmp_path / part / "a.jsonl").write_text("\n".join(lines[:5]), encoding="utf-8")
+        with (tmp_path / part / "more" / "b.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["category", "text"])
+            writer.writerows((e.label, e.text) for e in chosen[5:])
+    splits, _ = load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    assert [e.text for e in splits.train] == [e.text for e in rows[:40]]
+    assert splits.sizes() == {"train": 40, "val": 10, "test": 10}
+    (tmp_path / "train" / "b.txt").write_text("text", encoding="utf-8")
+    (tmp_path / "train" / "c.csv").write_text("text,label\n,x\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"(?s)b\.txt: unknown format '\.txt'.*c\.csv, row 1"):
+        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+
+
+def test_leaks_are_counted_and_refused(tmp_path: Path) -> None:
+    rows = examples(60)
+    near = Example(rows[0].text + " One more thing happened.", rows[0].label, None, 1)
+    write_given(tmp_path, train=rows[:40], val=rows[40:50], test=[*rows[50:], rows[1], near])
+    _, leaks = load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    assert [(leak.of, leak.into, leak.exact, leak.near, leak.rows) for leak in leaks] == [("test", "train", 1, 2, 12)]
+    with pytest.raises(LeakError, match=r"1 of 12 test texts also stand in train \(2 if near-duplicates count\)"):
+        refuse_leaks(leaks)
+    refuse_leaks([])
+
+
+def test_label_that_train_does_not_have_is_named_with_its_row(tmp_path: Path) -> None:
+    rows = examples(30)
+    write_given(tmp_path, train=rows[:20], val=rows[20:25], test=[Example("words", "new", None, 1)])
+    with pytest.raises(DataError, match=r"\(test\), row 1: label 'new' does not occur in train"):
+        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+
+
+def test_problems_of_all_files_come_together(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n,a\nx,b\n", encoding="utf-8")
+    (tmp_path / "test.csv").write_text("text\nx\n", encoding="utf-8")
+    (tmp_path / "test.jsonl").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    message = str(caught.value)
+    assert "row 1" in message and "several test files: test.csv, test.jsonl" in message
+
+
+def test_empty_directory_and_missing_path_say_what_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no train file \(train\.csv"):
+        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    with pytest.raises(DataError, match="no such file or directory"):
+        load_splits(tmp_path / "nothing", val_fraction=0.1, test_fraction=0.1, seed=1)
+
+
+def test_the_articles_split_leaks_nineteen_test_texts(shared: Path) -> None:
+    _, leaks = load_splits(shared / "data" / "bbc" / "article", val_fraction=0.1, test_fraction=0.1, seed=1)
+    exact = {(leak.of, leak.into): (leak.exact, leak.rows) for leak in leaks}
+    assert exact == {("test", "train"): (19, 223), ("val", "train"): (16, 222), ("test", "val"): (2, 223)}
+    assert leaks == find_leaks({name: part for name, part in _article_parts(shared).items()})
+
+
+def _article_parts(shared: Path) -> dict[str, list[Example]]:
+    from training.data.read import read_examples
+
+    return {
+        name: read_examples(shared / "data" / "bbc" / "article" / f"{name}.csv") for name in ("train", "val", "test")
+    }

@@ -1,0 +1,198 @@
+"""Training for real: two layers, width 16, seconds on a CPU."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from classifier.artifact import read_artifact
+from classifier.errors import ArtifactError, ModelError
+from tests.support.runs import run
+from tests.support.texts import news_rows
+from training.config import TrainConfig
+from training.data.sources import name_of
+from training.errors import ConfigError, DataError, LeakError
+from training.report.evaluate import evaluate
+from training.report.predict import predict_logits
+
+QUICK = {"max_seq_len": 32, "epochs": 8.0, "batch_size": 8, "lr": 5e-3, "dropout": 0.0, "seed": 5}
+
+
+@pytest.fixture
+def config(news_csv: Path, base_model: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "out" / "model"), **QUICK)  # type: ignore[arg-type]
+
+
+def changed(config: TrainConfig, **values: object) -> TrainConfig:
+    import dataclasses
+
+    return dataclasses.replace(config, **values)  # type: ignore[arg-type]
+
+
+def test_run_writes_a_whole_artifact_that_learnt(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = run(config)
+    manifest = artifact.manifest
+    assert manifest.labels == ["business", "politics", "sport"]
+    assert manifest.metrics["rows"] == 6 and manifest.metrics["accuracy"] >= 0.8
+    assert 0 <= manifest.metrics["baseline"]["accuracy"] <= 1
+    assert manifest.provenance["split_sizes"] == {"train": 48, "val": 6, "test": 6}
+    assert manifest.provenance["recipe"]["lr"] == 5e-3
+    assert (manifest.max_tokens, manifest.window_stride, manifest.name) == (32, 24, "model")
+    assert math.isclose(sum(manifest.reference["label_shares"].values()), 1.0, abs_tol=1e-5)
+    # nothing but the artifact and its report is left: no checkpoints, no half directory
+    assert sorted(path.name for path in Path(config.output).parent.iterdir()) == ["model", "model-report"]
+    report = Path(config.output).with_name("model-report")
+    assert (report / "report.html").is_file() and (report / "curves.png").is_file()
+    assert "step=48/48; train_runtime=" in capsys.readouterr().out
+
+
+def test_stored_golden_logits_are_those_of_the_stored_weights(config: TrainConfig) -> None:
+    artifact = run(changed(config, weights_dtype="float16", epochs=1.0, baseline=False))
+    logits = predict_logits(artifact.model(), artifact.encoder(), [g.text for g in artifact.manifest.golden])
+    expected = torch.tensor([g.logits for g in artifact.manifest.golden])
+    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_same_seed_same_weights(config: TrainConfig, tmp_path: Path) -> None:
+    versions = {
+        run(changed(config, output=str(tmp_path / name), epochs=1.0, baseline=False)).weights_sha256 for name in "ab"
+    }
+    assert len(versions) == 1
+    other = run(changed(config, output=str(tmp_path / "c"), epochs=1.0, baseline=False, seed=6))
+    assert other.weights_sha256 not in versions
+
+
+def test_crops_and_dense_loss_learn_too(config: TrainConfig) -> None:
+    artifact = run(changed(config, max_seq_len=16, crops=True, dense_from=4, baseline=False, epochs=12.0))
+    assert artifact.manifest.metrics["accuracy"] >= 0.8 and artifact.manifest.provenance["recipe"]["crops"] is True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layer_lr_decay": 0.8},
+        {"average": 0.5, "precision": "bfloat16"},
+        {"head": "flatten"},
+    ],
+    ids=str,
+)
+def test_options_of_the_loop_learn_too(config: TrainConfig, options: dict[str, object]) -> None:
+    artifact = run(changed(config, baseline=False, epochs=12.0, **options))
+    assert artifact.manifest.metrics["accuracy"] >= 0.8
+    assert artifact.manifest.head == options.get("head", "last_token")
+
+
+def test_frozen_layers_are_the_bases_own(config: TrainConfig) -> None:
+    from classifier.model import load_base
+    from tests.conftest import LABELS
+
+    artifact = run(changed(config, baseline=False, epochs=1.0, freeze_embeddings=True, freeze_layers=1))
+    before, after = load_base(config.base_model, LABELS).state_dict(), artifact.model().state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {"transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.mlp.c_fc.weight"} <= same
+    assert "transformer.h.1.mlp.c_fc.weight" not in same
+
+
+def test_data_comes_from_any_file_system(config: TrainConfig, news_csv: Path) -> None:
+    import fsspec
+
+    with fsspec.open("memory://bucket/news.csv", "wb") as file:
+        file.write(news_csv.read_bytes())
+    artifact = run(changed(config, data="memory://bucket/news.csv", baseline=False, epochs=1.0))
+    assert artifact.manifest.provenance["data"] == "news.csv"
+    with fsspec.open("memory://bucket/broken.csv", "wb") as file:
+        file.write(b"text,label\n,a\n")
+    with pytest.raises(DataError, match=r"memory://bucket/broken\.csv, row 1 .*the text is empty"):
+        run(changed(config, data="memory://bucket/broken.csv", overwrite=True))
+    with pytest.raises(DataError, match=r"memory://bucket/none\.csv: cannot be fetched"):
+        run(changed(config, data="memory://bucket/none.csv", overwrite=True))
+
+
+def test_query_of_a_signed_url_is_never_recorded() -> None:
+    assert name_of("https://host/bucket/news.csv?X-Amz-Signature=secret") == "news.csv"
+    assert name_of("data/news/") == "news" and name_of("/a/b.txt.xz") == "b.txt.xz"
+
+
+def test_card_repeats_the_run(config: TrainConfig) -> None:
+    card = (run(changed(config, epochs=1.0)).directory / "README.md").read_text(encoding="utf-8")
+    assert "--lr 0.005" in card and "--seed 5" in card and "TF-IDF + logistic regression" in card
+    assert str(Path(config.data).parent) not in card  # no path of the trainer's machine
+
+
+def test_manifest_names_no_place_of_the_machine(config: TrainConfig) -> None:
+    artifact = run(changed(config, epochs=1.0, baseline=False))
+    stored = (artifact.directory / "manifest.json").read_text(encoding="utf-8")
+    assert str(Path(config.output).parent) not in stored and str(Path(config.base_model).parent) not in stored
+
+
+def test_interrupted_run_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.fit.trainer import ClassifierTrainer
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClassifierTrainer, "compute_loss", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert list(Path(config.output).parent.iterdir()) == []
+
+
+def test_what_can_be_refused_is_refused_before_training(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.fit.run.fine_tune", lambda *_: pytest.fail("training began"))
+    with pytest.raises(ConfigError, match=r"hidden-size is 768, but base model .* is 16 wide"):
+        run(changed(config, hidden_size=768))
+    with pytest.raises(ConfigError, match=r"max-seq-len is 512, but base model .* has 128 positions"):
+        run(changed(config, max_seq_len=512))
+    with pytest.raises(ConfigError, match=r"freeze-layers is 3, but base model .* has 2 blocks"):
+        run(changed(config, freeze_layers=3))
+    with pytest.raises(ConfigError, match="within the output"):
+        run(changed(config, checkpoints=config.output + "/checkpoints"))
+    with pytest.raises(ModelError):
+        run(changed(config, base_model=str(tmp_path / "none")))
+    with pytest.raises(ConfigError, match="both data and output"):
+        run(changed(config, data=""))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(ArtifactError, match="something other"):
+        run(changed(config, output=str(tmp_path / "taken")))
+    assert not Path(config.output).parent.exists()
+
+
+def test_leaking_split_is_refused_or_warned_about(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = news_rows(60)
+    parts = {"train": rows[:40], "val": rows[40:50], "test": [*rows[50:], rows[0]]}
+    for name, part in parts.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
+    leaky = changed(config, data=str(tmp_path), epochs=1.0, baseline=False)
+    with pytest.raises(LeakError, match="1 of 11 test texts also stand in train"):
+        run(leaky)
+    run(changed(leaky, allow_leaks=True))
+    assert "warning: 1 of 11 test texts also stand in train" in capsys.readouterr().err
+
+
+def test_text_that_clean_up_leaves_empty_is_reported(config: TrainConfig, news_csv: Path) -> None:
+    news_csv.write_text(news_csv.read_text(encoding="utf-8") + "sport,\u0085\n", encoding="utf-8")
+    with pytest.raises(DataError, match="row 61"):
+        run(config)
+
+
+def test_evaluate_gives_the_runs_own_figures(config: TrainConfig, tmp_path: Path) -> None:
+    artifact = run(changed(config, epochs=2.0, baseline=False))
+    path = tmp_path / "new.jsonl"
+    path.write_text("\n".join(map(json.dumps, news_rows(30, seed=9))), encoding="utf-8")
+    measured = evaluate(artifact.directory, path, report=tmp_path / "report")
+    assert (tmp_path / "report" / "report.html").is_file()
+    texts = [row["text"] for row in news_rows(30, seed=9)]
+    loaded = read_artifact(artifact.directory)
+    predicted = predict_logits(loaded.model(), loaded.encoder(), texts).argmax(axis=1)
+    truth = [loaded.labels.id_of(row["label"]) for row in news_rows(30, seed=9)]
+    assert measured["accuracy"] == pytest.approx((predicted == truth).mean())
+    path.write_text('{"text": "x", "label": "weather"}', encoding="utf-8")
+    with pytest.raises(DataError, match="'weather' is none of business, politics, sport"):
+        evaluate(artifact.directory, path)

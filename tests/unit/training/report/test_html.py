@@ -1,0 +1,77 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classifier.labels import Labels
+from training.report.evaluate import measure
+from training.report.html import MISTAKES, ReportData, worst_mistakes, write_report
+
+LABELS = Labels(("a", "b"))
+
+
+def report_data(count: int = 40, **changes: object) -> ReportData:
+    rng = np.random.default_rng(0)
+    truth = [i % 2 for i in range(count)]
+    logits = rng.normal(size=(count, 2)).astype(np.float32) + 2 * np.eye(2, dtype=np.float32)[truth]
+    measured = measure(logits, truth, LABELS, 1.0, 0.6)
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    values = {
+        "title": "A <b>model</b>",
+        "labels": LABELS.names,
+        "texts": [f"text {i} <script>alert(1)</script>" for i in range(count)],
+        "truth": truth,
+        "probs_bc": probs.astype(np.float64),
+        "metrics": measured,
+        "by_words": {8: 0.7, 16: 0.9, 0: measured["accuracy"]},
+    }
+    return ReportData(**(values | changes))
+
+
+def test_page_needs_nothing_else_and_escapes_texts(tmp_path: Path) -> None:
+    page = write_report(report_data(), tmp_path).read_text(encoding="utf-8")
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "<script" not in page and "&lt;script&gt;" in page and "A &lt;b&gt;model" in page
+    assert page.count("data:image/png;base64,") == 3
+    for name in ("confusion.png", "reliability.png", "words.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    stored = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert stored["accuracy_by_words_read"]["8"] == 0.7 and len(stored["intervals"]["accuracy"]) == 2
+
+
+def test_curves_are_drawn_where_there_was_training(tmp_path: Path) -> None:
+    log = [{"epoch": 0.5, "loss": 1.0}, {"epoch": 1.0, "eval_loss": 0.8}]
+    page = write_report(report_data(log=log), tmp_path).read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4 and "that training never saw" in page
+
+
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.5, "Right more often than"), (1.0, "Not better than the other")])
+def test_verdict_against_the_baseline_is_plain(tmp_path: Path, accuracy: float, verdict: str) -> None:
+    data = report_data()
+    baseline = {
+        "model": "the other",
+        "accuracy": accuracy,
+        "macro_f1": accuracy,
+        "intervals": {"accuracy": [0.1, 0.2], "macro_f1": [0.1, 0.2]},
+    }
+    page = write_report(report_data(metrics={**data.metrics, "baseline": baseline}), tmp_path)
+    assert verdict in page.read_text(encoding="utf-8")
+
+
+def test_mistakes_are_the_surest_wrong_ones_in_order() -> None:
+    data = report_data(count=400)
+    mistakes = worst_mistakes(data)
+    assert len(mistakes) == MISTAKES
+    confidences = [m["confidence"] for m in mistakes]
+    assert confidences == sorted(confidences, reverse=True)
+    wrong = data.probs_bc.argmax(1) != np.asarray(data.truth)
+    assert confidences[0] == data.probs_bc[wrong].max()
+    assert all(m["truth"] != m["predicted"] for m in mistakes)
+
+
+def test_mistakes_name_the_row_of_the_file() -> None:
+    rows = [1000 + 2 * i for i in range(40)]
+    found, numbered = worst_mistakes(report_data()), worst_mistakes(report_data(rows=rows))
+    assert [m["row"] for m in numbered] == [rows[m["row"] - 1] for m in found]

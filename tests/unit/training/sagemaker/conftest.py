@@ -1,0 +1,163 @@
+"""AWS by moto, on a port of this machine, and what moto lacks."""
+
+import datetime
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import botocore.client
+import pytest
+from botocore.exceptions import ClientError
+
+from training.sagemaker.__main__ import main
+from training.sagemaker.launch.aws import Aws
+from training.sagemaker.launch.commands import Context
+from training.sagemaker.launch.follow import Terminal
+from training.sagemaker.launch.images import Command
+
+ACCOUNT, REGION = "123456789012", "us-east-1"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/SageMakerRole"
+IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/gpt2@sha256:{'0' * 64}"
+ARTIFACT = "s3://models-bucket/models/0123456789abcdef/model.tar.gz"
+NOW = datetime.datetime(2026, 1, 31, 23, 59, 58, tzinfo=datetime.UTC)
+METRICS = ({"Name": "eval:accuracy", "Regex": r"eval_accuracy=([0-9.]+);"},)
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_session() -> Any:
+    """Describing AWS's API takes seconds; once is enough."""
+    import boto3
+
+    return boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION)
+
+
+@pytest.fixture
+def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials, no region, nobody to ask for them."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def aws(moto_url: str, no_aws: None, shared_session: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
+    """An empty account with one bucket."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
+    monkeypatch.setattr("training.sagemaker.launch.aws.boto3.Session", lambda **_: shared_session)
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", _with_what_moto_lacks(monkeypatch))
+    request = urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST")
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
+    session = Aws()
+    session.ask("s3", "CreateBucket", Bucket="models-bucket")
+    yield session
+    session.close()
+
+
+def backend() -> Any:
+    """moto's own state, to be changed where AWS would change it as time passes."""
+    from moto.sagemaker.models import sagemaker_backends
+
+    return sagemaker_backends[ACCOUNT][REGION]
+
+
+def _with_what_moto_lacks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    original = botocore.client.BaseClient._make_api_call
+
+    def call(client: Any, operation: str, request: dict[str, Any]) -> Any:
+        if operation == "StopTrainingJob":
+            backend().training_jobs[request["TrainingJobName"]].training_job_status = "Stopping"
+            return {}
+        if operation == "StopTransformJob":
+            backend().transform_jobs[request["TransformJobName"]].transform_job_status = "Stopping"
+            return {}
+        if operation == "UpdateEndpoint":
+            endpoint = backend().endpoints.get(request["EndpointName"])
+            if endpoint is None:
+                error = {"Code": "ValidationException", "Message": "Could not find endpoint"}
+                raise ClientError({"Error": error}, operation)
+            endpoint.endpoint_config_name, endpoint.endpoint_status = request["EndpointConfigName"], "Updating"
+            return {}
+        answer = original(client, operation, request)
+        if operation == "GetResources":  # moto writes an endpoint configuration's ARN as a tuple of Python
+            for entry in answer["ResourceTagMappingList"]:
+                entry["ResourceARN"] = entry["ResourceARN"].removeprefix("('").removesuffix("',)")
+        return answer
+
+    return call
+
+
+@dataclass
+class Desk:
+    """A person at the command line: what they read, what they answer, what happens while they wait."""
+
+    said: list[str] = field(default_factory=list)
+    out: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    ran: list[Command] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    """To questions; afterwards nobody answers."""
+    waits: list[Callable[[], None]] = field(default_factory=list)
+    """What happens in each sleep; a sleep without one fails: the command would wait for ever."""
+    on_run: Callable[[Command], int] = lambda command: 0
+    tools: tuple[str, ...] = ("docker",)
+    slept: float = 0.0
+
+    def _ask(self, question: str) -> str:
+        self.asked.append(question)
+        return self.answers.pop(0) if self.answers else ""
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        if seconds:
+            assert self.waits, f"waits for something that does not come; said {self.said}"
+            self.waits.pop(0)()
+
+    def _run(self, command: Command) -> int:
+        self.ran.append(command)
+        return self.on_run(command)
+
+    def context(self, **changes: Any) -> Context:
+        terminal = Terminal(self.said.append, self._ask, self._sleep, lambda: self.slept)
+        plain = Context(
+            terminal=terminal,
+            out=self.out.append,
+            now=lambda: NOW,
+            run=self._run,
+            which=lambda tool: f"/bin/{tool}" if tool in self.tools else None,
+            poll_s=10.0,
+        )
+        return replace(plain, **changes)
+
+    def do(self, *words: str) -> int:
+        """Run a command line; its exit code."""
+        return main(words, self.context())
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.said)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()

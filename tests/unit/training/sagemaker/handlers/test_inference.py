@@ -1,0 +1,142 @@
+"""What AWS's own images run: handlers, archive, and their own code around them where it can be had."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from classifier.artifact import Artifact, read_artifact
+from classifier.decoding import probabilities
+from tests.conftest import ROOT
+from training.report.predict import predict_logits
+from training.sagemaker.handlers import inference
+from training.sagemaker.job.pack import export_source, main, pack
+
+TEXT = "The striker scored twice in the final."
+
+
+def ask(body: object, model: inference.Model) -> object:
+    prediction = inference.predict_fn(inference.input_fn(json.dumps(body), "application/json"), model)
+    answer, content_type = inference.output_fn(prediction, "application/json")
+    assert content_type == "application/json"
+    return json.loads(answer)
+
+
+@pytest.fixture(scope="module")
+def served(artifact: Artifact) -> inference.Model:
+    return inference.model_fn(str(artifact.directory))
+
+
+def test_the_articles_request_and_answer(artifact: Artifact, served: inference.Model) -> None:
+    long = " ".join([TEXT] * 30)
+    for text in (TEXT, long):
+        answer = ask({"text": text}, served)
+        logits = predict_logits(artifact.model(), artifact.encoder(), [text])
+        expected = dict(zip(artifact.labels.names, probabilities(logits)[0].tolist(), strict=True))
+        assert answer == pytest.approx(expected, abs=1e-5)
+        assert isinstance(answer, dict) and list(answer.values()) == sorted(answer.values(), reverse=True)
+
+
+def test_other_shapes_agree_with_it(served: inference.Model) -> None:
+    one = ask({"text": TEXT}, served)
+    assert isinstance(one, dict)
+    ranked = [{"label": label, "score": pytest.approx(score, abs=1e-6)} for label, score in one.items()]
+    assert ask({"inputs": TEXT}, served) == ranked
+    assert ask({"inputs": [TEXT, "x"], "parameters": {"top_k": 1}}, served)[0] == ranked[:1]  # type: ignore[index]
+    predictions = ask({"instances": [TEXT, {"text": TEXT}]}, served)
+    assert predictions == {"predictions": [{**ranked[0], "scores": ranked}] * 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [("{", "application/json", 400), ("{}", "application/json", 400), ('{"text": 1}', "application/json", 400),
+     ('{"inputs": []}', "application/json; charset=utf-8", 400), ("x", "text/csv", 415)],
+)  # fmt: skip
+def test_unusable_requests_have_a_status(body: str, content_type: str, status: int) -> None:
+    with pytest.raises(inference.Refused) as caught:
+        inference.input_fn(body, content_type)
+    assert caught.value.status_code == status
+
+
+def test_empty_text_and_unknown_accept_have_one_too(served: inference.Model) -> None:
+    with pytest.raises(inference.Refused, match="text 0") as caught:
+        ask({"text": " "}, served)
+    assert caught.value.status_code == 400
+    with pytest.raises(inference.Refused) as caught:
+        inference.output_fn({}, "text/csv")
+    assert caught.value.status_code == 406
+
+
+def test_archive_stands_for_itself(artifact: Artifact, tmp_path: Path) -> None:
+    """Unpacked elsewhere and asked by a Python that finds no module of this checkout."""
+    assert main([str(artifact.directory), str(tmp_path / "model.tar.gz")]) == 0
+    pack(artifact.directory, tmp_path / "again.tar.gz")
+    assert (tmp_path / "again.tar.gz").read_bytes() == (tmp_path / "model.tar.gz").read_bytes()
+    with tarfile.open(tmp_path / "model.tar.gz") as archive:
+        assert {"manifest.json", "model.safetensors", "code/inference.py", "code/classifier/artifact.py"} <= set(
+            archive.getnames()
+        )
+        archive.extractall(tmp_path / "model", filter="data")
+    assert read_artifact(tmp_path / "model").manifest == artifact.manifest
+    script = (
+        "import inference, json, sys; import classifier\n"
+        "m = inference.model_fn(sys.argv[1])\n"
+        "d = inference.input_fn(json.dumps({'text': sys.argv[2]}))\n"
+        "print(json.dumps([inference.output_fn(inference.predict_fn(d, m))[0], classifier.__file__]))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "model"), TEXT],
+        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "model" / "code")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    answer, place = json.loads(process.stdout)
+    assert Path(place).is_relative_to(tmp_path / "model" / "code")
+    assert json.loads(answer) == pytest.approx(
+        ask({"text": TEXT}, inference.model_fn(str(artifact.directory))), abs=1e-6
+    )
+
+
+def test_what_is_no_artifact_is_not_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), str(tmp_path / "m.tar.gz")]) == 2
+    assert "manifest.json is missing" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_left_is_no_obstacle(artifact: Artifact, tmp_path: Path) -> None:
+    (tmp_path / ".model.tar.gz.code" / "code").mkdir(parents=True)
+    (tmp_path / ".model.tar.gz.unfinished").write_bytes(b"half")
+    assert main([str(artifact.directory), str(tmp_path / "model.tar.gz")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model.tar.gz"]
+
+
+def script_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_deploy", ROOT / "train_deploy.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_script_serves_as_the_article_does(artifact: Artifact) -> None:
+    script = script_module()
+    model = script.model_fn(str(artifact.directory))
+    answer, _ = script.output_fn(script.predict_fn(script.input_fn(json.dumps({"text": TEXT})), model))
+    assert set(json.loads(answer)) == set(artifact.labels.names)
+
+
+def test_source_directory_has_all_that_the_script_needs(tmp_path: Path) -> None:
+    export_source(tmp_path / "code")
+    for name in (
+        "train_deploy.py",
+        "requirements.txt",
+        "training/fit/run.py",
+        "training/report/report.html.j2",
+        "classifier/model.py",
+    ):
+        assert (tmp_path / "code" / name).is_file(), name
+    with pytest.raises(FileExistsError):
+        export_source(tmp_path / "code")

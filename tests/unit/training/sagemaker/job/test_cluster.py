@@ -1,0 +1,68 @@
+"""Hosts, GPUs, and the commands that follow from them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training.errors import ConfigError
+from training.sagemaker.job.cluster import Cluster, command, network, read_cluster, wait_for
+from training.sagemaker.job.settings import Places
+
+
+def places(root: Path, described: object, **variables: str) -> Places:
+    config = root / "input" / "config"
+    config.mkdir(parents=True)
+    (config / "resourceconfig.json").write_text(json.dumps(described), encoding="utf-8")
+    return Places(root, variables)
+
+
+def test_rank_is_the_place_among_the_sorted_hosts(tmp_path: Path) -> None:
+    hosts = ["algo-2", "algo-10", "algo-1"]
+    described = {"current_host": "algo-2", "hosts": hosts, "network_interface_name": "eth1"}
+    found = places(tmp_path, described)
+    cluster = read_cluster(found, lambda: 4)
+    assert (cluster.rank, cluster.hosts[0], cluster.processes) == (2, "algo-1", 4)
+    assert network(cluster) == {"NCCL_SOCKET_IFNAME": "eth1", "GLOO_SOCKET_IFNAME": "eth1"}
+    shown = " ".join(command(cluster, found, "job.json"))
+    assert "--nproc-per-node 4" in shown and "--nnodes 3 --node-rank 2 --master-addr algo-1" in shown
+
+
+def test_variables_win_over_the_file(tmp_path: Path) -> None:
+    found = places(
+        tmp_path, {"current_host": "x", "hosts": ["x"]}, SM_HOSTS='["b", "a"]', SM_CURRENT_HOST="b", SM_NUM_GPUS="2"
+    )
+    assert read_cluster(found, lambda: 0) == Cluster(("a", "b"), "b", "", 2)
+
+
+def test_one_process_needs_no_torchrun_and_several_gpus_no_master(tmp_path: Path) -> None:
+    alone = Places(tmp_path, {})
+    assert "torch.distributed.run" not in command(read_cluster(alone, lambda: 0), alone, "j")
+    many = command(read_cluster(alone, lambda: 8), alone, "j")
+    assert "--standalone" in many and "--master-addr" not in many
+
+
+def test_a_host_that_is_none_of_the_jobs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'algo-3' is none of the hosts algo-1"):
+        read_cluster(places(tmp_path, {"current_host": "algo-3", "hosts": ["algo-1"]}), lambda: 0)
+
+
+def test_names_are_asked_for_again_for_a_bounded_time() -> None:
+    now = [0.0]
+    asked: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    def resolve(_: str) -> None:
+        asked.append(now[0])
+        if now[0] < 20:
+            raise OSError("Name or service not known")
+
+    wait_for("algo-1", resolve=resolve, clock=lambda: now[0], sleep=sleep)
+    assert 20 <= now[0] < 32 and len(asked) > 4
+
+    with pytest.raises(ConfigError, match="algo-9 is not in the name service after 30 s"):
+        now[0] = -1000.0
+        wait_for("algo-9", resolve=resolve, clock=lambda: now[0], sleep=sleep, limit_s=30)
+    assert now[0] <= -970

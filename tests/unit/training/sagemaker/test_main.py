@@ -1,0 +1,144 @@
+"""Every verb as a dry run: the requests as JSON (golden files), without credentials, network or clients."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.training.sagemaker.conftest import ACCOUNT, ARTIFACT, IMAGE, METRICS, REGION, ROLE, Desk
+from training.sagemaker import __main__ as composition
+from training.sagemaker.launch.aws import Aws
+
+GOLDEN = Path(__file__).with_name("golden")
+COMMON = ("--name", "bbc news", "--role", ROLE, "--image", IMAGE, "--dry-run")
+SERVE = (*COMMON, "--artifact", ARTIFACT)
+NETWORK = ("--subnets", "subnet-0a", "--subnets", "subnet-0b", "--security-groups", "sg-0a", "--kms-key", "alias/news")
+SERVERLESS = ("--mode", "serverless", "--no-network-isolation")
+DRY_RUNS: dict[str, tuple[str, ...]] = {
+    "train": (
+        "train", *COMMON, *NETWORK, "--output", "s3://models-bucket/jobs/", "--spot", "--max-run-s", "7200",
+        "--channels", "train=s3://data-bucket/news/ab/", "--channels", "base_model=s3://data-bucket/base/cd/",
+        "--hyperparameters", "epochs=3", "--hyperparameters", "lr=5e-5", "--tags", "team=news", "--max-retries", "2",
+    ),
+    "train-plain": ("train", *COMMON, "--output", "s3://models-bucket/jobs", "--no-network-isolation",
+                    "--entrypoint", "python -m training.sagemaker.job.container",
+                    "--keep-alive-s", "600", "--instance-count", "2", "--encrypt-traffic"),
+    "deploy-realtime": ("deploy", *SERVE, *NETWORK, "--max-instances", "4", "--environment", "SERVICE_MAX_TEXTS=64"),
+    "deploy-serverless": ("deploy", *SERVE, *SERVERLESS, "--provisioned", "1"),
+    "deploy-async": ("deploy", *SERVE, "--mode", "async", "--async-output", "s3://answers-bucket/news/",
+                     "--max-instances", "3", "--error-topic", f"arn:aws:sns:{REGION}:{ACCOUNT}:failures"),
+    "update-canary": ("update", *SERVE, "--instance-type", "ml.c6i.xlarge", "--instance-count", "2",
+                      "--alarms", "pager"),
+    "update-linear": ("update", *SERVE, "--strategy", "linear", "--step-percent", "25", "--instance-type",
+                      "ml.c6i.xlarge", "--instance-count", "4", "--max-errors", "0", "--max-latency-ms", "0"),
+    "transform": ("transform", *SERVE, "--input", "s3://data-bucket/in/", "--output", "s3://data-bucket/out/"),
+    "transform-join": ("transform", "--name", "news", "--model", "news-1", "--dry-run", "--input", "s3://data-bucket/in/",
+                       "--output", "s3://data-bucket/out/", "--join", "--input-filter", "$.text", "--output-filter",
+                       "$['id','SageMakerOutput']", "--concurrent", "0", "--compression", "Gzip"),
+    "invoke": ("invoke", "--name", "news", "--text", "The striker scored.", "--dry-run"),
+    "invoke-lines": ("invoke", "--name", "news", "--text", "The striker scored.", "--text", "Shares fell.",
+                     "--accept", "text/csv", "--dry-run"),
+    "invoke-async": ("invoke", "--name", "news", "--async", "--input", "s3://data-bucket/in/a.jsonl", "--dry-run"),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composition, "METRIC_DEFINITIONS", METRICS)
+
+
+@pytest.fixture
+def nothing_to_call(no_aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run made a session")
+
+    monkeypatch.setattr(Aws, "__init__", refuse)
+
+
+@pytest.mark.parametrize("name", DRY_RUNS)
+def test_dry_run_prints_the_requests(name: str, desk: Desk, nothing_to_call: None) -> None:
+    assert desk.do(*DRY_RUNS[name]) == 0, desk.text
+    path = GOLDEN / f"{name}.json"
+    assert json.loads("\n".join(desk.out)) == json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_every_golden_file_has_its_test() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(DRY_RUNS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "--name", "n"), "needs --image, --output"),
+        (("train", *COMMON, "--output", "out", "--instance-type", "ml.g5.huge"), "3 problems"),
+        (("train", *COMMON, "--output", "s3://b/o", "--hyperparameters", "epochs"), "'epochs': write"),
+        (("train", *COMMON, "--output", "s3://b/o", "--tags", "a=1", "--tags", "a=2"), "'a' is given twice"),
+        (("train", *COMMON, "--output", "s3://b/o", "--subnets", "subnet-1"), "both --subnets and --security-groups"),
+        (("train", *COMMON, "--output", "s3://b/o", "--entrypoint", "sh 'x"), "No closing quotation"),
+        (("deploy", *SERVE, "--mode", "async"), "--async-output"),
+        (("deploy", *SERVE, "--mode", "serverless"), "--no-network-isolation"),
+        (("deploy", *SERVE, *SERVERLESS, "--memory-mb", "1500"), "multiple of 1024"),
+        (("deploy", *SERVE, "--mode", "serverless", "--max-instances", "2"), "scale by themselves"),
+        (("update", *SERVE), "--instance-type and --instance-count"),
+        (("update", *SERVE, "--instance-type", "ml.m5.large", "--instance-count", "1"), "--instance-count 2"),
+        (("transform", "--name", "n", "--input", "s3://b/i", "--output", "s3://b/o", "--dry-run"), "--model"),
+        (("invoke", "--name", "n", "--dry-run"), "--text or --file"),
+        (("invoke", "--name", "n", "--async", "--input", "s3://b/i", "--text", "t", "--dry-run"), "one of them"),
+        (("invoke", "--name", "n", "--async", "--text", "t" * 130_000, "--dry-run"), "allowed: at most 128000"),
+        (("push", "--image", "i", "--repository", "r", "--dry-run"), "--account and --region"),
+        (("upload", "/no/such/file", "s3://b/p"), "does not exist"),
+        (("upload", "/proc/self/mem", "s3://b/p"), "Input/output error"),
+        (("follow", "training", "job", "--dry-run"), "follow only looks"),
+        (("deploy", "--name", "n", "--image", IMAGE, "--role", "R", "--dry-run"), "--account"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_explained_and_nothing_sent(
+    words: tuple[str, ...], message: str, desk: Desk, nothing_to_call: None
+) -> None:
+    assert desk.do(*words) == 2
+    assert message in desk.text
+    assert not desk.out
+
+
+def test_hyperparameters_are_checked_as_the_container_will(desk: Desk, nothing_to_call: None) -> None:
+    words = ("train", *COMMON, "--output", "s3://b/o", "--hyperparameters", "epoch=3")
+    assert desk.do(*words) == 2
+    assert "epoch" in desk.text and "epochs" in desk.text, "what is unknown, and what is known"
+    assert desk.do(*words, "--entrypoint", "python other.py") == 0
+
+
+def test_a_role_by_name_needs_the_account_in_a_dry_run(desk: Desk, nothing_to_call: None) -> None:
+    words = ("deploy", "--name", "n", "--image", IMAGE, "--role", "R", "--account", ACCOUNT, "--dry-run")
+    assert desk.do(*words) == 0
+    assert json.loads(desk.out[0])[0]["request"]["ExecutionRoleArn"] == f"arn:aws:iam::{ACCOUNT}:role/R"
+
+
+def test_cost_says_where_prices_are_from(desk: Desk, nothing_to_call: None) -> None:
+    assert desk.do("cost", "train", "--instance-type", "ml.g5.xlarge", "--spot", "--max-run-s", "1800") == 0
+    assert desk.out[0] == "1 x ml.g5.xlarge: 1.408 USD an hour"
+    assert desk.out[1] == "at most 0.704 USD for 1800 s of training"
+    assert "spot" in desk.out[2]
+    assert "not read from AWS" in desk.out[-1] and "https://aws.amazon.com/" in desk.out[-1]
+
+
+def test_missing_credentials_are_explained(no_aws: None, desk: Desk) -> None:
+    words = ("train", "--name", "n", "--image", IMAGE, "--output", "s3://b/o", "--region", REGION)
+    assert desk.do(*words) == 2
+    assert "no AWS credentials" in desk.text and "aws configure" in desk.text
+
+
+def test_a_missing_region_and_profile_are_explained(no_aws: None, desk: Desk) -> None:
+    assert desk.do("teardown", "--name", "n") == 2
+    assert "--region" in desk.text
+    assert desk.do("teardown", "--name", "n", "--region", REGION, "--profile", "nobody") == 2
+    assert "nobody" in desk.said[-1] and "list-profiles" in desk.said[-1]
+
+
+def test_help_has_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        composition.main(["--help"])
+    text: Any = capsys.readouterr().out
+    for verb in ("push", "upload", "train", "follow", "deploy", "invoke", "transform", "update", "teardown", "cost"):
+        assert re.search(rf"^    {verb}\b", text, re.MULTILINE), verb

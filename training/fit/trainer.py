@@ -1,0 +1,225 @@
+"""Fine-tuning: what learns, how fast, and which weights are kept; the loop itself is in `loop.py`."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction, TrainingArguments
+
+from classifier.model import GPT2Classifier
+from training.config import TrainConfig
+from training.fit.batches import Collator, Epoch, LengthGroupedOrder, TokenizedTexts
+from training.fit.checkpoints import AveragedWeights, BestWeights, claim
+from training.fit.distributed import is_main, leave, share, state
+from training.fit.loop import OrderedTrainer, arguments, setting_of_machine, weights_sha256
+from training.fit.losses import class_weights, classification_loss
+
+
+def fine_tune(
+    model: GPT2Classifier,
+    config: TrainConfig,
+    train: tuple[Sequence[Sequence[int]], Sequence[int]],
+    val: tuple[Sequence[Sequence[int]], Sequence[int]],
+) -> list[dict[str, float]]:
+    """Train `model` in place; it ends with the weights of the evaluation whose validation loss was lowest.
+
+    With `config.average` it ends with the mean of the weights after each of the last steps instead.
+
+    With `config.checkpoints`, a run that was killed goes on from its newest complete checkpoint and ends with the
+    very weights of a run that was not.
+
+    Args:
+        model: float32, head initialised.
+        config: the recipe.
+        train: token ids of whole texts, and label ids.
+        val: the same, used to choose the weights.
+
+    Returns:
+        The Trainer's log: one record a logged step or evaluation.
+
+    Raises:
+        ConfigError: the checkpoints there are another run's.
+    """
+    _set_dropout(model, config.dropout)
+    freeze(model, embeddings=config.freeze_embeddings, layers=config.freeze_layers)
+    with _checkpoint_directory(config) as directory:
+        with state().main_process_first():
+            claim(directory, _identity(config, model, train, val))
+        best = BestWeights(directory, config.patience)
+        average = AveragedWeights(config.average) if config.average else None
+        epoch = Epoch()
+        texts = TokenizedTexts(*train, config.max_seq_len, crop_seed=config.seed if config.crops else None, epoch=epoch)
+        trainer = ClassifierTrainer(
+            config,
+            class_weights(train[1], max(train[1]) + 1) if config.class_weights else None,
+            average or best,
+            order=LengthGroupedOrder(texts, config.batch_size, config.seed, epoch),
+            epoch=epoch,
+            model=model,
+            args=_arguments(config, directory),
+            train_dataset=texts,
+            eval_dataset=TokenizedTexts(*val, config.max_seq_len),
+            data_collator=Collator(model.config.pad_token_id),
+            compute_metrics=_accuracy,
+            callbacks=[average or best],
+        )
+        log = trainer.train_on(directory)
+        (average or best).restore(model)
+    leave()
+    return log
+
+
+@contextmanager
+def _checkpoint_directory(config: TrainConfig) -> Iterator[Path]:
+    """The one that was asked for, which stays; else one beside the output, which goes whatever happens."""
+    if config.checkpoints:
+        yield Path(config.checkpoints).absolute()
+        return
+    if not is_main():
+        yield Path(share(""))
+        state().wait_for_everyone()
+        return
+    output = Path(config.output).absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.checkpoints.", dir=output.parent) as directory:
+        yield Path(share(directory))
+        state().wait_for_everyone()
+
+
+def _identity(
+    config: TrainConfig, model: GPT2Classifier, *parts: tuple[Sequence[Sequence[int]], Sequence[int]]
+) -> dict[str, Any]:
+    """What the trained weights depend on."""
+    settings = {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT}
+    settings |= setting_of_machine(config.precision) | {"first_weights_sha256": weights_sha256(model)}
+    digest = hashlib.sha256()
+    for sequences, labels in parts:
+        for ids, label in zip(sequences, labels, strict=True):
+            digest.update(f"{label}:{','.join(map(str, ids))};".encode())
+    return settings | {"tokens_sha256": digest.hexdigest()}
+
+
+WITHOUT_EFFECT = frozenset(
+    {
+        "data", "output", "encoding", "name", "checkpoints", "save_steps", "weights_dtype", "unsure_error",
+        "overwrite", "report", "baseline", "sources", "limits", "window_stride", "allow_leaks", "base_model",
+    }
+)  # fmt: skip
+"""Settings that do not change the trained weights, or only through the tokens and the first weights."""
+
+
+def _arguments(config: TrainConfig, directory: Path) -> TrainingArguments:
+    return arguments(
+        config,
+        directory,
+        num_train_epochs=config.epochs,
+        lr_scheduler_type="constant_with_warmup" if config.average else "linear",
+        warmup_steps=config.warmup,
+        eval_strategy="epoch",
+        save_strategy="steps" if config.save_steps else "epoch",
+        save_steps=config.save_steps or 500,
+    )
+
+
+class ClassifierTrainer(OrderedTrainer):
+    """Fine-tuning: the loss at every token where that is asked for, and labels that weigh differently."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        weights_c: torch.Tensor | None,
+        kept: AveragedWeights | BestWeights,
+        **keywords: Any,
+    ) -> None:
+        self._config = config
+        self._kept = kept
+        self._weights = weights_c
+        super().__init__(**keywords)
+
+    def save_more(self, checkpoint: Path) -> None:
+        self._kept.save(checkpoint)
+
+    def load_more(self, checkpoint: Path) -> None:
+        self._kept.load(checkpoint)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over the groups of `learning_rates`; the Trainer's own has one rate for all."""
+        if not getattr(self, "optimizer", None):
+            config = self._config
+            groups = learning_rates(self.model, config.lr, config.layer_lr_decay, config.weight_decay)
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        return self.optimizer
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """See `classification_loss`; in evaluation the plain cross-entropy after the last token."""
+        labels, mask_bt = inputs["labels"], inputs["attention_mask"]
+        tensors = {key: value for key, value in inputs.items() if key != "labels"}
+        if model.training and not return_outputs:
+            config = self._config
+            weights_c = None if self._weights is None else self._weights.to(labels.device)
+            if config.head == "flatten":
+                logits_bc = model(**tensors).logits.float()
+                return torch.nn.functional.cross_entropy(
+                    logits_bc, labels, weights_c, label_smoothing=config.label_smoothing
+                )
+            logits_btc = model(**tensors, every_token=True).logits.float()
+            return classification_loss(
+                logits_btc, mask_bt, labels, config.dense_from, config.label_smoothing, weights_c
+            )
+        logits_bc = model(**tensors).logits.float()
+        loss = torch.nn.functional.cross_entropy(logits_bc, labels)
+        return (loss, {"loss": loss, "logits": logits_bc}) if return_outputs else loss
+
+
+def freeze(model: GPT2Classifier, *, embeddings: bool, layers: int) -> None:
+    """Take parameters out of training: the embeddings of tokens and positions, and the lowest blocks."""
+    transformer = model.transformer
+    frozen = [*(transformer.wte, transformer.wpe) * embeddings, *transformer.h[:layers]]
+    for module in frozen:
+        module.requires_grad_(False)
+
+
+def learning_rates(model: GPT2Classifier, lr: float, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's parameter groups: head and last norm learn at `lr`, each block below at `layer_decay` of the one above.
+
+    Matrices decay, biases and norms do not. After BEiT and ELECTRA, which fine-tune so; low layers hold what the base
+    knows of language, high ones what they know of its task.
+    """
+    depth = len(model.transformer.h)
+    groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        parts = name.split(".")
+        below_top = depth - int(parts[2]) if parts[1] == "h" else depth + 1 if parts[1] in ("wte", "wpe") else 0
+        groups.setdefault((below_top, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": parameters, "lr": lr * layer_decay**below_top, "weight_decay": weight_decay if decays else 0.0}
+        for (below_top, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _set_dropout(model: GPT2Classifier, dropout: float) -> None:
+    """Set the dropout of embeddings and residuals, and none in attention.
+
+    Attention with dropout takes PyTorch's unfused path on a CPU: 8.5 s a step instead of 4.2 s, at three times the
+    memory. The configuration's own values stay, they say how the base was made.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    for block in model.transformer.h:
+        block.attn.attn_dropout.p = 0.0
+
+
+def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    logits, labels = prediction.predictions, prediction.label_ids
+    return {"accuracy": float((np.asarray(logits).argmax(axis=1) == np.asarray(labels)).mean())}

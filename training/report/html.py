@@ -1,0 +1,174 @@
+"""The report of a run or an evaluation: one HTML page that needs nothing else, metrics.json, and the plots as PNG.
+
+Written for a reader who doubts: intervals beside every figure, the baseline beside the model, the worst mistakes in
+full view. Takes figures, computes none but those of the plots.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from training.report.metrics import ECE_BINS, reliability
+
+MISTAKES = 12
+SNIPPET_CHARS = 280
+INK, ACCENT, SOFT = "#222222", "#1f5fa8", "#c9d8ea"
+STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK}
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What a report shows.
+
+    `metrics` is what `training.report.evaluate.measure` gives. `probs_bc` are calibrated, (B, C) float64; `texts`
+    and `truth` have B entries. `by_words` maps a number of words read to the accuracy on them, 0 meaning the whole text.
+    `log` is the Trainer's, empty for an evaluation.
+    """
+
+    title: str
+    labels: Sequence[str]
+    texts: Sequence[str]
+    truth: Sequence[int]
+    probs_bc: NDArray[np.float64]
+    metrics: Mapping[str, Any]
+    by_words: Mapping[int, float]
+    rows: Sequence[int] = ()
+    """The texts' rows in their file; if not given, they are counted from 1."""
+    log: Sequence[Mapping[str, float]] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """Lines of the "how it was made" table."""
+
+
+def write_report(data: ReportData, directory: Path) -> Path:
+    """Write report.html, metrics.json and the PNGs; return the page's path. Existing files of these names go."""
+    directory.mkdir(parents=True, exist_ok=True)
+    plots: dict[str, bytes] = {}
+    with mpl.rc_context(STYLE):
+        for name, figure in _figures(data).items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight", metadata={"Software": ""})
+            plots[name] = buffer.getvalue()
+            (directory / f"{name}.png").write_bytes(plots[name])
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        data=data,
+        metrics=data.metrics,
+        mistakes=worst_mistakes(data),
+        plots={name: base64.b64encode(content).decode("ascii") for name, content in plots.items()},
+    )
+    stored = {**data.metrics, "accuracy_by_words_read": {str(n): a for n, a in data.by_words.items()}}
+    (directory / "metrics.json").write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+    path = directory / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def worst_mistakes(data: ReportData) -> list[dict[str, Any]]:
+    """Wrong answers, the most confident first, at most `MISTAKES`."""
+    predicted = data.probs_bc.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != np.asarray(data.truth))
+    ranked = wrong[np.argsort(-data.probs_bc[wrong].max(axis=1), kind="stable")][:MISTAKES]
+    return [
+        {
+            "row": data.rows[i] if data.rows else int(i) + 1,
+            "truth": data.labels[data.truth[i]],
+            "predicted": data.labels[predicted[i]],
+            "confidence": float(data.probs_bc[i].max()),
+            "text": data.texts[i][:SNIPPET_CHARS] + ("..." if len(data.texts[i]) > SNIPPET_CHARS else ""),
+        }
+        for i in ranked
+    ]
+
+
+def _figures(data: ReportData) -> dict[str, Figure]:
+    figures = {
+        "confusion": _confusion(data.metrics["confusion"], data.labels),
+        "reliability": _reliability(data.probs_bc, data.truth),
+        "words": _by_words(data.by_words),
+    }
+    if any("loss" in entry for entry in data.log):
+        figures["curves"] = _curves(data.log)
+    return figures
+
+
+def _confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(1.6 + 0.75 * len(labels), 1.2 + 0.65 * len(labels)))
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        color = "white" if shares[row, column] > 0.5 else INK if count else "#bbbbbb"
+        axes.text(column, row, str(count), ha="center", va="center", color=color)
+    axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("answered")
+    axes.set_ylabel("true")
+    return figure
+
+
+def _reliability(probs_bc: NDArray[np.float64], truth: Sequence[int]) -> Figure:
+    found = reliability(probs_bc, truth)
+    figure = Figure(figsize=(4.6, 4.6))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
+    upper.bar(
+        [(min(int(one["confidence"] * ECE_BINS), ECE_BINS - 1) + 0.5) / ECE_BINS for one in found],
+        [one["right"] for one in found],
+        width=0.9 / ECE_BINS,
+        color=SOFT,
+        edgecolor=ACCENT,
+    )
+    upper.set_ylabel("right answers")
+    upper.set_ylim(0, 1.02)
+    upper.set_xlim(0, 1)
+    lower.hist(probs_bc.max(axis=1), bins=np.linspace(0, 1, ECE_BINS + 1), color=ACCENT)
+    lower.set_yscale("log")
+    lower.set_ylabel("texts")
+    lower.set_xlabel("confidence (calibrated)")
+    return figure
+
+
+def _by_words(by_words: Mapping[int, float]) -> Figure:
+    counts = sorted(n for n in by_words if n)
+    figure = Figure(figsize=(5.2, 3.2))
+    axes = figure.subplots()
+    axes.plot(counts, [by_words[n] for n in counts], marker="o", color=ACCENT)
+    if 0 in by_words:
+        axes.axhline(by_words[0], color="#999999", linestyle="--", linewidth=1)
+        axes.text(counts[0], by_words[0], "whole text", va="bottom", color="#666666")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(n) for n in counts])
+    axes.set_xlabel("words read")
+    axes.set_ylabel("accuracy")
+    axes.grid(axis="y", color="#eeeeee")
+    return figure
+
+
+def _curves(log: Sequence[Mapping[str, float]]) -> Figure:
+    figure = Figure(figsize=(5.2, 3.2))
+    axes = figure.subplots()
+    for key, name, color in (("loss", "training loss", SOFT), ("eval_loss", "validation loss", ACCENT)):
+        points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
+        axes.plot(*zip(*points, strict=True), label=name, color=color, marker="o" if key == "eval_loss" else None)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("cross-entropy (nats)")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
