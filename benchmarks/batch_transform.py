@@ -28,7 +28,7 @@ from benchmarks.machine import command, describe
 from benchmarks.options import parser, run, save, say
 from benchmarks.processes import ROOT
 from benchmarks.servers import ours, up
-from service.inference.engine import Encoded, Engine, Item
+from service.inference.engine import EncodedWindow, Engine, TextWindows
 
 HOST = "127.0.0.1"
 JSON_LINES, CSV = "application/jsonlines", "text/csv"
@@ -182,7 +182,7 @@ def bare(engine: Engine, texts: Sequence[str]) -> list[tuple[str, float]]:
     """What the engine alone answers, in batches of its own budget: encoded, inferred, decoded."""
     found = []
     for start in range(0, len(texts), PIECE):
-        encoded = [one for one in engine.encode(texts[start : start + PIECE], None) if isinstance(one, Encoded)]
+        encoded = [one for one in engine.encode(texts[start : start + PIECE], None) if isinstance(one, TextWindows)]
         items = [item for one in encoded for item in one.items]
         logits = [row for batch in _batches(items, engine.info.max_batch_tokens) for row in engine.infer(batch)]
         for one in encoded:
@@ -191,8 +191,8 @@ def bare(engine: Engine, texts: Sequence[str]) -> list[tuple[str, float]]:
     return found
 
 
-def _batches(items: Sequence[Item], budget: int) -> list[list[Item]]:
-    batches: list[list[Item]] = []
+def _batches(items: Sequence[EncodedWindow], budget: int) -> list[list[EncodedWindow]]:
+    batches: list[list[EncodedWindow]] = []
     tokens = budget + 1
     for item in items:
         if tokens + item.computed > budget:

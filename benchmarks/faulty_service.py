@@ -16,16 +16,16 @@ from unittest.mock import patch
 
 from service import __main__ as service
 from service.inference.engine import (
-    Encoded,
+    EncodedWindow,
     Engine,
     EngineInfo,
-    Item,
     Logits,
     ModelOutOfMemory,
     OnLong,
     Prediction,
     Progress,
     TextProblem,
+    TextWindows,
     Tokenized,
 )
 from service.settings import Settings, load_settings
@@ -86,7 +86,9 @@ class FaultyEngine:
     def info(self) -> EngineInfo:
         return self._engine.info
 
-    def encode(self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False) -> list[Encoded | TextProblem]:
+    def encode(
+        self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False
+    ) -> list[TextWindows | TextProblem]:
         if any(PANIC_ENCODING in text for text in texts):
             raise Panic("injected: the tokenizer panicked")
         if any(CLOCK in text for text in texts):
@@ -97,7 +99,7 @@ class FaultyEngine:
     def tokenize(self, text: str) -> Tokenized | TextProblem:
         return self._engine.tokenize(text)
 
-    def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
+    def infer(self, items: Sequence[EncodedWindow]) -> Sequence[Logits]:
         marks = [item.payload.marks if isinstance(item.payload, _Marked) else frozenset[str]() for item in items]
         found = frozenset[str]().union(*marks)
         if HANG in found:
@@ -112,7 +114,7 @@ class FaultyEngine:
         rows = self._engine.infer(items)
         return [[float("nan")] * len(row) if NAN in of else row for row, of in zip(rows, marks, strict=True)]
 
-    def decode(self, encoded: Encoded, logits: Sequence[Logits]) -> Prediction:
+    def decode(self, encoded: TextWindows, logits: Sequence[Logits]) -> Prediction:
         return self._engine.decode(encoded, logits)
 
     def probe(self) -> None:
@@ -127,7 +129,7 @@ class FaultyEngine:
 _WALL_CLOCK = time.time
 
 
-def _marked(text: str, result: Encoded | TextProblem) -> Encoded | TextProblem:
+def _marked(text: str, result: TextWindows | TextProblem) -> TextWindows | TextProblem:
     marks = frozenset(mark for mark in MARKS if mark in text)
     if not marks or isinstance(result, TextProblem):
         return result

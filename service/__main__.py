@@ -19,7 +19,7 @@ from service.app import create_app
 from service.errors import EngineLoadError
 from service.http.protocol import BoundedProtocol
 from service.inference.engine import Engine, Progress
-from service.model.lifecycle import Runtime
+from service.model.lifecycle import ModelLifecycle
 from service.settings import Settings, SettingsError, load_settings
 from service.telemetry import configure_logging, log, logger
 
@@ -40,9 +40,9 @@ class Server(uvicorn.Server):
     skips the waiting.
     """
 
-    def __init__(self, config: uvicorn.Config, runtime: Runtime, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, lifecycle: ModelLifecycle, drain_s: float) -> None:
         super().__init__(config)
-        self._runtime = runtime
+        self._lifecycle = lifecycle
         self._drain_s = drain_s
         self._stop_requested = False
         self._stop_by = math.inf
@@ -63,23 +63,23 @@ class Server(uvicorn.Server):
         """Called by uvicorn ten times a second."""
         if self._reload_requested:
             self._reload_requested = False
-            self._runtime.reload_soon()
-        if self._stop_requested and self._runtime.status not in ("draining", "failed"):
-            self._runtime.drain()
-            log("draining", in_flight=self._runtime.in_flight)
+            self._lifecycle.reload_soon()
+        if self._stop_requested and self._lifecycle.status not in ("draining", "failed"):
+            self._lifecycle.drain()
+            log("draining", in_flight=self._lifecycle.in_flight)
         if self._stop_requested and not self.should_exit:
             self.should_exit = self._drained(time.monotonic())
         if self.should_exit:
-            self._runtime.give_up()
+            self._lifecycle.give_up()
         return await super().on_tick(counter)
 
     def _drained(self, now: float) -> bool:
         """Nothing is in flight, and callers whose next request was on its way have had their 503."""
         self._stop_by = min(self._stop_by, now + self._drain_s)
-        if self._runtime.in_flight:
+        if self._lifecycle.in_flight:
             return now >= self._stop_by
         self._linger_until = min(self._linger_until, now + LINGER_S, self._stop_by)
-        return now - self._runtime.last_arrival >= QUIET_S or now >= self._linger_until
+        return now - self._lifecycle.last_arrival >= QUIET_S or now >= self._linger_until
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -122,7 +122,7 @@ def serve(settings: Settings) -> int:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CLOSE_S,
     )
-    server = Server(config, app.state.runtime, settings.drain_s)
+    server = Server(config, app.state.lifecycle, settings.drain_s)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, server.hang_up)
     try:
@@ -133,7 +133,7 @@ def serve(settings: Settings) -> int:
     code = LOAD_FAILED if failures or not server.started else 0
     if not code:
         log("stopped")
-    if app.state.runtime.busy:  # the interpreter's end would wait for the model, or trip over imports
+    if app.state.lifecycle.busy:  # the interpreter's end would wait for the model, or trip over imports
         logging.shutdown()
         os._exit(code)
     return code

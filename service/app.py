@@ -16,7 +16,7 @@ from service.errors import install_handlers
 from service.http import openapi as contract
 from service.http.middleware import QUIET, RequestContext
 from service.inference.engine import Engine, Progress
-from service.model.lifecycle import LoadEngine, Runtime
+from service.model.lifecycle import LoadEngine, ModelLifecycle
 from service.settings import Settings
 from service.telemetry import Metrics
 
@@ -34,13 +34,13 @@ def create_app(
         load_engine: called once, in a thread; the port answers meanwhile and `/readyz` says 503.
         on_load_failure: told why there will be no engine; the composition root ends the process.
     """
-    runtime = Runtime(settings, Metrics())
+    lifecycle = ModelLifecycle(settings, Metrics())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async def load() -> None:
             try:
-                await runtime.start(load_engine)
+                await lifecycle.start(load_engine)
             except Exception as exc:
                 if on_load_failure is None:
                     raise
@@ -53,7 +53,7 @@ def create_app(
             loading.cancel()
             with suppress(asyncio.CancelledError):
                 await loading
-            await runtime.close()
+            await lifecycle.close()
 
     app = FastAPI(
         title="GPT-2 text classifier",
@@ -72,11 +72,11 @@ def create_app(
         # A trailing slash is another path: a redirect would make clients send their body twice.
         redirect_slashes=False,
     )
-    app.state.runtime = runtime
+    app.state.lifecycle = lifecycle
     app.openapi = lambda: _contract(app)  # type: ignore[method-assign]
     install_handlers(app)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(RequestContext, runtime=runtime)
+    app.add_middleware(RequestContext, lifecycle=lifecycle)
     for router in (
         predict.router,
         predict.bulk,
@@ -95,7 +95,7 @@ def create_app(
 def _contract(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document, completed."""
     if app.openapi_schema is None:
-        app.openapi_schema = contract.complete(FastAPI.openapi(app), app.state.runtime.settings)
+        app.openapi_schema = contract.complete(FastAPI.openapi(app), app.state.lifecycle.settings)
     return app.openapi_schema
 
 

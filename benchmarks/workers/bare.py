@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.workers.protocol import Turn, parser, serve
-from service.inference.engine import Encoded, Item
+from service.inference.engine import EncodedWindow, TextWindows
 from service.model.torch_engine import load_torch_engine
 from service.settings import Settings
 
@@ -19,9 +19,9 @@ def build(artifact: Path, texts: list[str], threads: int) -> Turn:
     """Only `infer` is timed: tokenising and decoding are the service's to add."""
     settings = Settings(model_dir=artifact, threads=threads)
     engine = load_torch_engine(settings)
-    encoded = [result for result in engine.encode(texts, None) if isinstance(result, Encoded)]
+    encoded = [result for result in engine.encode(texts, None) if isinstance(result, TextWindows)]
     items = [list(text.items) for text in encoded]
-    batches: list[list[Item]] = []
+    batches: list[list[EncodedWindow]] = []
     for item in sorted((item for text in items for item in text), key=lambda item: -item.tokens):
         computed = sum(other.computed for other in batches[-1]) if batches else 0
         if not batches or computed + item.computed > engine.info.max_batch_tokens:

@@ -1,7 +1,7 @@
 """A file that was uploaded: its columns, classifying it, and the rows to show. No Streamlit in here.
 
-The upload becomes a file of its own in a directory that ends with the session, and `client.files.classify` does the work,
-as for `python -m client classify`: rows that cannot be classified keep their place and say why.
+The upload becomes a file of its own in a directory that ends with the session, and `client.files.classify`
+does the work, as for `python -m client classify`: rows that cannot be classified keep their place and say why.
 """
 
 import asyncio

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from service.api.common import JsonRoute, RuntimeOf, documented, model_of
+from service.api.common import JsonRoute, LifecycleOf, documented, model_of
 from service.api.schemas_admin import Compared, ReloadRequest, ReloadResponse
-from service.model.reload import Wish
+from service.model.reload import ReloadOptions
 
 router = APIRouter(route_class=JsonRoute, prefix="/admin", tags=["operations"])
 
@@ -29,8 +29,8 @@ router = APIRouter(route_class=JsonRoute, prefix="/admin", tags=["operations"])
         "deadline_exceeded",
     ),
 )
-async def reload(body: ReloadRequest, runtime: RuntimeOf) -> ReloadResponse:
-    done = await runtime.reload(Wish(body.model_dir, body.max_flip_rate, body.other_labels))
+async def reload(body: ReloadRequest, lifecycle: LifecycleOf) -> ReloadResponse:
+    done = await lifecycle.reload(ReloadOptions(body.model_dir, body.max_flip_rate, body.other_labels))
     seen = done.comparison
     return ReloadResponse(
         previous=model_of(done.previous),

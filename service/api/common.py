@@ -1,4 +1,4 @@
-"""What the route families share: JSON bodies, documented errors, the runtime."""
+"""What the route families share: JSON bodies, documented errors, the lifecycle."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
@@ -8,23 +8,23 @@ from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from service.api.schemas import ErrorBody, Model, Result, Score, TimingBody, WindowSpan
+from service.api.schemas import ErrorBody, ModelBody, Score, TextResult, TimingBody, WindowSpan
 from service.errors import MEANING, STATUS, ServiceError
 from service.http.bodies import media_type
 from service.inference.engine import EngineInfo, Prediction
-from service.inference.pipeline import Answer, Outcome, Pipeline, Timing, Work
-from service.model.lifecycle import Runtime
+from service.inference.pipeline import Answer, AnswerOrError, Pipeline, RequestOptions, Timing
+from service.model.lifecycle import ModelLifecycle
 
 
-async def _runtime(request: Request) -> Runtime:  # a plain function would be called in a thread, each time
-    runtime: Runtime = request.app.state.runtime
-    return runtime
+async def _lifecycle(request: Request) -> ModelLifecycle:  # a plain function would be called in a thread, each time
+    lifecycle: ModelLifecycle = request.app.state.lifecycle
+    return lifecycle
 
 
 CLIENT_LEFT = 499
 """nginx's code for logs and metrics; nobody receives it."""
 
-RuntimeOf = Annotated[Runtime, Depends(_runtime)]
+LifecycleOf = Annotated[ModelLifecycle, Depends(_lifecycle)]
 
 WORK_ERRORS = (
     "invalid_json",
@@ -79,15 +79,15 @@ async def _unless_client_leaves(
         await request.body()
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
-    runtime: Runtime = request.app.state.runtime
-    runtime.in_flight += 1
+    lifecycle: ModelLifecycle = request.app.state.lifecycle
+    lifecycle.in_flight += 1
     work = asyncio.ensure_future(handler(request))
     departure = asyncio.ensure_future(request.receive())  # after the body, the only message left is the disconnect
     try:
         await asyncio.wait({work, departure}, return_when=asyncio.FIRST_COMPLETED)
         return await work if work.done() else Response(status_code=CLIENT_LEFT)
     finally:
-        runtime.in_flight -= 1
+        lifecycle.in_flight -= 1
         for task in (work, departure):
             task.cancel()
         await asyncio.gather(work, departure, return_exceptions=True)
@@ -120,11 +120,11 @@ def score_list(prediction: Prediction, top_k: int | None) -> list[Score]:
     return [Score(label=label, score=score) for label, score in prediction.scores[:top_k]]
 
 
-async def outcomes_of(pipeline: Pipeline, inputs: str | list[str]) -> list[Outcome]:
+async def outcomes_of(pipeline: Pipeline, inputs: str | list[str]) -> list[AnswerOrError]:
     """Classify one text or several as other servers' wires have them, without options."""
     alone = isinstance(inputs, str)
     texts = [inputs] if isinstance(inputs, str) else inputs
-    return await pipeline.classify(texts, Work(lane="interactive" if alone else "bulk"), Timing())
+    return await pipeline.classify(texts, RequestOptions(lane="interactive" if alone else "bulk"), Timing())
 
 
 def probabilities_of(answer: Answer, info: EngineInfo) -> list[float]:
@@ -134,7 +134,7 @@ def probabilities_of(answer: Answer, info: EngineInfo) -> list[float]:
 
 
 def result_fields(answer: Answer, top_k: int | None) -> Mapping[str, Any]:
-    """The fields of `Result`."""
+    """The fields of `TextResult`."""
     prediction = answer.prediction
     return {
         "label": prediction.label,
@@ -153,12 +153,12 @@ def result_fields(answer: Answer, top_k: int | None) -> Mapping[str, Any]:
     }
 
 
-def result(answer: Answer, top_k: int | None) -> Result:
-    return Result(**result_fields(answer, top_k))
+def result(answer: Answer, top_k: int | None) -> TextResult:
+    return TextResult(**result_fields(answer, top_k))
 
 
-def model_of(info: EngineInfo) -> Model:
-    return Model(name=info.name, version=info.version)
+def model_of(info: EngineInfo) -> ModelBody:
+    return ModelBody(name=info.name, version=info.version)
 
 
 def timing_of(timing: Timing) -> TimingBody:

@@ -18,7 +18,7 @@ from service.api.common import (
     TEXT_ERRORS,
     WORK_ERRORS,
     JsonRoute,
-    RuntimeOf,
+    LifecycleOf,
     documented,
     outcomes_of,
     probabilities_of,
@@ -34,20 +34,20 @@ from service.api.schemas_compat import (
     PipelineResponse,
 )
 from service.errors import ServiceError, error_body
-from service.inference.pipeline import Answer, Outcome
+from service.inference.pipeline import Answer, AnswerOrError
 
 router = APIRouter(route_class=JsonRoute, tags=["compatible"])
 
 
-def _raise_if_alone(inputs: str | list[str], outcomes: Sequence[Outcome]) -> None:
+def _raise_if_alone(inputs: str | list[str], outcomes: Sequence[AnswerOrError]) -> None:
     if isinstance(inputs, str) and isinstance(outcomes[0], ServiceError):
         raise outcomes[0]
 
 
 @router.post("/v1/classify", summary="As vLLM does", responses=documented(*WORK_ERRORS, *TEXT_ERRORS))
 @router.post("/classify", summary="As vLLM does", responses=documented(*WORK_ERRORS, *TEXT_ERRORS))
-async def classify(body: ClassifyRequest, runtime: RuntimeOf) -> ClassifyResponse:
-    pipeline = runtime.open()
+async def classify(body: ClassifyRequest, lifecycle: LifecycleOf) -> ClassifyResponse:
+    pipeline = lifecycle.current_pipeline()
     info = pipeline.info
     outcomes = await outcomes_of(pipeline, body.input)
     _raise_if_alone(body.input, outcomes)
@@ -77,8 +77,8 @@ async def classify(body: ClassifyRequest, runtime: RuntimeOf) -> ClassifyRespons
     responses=documented(*WORK_ERRORS, *TEXT_ERRORS),
     response_model_exclude_none=True,
 )
-async def pipeline(body: PipelineRequest, runtime: RuntimeOf) -> PipelineResponse:
-    outcomes = await outcomes_of(runtime.open(), body.inputs)
+async def pipeline(body: PipelineRequest, lifecycle: LifecycleOf) -> PipelineResponse:
+    outcomes = await outcomes_of(lifecycle.current_pipeline(), body.inputs)
     _raise_if_alone(body.inputs, outcomes)
     top_k = body.parameters.top_k if body.parameters else None
     return [
@@ -94,5 +94,5 @@ async def pipeline(body: PipelineRequest, runtime: RuntimeOf) -> PipelineRespons
     response_class=Response,
     responses={200: {"description": "ready"}, 503: {"description": "not ready"}},
 )
-async def health(runtime: RuntimeOf) -> Response:
-    return Response(status_code=200 if await runtime.readiness() == "ready" else 503)
+async def health(lifecycle: LifecycleOf) -> Response:
+    return Response(status_code=200 if await lifecycle.readiness() == "ready" else 503)

@@ -22,7 +22,7 @@ from service.api.common import (
     TEXT_ERRORS,
     WORK_ERRORS,
     JsonRoute,
-    RuntimeOf,
+    LifecycleOf,
     documented,
     outcomes_of,
     probabilities_of,
@@ -43,7 +43,7 @@ from service.errors import ServiceError, invalid
 from service.http.bodies import media_type
 from service.inference.engine import EngineInfo
 from service.inference.pipeline import Answer, Pipeline
-from service.model.lifecycle import Runtime
+from service.model.lifecycle import ModelLifecycle
 
 BINARY_HEADER = "inference-header-content-length"
 PLATFORM = "pytorch_gpt2"
@@ -70,8 +70,8 @@ async def live() -> Live:
     response_model=ModelReadiness,
     responses={503: {"model": ModelReadiness, "description": "not ready"}},
 )
-async def ready(runtime: RuntimeOf) -> Response:
-    is_ready = await runtime.readiness() == "ready"
+async def ready(lifecycle: LifecycleOf) -> Response:
+    is_ready = await lifecycle.readiness() == "ready"
     return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
 
 
@@ -85,8 +85,8 @@ def _about_model(*parameters: str) -> dict[str, Any]:
     return {"responses": documented(*MODEL_ERRORS), "openapi_extra": {"parameters": declared}}
 
 
-def _asked(request: Request, runtime: Runtime) -> EngineInfo:
-    return _known(runtime, request.path_params["model"], request.path_params.get("version")).info
+def _asked(request: Request, lifecycle: ModelLifecycle) -> EngineInfo:
+    return _known(lifecycle, request.path_params["model"], request.path_params.get("version")).info
 
 
 MODEL = "/v2/models/{model}"
@@ -95,8 +95,8 @@ VERSION = "/v2/models/{model}/versions/{version}"
 
 @router.get(MODEL, summary="Open Inference Protocol: the model", **_about_model("model"))
 @router.get(VERSION, summary="Open Inference Protocol: the model", **_about_model("model", "version"))
-async def model_metadata(request: Request, runtime: RuntimeOf) -> ModelMetadata:
-    info = _asked(request, runtime)
+async def model_metadata(request: Request, lifecycle: LifecycleOf) -> ModelMetadata:
+    info = _asked(request, lifecycle)
     return ModelMetadata(
         name=info.name,
         versions=[info.version],
@@ -112,8 +112,8 @@ async def model_metadata(request: Request, runtime: RuntimeOf) -> ModelMetadata:
 
 @router.get(f"{MODEL}/config", summary="Triton: the model's configuration", **_about_model("model"))
 @router.get(f"{VERSION}/config", summary="Triton: the model's configuration", **_about_model("model", "version"))
-async def model_config(request: Request, runtime: RuntimeOf) -> ModelConfig:
-    info = _asked(request, runtime)
+async def model_config(request: Request, lifecycle: LifecycleOf) -> ModelConfig:
+    info = _asked(request, lifecycle)
     return ModelConfig(
         name=info.name,
         platform=PLATFORM,
@@ -130,9 +130,9 @@ async def model_config(request: Request, runtime: RuntimeOf) -> ModelConfig:
 @router.get(
     f"{VERSION}/ready", summary="Open Inference Protocol: is the model ready?", **_about_model("model", "version")
 )
-async def model_ready(request: Request, runtime: RuntimeOf) -> ModelReadiness:
-    _asked(request, runtime)
-    if await runtime.readiness() != "ready":
+async def model_ready(request: Request, lifecycle: LifecycleOf) -> ModelReadiness:
+    _asked(request, lifecycle)
+    if await lifecycle.readiness() != "ready":
         raise ServiceError("not_ready", "the model is not healthy; try again")
     return ModelReadiness(ready=True)
 
@@ -154,8 +154,8 @@ class TensorRoute(JsonRoute):
             async def in_binary(request: Request) -> Response:
                 content = await request.body()
                 parameters = request.path_params
-                runtime: Runtime = request.app.state.runtime
-                pipeline = _known(runtime, parameters["model"], parameters.get("version"))
+                lifecycle: ModelLifecycle = request.app.state.lifecycle
+                pipeline = _known(lifecycle, parameters["model"], parameters.get("version"))
                 body = _with_binary(content, str(len(content)) if declared is None else declared, pipeline)
                 answer = await _infer(body, pipeline)
                 return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
@@ -193,8 +193,8 @@ _BINARY: dict[str, Any] = {
     response_model_exclude_none=True,
     openapi_extra=_BINARY,
 )
-async def infer(body: InferRequest, model: Name, runtime: RuntimeOf) -> InferResponse:
-    return await _infer(body, _known(runtime, model, None))
+async def infer(body: InferRequest, model: Name, lifecycle: LifecycleOf) -> InferResponse:
+    return await _infer(body, _known(lifecycle, model, None))
 
 
 @forms.post(
@@ -204,12 +204,12 @@ async def infer(body: InferRequest, model: Name, runtime: RuntimeOf) -> InferRes
     response_model_exclude_none=True,
     openapi_extra=_BINARY,
 )
-async def infer_version(body: InferRequest, model: Name, version: Version, runtime: RuntimeOf) -> InferResponse:
-    return await _infer(body, _known(runtime, model, version))
+async def infer_version(body: InferRequest, model: Name, version: Version, lifecycle: LifecycleOf) -> InferResponse:
+    return await _infer(body, _known(lifecycle, model, version))
 
 
-def _known(runtime: Runtime, model: str, version: str | None) -> Pipeline:
-    pipeline = runtime.open()
+def _known(lifecycle: ModelLifecycle, model: str, version: str | None) -> Pipeline:
+    pipeline = lifecycle.current_pipeline()
     info = pipeline.info
     if model != info.name or version not in (None, "", info.version):
         raise ServiceError("not_found", f"there is one model here, {info.name!r} of version {info.version}")

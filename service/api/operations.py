@@ -5,8 +5,8 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service import __version__
-from service.api.common import RuntimeOf, documented
-from service.api.schemas_operations import Alive, Info, LimitsBody, Ready, Root
+from service.api.common import LifecycleOf, documented
+from service.api.schemas_operations import Alive, InfoBody, LimitsBody, Ready, Root
 
 router = APIRouter(tags=["operations"])
 
@@ -29,19 +29,21 @@ async def livez() -> Alive:
     responses={503: {"model": Ready, "description": "loading, draining, failed or unhealthy"}},
     response_model=Ready,
 )
-async def readyz(runtime: RuntimeOf) -> Response:
-    status = await runtime.readiness()
+async def readyz(lifecycle: LifecycleOf) -> Response:
+    status = await lifecycle.readiness()
     body: dict[str, str] = {"status": status}
     if status == "loading":
-        body["stage"] = runtime.stage
+        body["stage"] = lifecycle.stage
     return JSONResponse(body, status_code=200 if status == "ready" else 503)
 
 
 @router.get("/info", summary="Model and limits", responses=documented("not_ready", "draining"))
-async def info(runtime: RuntimeOf) -> Info:
-    settings, model = runtime.settings, runtime.open().info
+async def info(lifecycle: LifecycleOf) -> InfoBody:
+    settings, model = lifecycle.settings, lifecycle.current_pipeline().info
     limits = {name: getattr(settings, name) for name in LimitsBody.model_fields if name != "max_batch_tokens"}
-    return Info(service=__version__, model=model, limits=LimitsBody(**limits, max_batch_tokens=model.max_batch_tokens))
+    return InfoBody(
+        service=__version__, model=model, limits=LimitsBody(**limits, max_batch_tokens=model.max_batch_tokens)
+    )
 
 
 @router.get(
@@ -50,5 +52,5 @@ async def info(runtime: RuntimeOf) -> Info:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(runtime: RuntimeOf) -> Response:
-    return Response(generate_latest(runtime.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+async def metrics(lifecycle: LifecycleOf) -> Response:
+    return Response(generate_latest(lifecycle.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -12,7 +12,7 @@ from service.api.common import (
     TEXT_ERRORS,
     WORK_ERRORS,
     JsonRoute,
-    RuntimeOf,
+    LifecycleOf,
     documented,
     model_of,
     result,
@@ -26,10 +26,10 @@ from service.api.schemas import (
     ErrorBody,
     ExplanationBody,
     LineRequest,
-    Options,
     PredictRequest,
     PredictResponse,
-    Sentence,
+    RequestOptionsBody,
+    SentenceBody,
     TokenizeRequest,
     TokenizeResponse,
     Usage,
@@ -39,9 +39,9 @@ from service.errors import ServiceError, error_body
 from service.http.bodies import LINES, media_type
 from service.inference.engine import Tokenized
 from service.inference.explain import Explanation, explain
-from service.inference.pipeline import Answer, Outcome, Timing, Work
+from service.inference.pipeline import Answer, AnswerOrError, RequestOptions, Timing
 from service.inference.queue import Lane
-from service.model.lifecycle import Runtime
+from service.model.lifecycle import ModelLifecycle
 
 PREDICT_ERRORS = (*(kind for kind in WORK_ERRORS if kind != "too_many_texts"), *TEXT_ERRORS)
 MODEL_ERRORS = ("inference_failed", "text_too_long", "deadline_exceeded")
@@ -61,9 +61,9 @@ class BatchRoute(JsonRoute):
         async def checked(request: Request) -> Response:
             if media_type(request.headers) not in LINES:
                 return await handler(request)
-            runtime: Runtime = request.app.state.runtime
-            runtime.open()  # raises unless work may begin
-            return LinesResponse(runtime, _line, runtime.settings.max_body_bytes)
+            lifecycle: ModelLifecycle = request.app.state.lifecycle
+            lifecycle.current_pipeline()  # raises unless work may begin
+            return LinesResponse(lifecycle, _line, lifecycle.settings.max_body_bytes)
 
         return checked
 
@@ -72,7 +72,7 @@ router = APIRouter(route_class=JsonRoute, tags=["predict"])
 bulk = APIRouter(route_class=BatchRoute, tags=["predict"])
 
 
-def _line(outcome: Outcome, request: LineRequest) -> bytes:
+def _line(outcome: AnswerOrError, request: LineRequest) -> bytes:
     wire = result(outcome, request.top_k) if isinstance(outcome, Answer) else ErrorBody(**error_body(outcome))
     return wire.model_dump_json(exclude_none=True).encode()
 
@@ -81,14 +81,14 @@ def _explanation(found: Explanation) -> ExplanationBody:
     return ExplanationBody(
         label=found.label,
         log_odds=found.log_odds,
-        sentences=[Sentence(**asdict(p)) for p in found.parts],
+        sentences=[SentenceBody(**asdict(p)) for p in found.parts],
         sum=found.total,
         remainder=found.remainder,
     )
 
 
-def _options(body: Options, lane: Lane) -> Work:
-    return Work(on_long=body.on_long, timeout_ms=body.timeout_ms, spans=body.spans, lane=lane)
+def _options(body: RequestOptionsBody, lane: Lane) -> RequestOptions:
+    return RequestOptions(on_long=body.on_long, timeout_ms=body.timeout_ms, spans=body.spans, lane=lane)
 
 
 @router.post(
@@ -97,9 +97,9 @@ def _options(body: Options, lane: Lane) -> Work:
     responses=documented(*PREDICT_ERRORS),
     response_model_exclude_none=True,
 )
-async def predict(body: PredictRequest, runtime: RuntimeOf, response: Response) -> PredictResponse:
+async def predict(body: PredictRequest, lifecycle: LifecycleOf, response: Response) -> PredictResponse:
     timing = Timing()
-    pipeline = runtime.open()
+    pipeline = lifecycle.current_pipeline()
     work = _options(body, "interactive")
     [outcome] = await pipeline.classify([body.text], work, timing)
     if isinstance(outcome, ServiceError):
@@ -149,9 +149,9 @@ async def predict(body: PredictRequest, runtime: RuntimeOf, response: Response) 
     },
     response_model_exclude_none=True,
 )
-async def batch(body: BatchRequest, runtime: RuntimeOf, response: Response) -> BatchResponse:
+async def batch(body: BatchRequest, lifecycle: LifecycleOf, response: Response) -> BatchResponse:
     timing = Timing()
-    pipeline = runtime.open()
+    pipeline = lifecycle.current_pipeline()
     outcomes = await pipeline.classify(body.texts, _options(body, "bulk"), timing)
     answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     response.headers["Server-Timing"] = server_timing(timing)
@@ -178,8 +178,8 @@ async def batch(body: BatchRequest, runtime: RuntimeOf, response: Response) -> B
     responses=documented(*(kind for kind in PREDICT_ERRORS if kind not in MODEL_ERRORS)),
     response_model=TokenizeResponse,
 )
-async def tokenize(body: TokenizeRequest, runtime: RuntimeOf) -> Response:
-    pipeline = runtime.open()
+async def tokenize(body: TokenizeRequest, lifecycle: LifecycleOf) -> Response:
+    pipeline = lifecycle.current_pipeline()
     tokens = await pipeline.tokenize(body.text)
     info = pipeline.info
     rest = {

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.common import TEXT_ERRORS, WORK_ERRORS, JsonRoute, RuntimeOf, documented, score_list
+from service.api.common import TEXT_ERRORS, WORK_ERRORS, JsonRoute, LifecycleOf, documented, score_list
 from service.api.schemas import (
     ErrorBody,
     ExecutionParameters,
@@ -38,8 +38,8 @@ from service.http.bodies import (
     write_lines,
 )
 from service.inference.engine import OnLong
-from service.inference.pipeline import Answer, Outcome, Pipeline, Timing, Work
-from service.model.lifecycle import Runtime
+from service.inference.pipeline import Answer, AnswerOrError, Pipeline, RequestOptions, Timing
+from service.model.lifecycle import ModelLifecycle
 
 T = TypeVar("T")
 
@@ -67,8 +67,8 @@ class _Ask:
     """What one JSON value wants: its texts, how, and the answer's shape."""
 
     texts: Sequence[str]
-    work: Work
-    answer: Callable[[Sequence[Outcome]], Any]
+    work: RequestOptions
+    answer: Callable[[Sequence[AnswerOrError]], Any]
     """The JSON value. Raises the error of a lone text."""
     lone: bool = False
     """One text that is not in a list: its error is the error of the answer."""
@@ -76,32 +76,38 @@ class _Ask:
 
 def _ask(asked: Asked) -> _Ask:
     if isinstance(asked, TextInvocation):
-        return _Ask([asked.text], Work(), lambda outcomes: dict(_answered(outcomes[0]).prediction.scores), lone=True)
+        return _Ask(
+            [asked.text], RequestOptions(), lambda outcomes: dict(_answered(outcomes[0]).prediction.scores), lone=True
+        )
     if isinstance(asked, InstancesInvocation):
         texts = [one if isinstance(one, str) else one["text"] for one in asked.instances]
         return _Ask(
-            texts, Work(lane="bulk"), lambda outcomes: {"predictions": [_best(outcome) for outcome in outcomes]}
+            texts,
+            RequestOptions(lane="bulk"),
+            lambda outcomes: {"predictions": [_best(outcome) for outcome in outcomes]},
         )
     parameters, inputs = asked.parameters, asked.inputs
     on_long: OnLong | None = "truncate" if parameters.truncation else None
     as_lists = "top_k" in parameters.model_fields_set  # as transformers' pipeline: with it (also null), a list an input
 
-    def scores(outcome: Outcome) -> Any:
+    def scores(outcome: AnswerOrError) -> Any:
         if isinstance(outcome, ServiceError):
             return error_body(outcome)
         return _scores(outcome, parameters.top_k if as_lists else 1)
 
     if isinstance(inputs, str):
-        return _Ask([inputs], Work(on_long=on_long), lambda outcomes: scores(_answered(outcomes[0])), lone=True)
+        return _Ask(
+            [inputs], RequestOptions(on_long=on_long), lambda outcomes: scores(_answered(outcomes[0])), lone=True
+        )
 
-    def several(outcomes: Sequence[Outcome]) -> Any:
+    def several(outcomes: Sequence[AnswerOrError]) -> Any:
         rows = [scores(outcome) for outcome in outcomes]
         return rows if as_lists else [row[0] if isinstance(row, list) else row for row in rows]
 
-    return _Ask(inputs, Work(on_long=on_long, lane="bulk"), several)
+    return _Ask(inputs, RequestOptions(on_long=on_long, lane="bulk"), several)
 
 
-def _answered(outcome: Outcome) -> Answer:
+def _answered(outcome: AnswerOrError) -> Answer:
     if isinstance(outcome, ServiceError):
         raise outcome
     return outcome
@@ -111,7 +117,7 @@ def _scores(answer: Answer, top_k: int | None) -> list[dict[str, Any]]:
     return [score.model_dump() for score in score_list(answer.prediction, top_k)]
 
 
-def _best(outcome: Outcome) -> dict[str, Any]:
+def _best(outcome: AnswerOrError) -> dict[str, Any]:
     return error_body(outcome) if isinstance(outcome, ServiceError) else _scores(outcome, 1)[0]
 
 
@@ -122,14 +128,14 @@ class FormsRoute(JsonRoute):
         as_json = super().get_route_handler()  # documented by its schema, and by far the most used
 
         async def checked(request: Request) -> Response:
-            runtime: Runtime = request.app.state.runtime
+            lifecycle: ModelLifecycle = request.app.state.lifecycle
             came = format_of(media_type(request.headers))
-            wanted = answer_format(request.headers.get("accept"), came, runtime.settings.default_accept)
+            wanted = answer_format(request.headers.get("accept"), came, lifecycle.settings.default_accept)
             if came == wanted == "json":
                 response = await as_json(request)
             else:
                 response = await self.while_client_stays(
-                    lambda request: _in_form(request, runtime, came, wanted), request
+                    lambda request: _in_form(request, lifecycle, came, wanted), request
                 )
             attributes = request.headers.get(CUSTOM_ATTRIBUTES)
             if attributes and len(attributes) <= MAX_ATTRIBUTES and attributes.isascii() and attributes.isprintable():
@@ -139,13 +145,13 @@ class FormsRoute(JsonRoute):
         return checked
 
 
-async def _in_form(request: Request, runtime: Runtime, came: Format, wanted: Format) -> Response:
+async def _in_form(request: Request, lifecycle: ModelLifecycle, came: Format, wanted: Format) -> Response:
     """One answer a line or row, in their order; a bad one has its error in its place.
 
     A body may have millions of lines: they are parsed, classified and written a stretch at a time, and between two
     stretches others have their turn on the event loop.
     """
-    pipeline = runtime.open()
+    pipeline = lifecycle.current_pipeline()
     body = await request.body()
     await _check_form(came, body)
     lone = came in ("json", "text")
@@ -153,7 +159,7 @@ async def _in_form(request: Request, runtime: Runtime, came: Format, wanted: For
     for items in _in_chunks(_items(body, came, pipeline), CHUNK):
         if came == "json" and isinstance(items[0], ServiceError):
             raise items[0]
-        outcomes = await _classify(runtime, items, begun=bool(written))
+        outcomes = await _classify(lifecycle, items, begun=bool(written))
         if lone and isinstance(items[0], _Ask) and items[0].lone:
             _answered(outcomes[0][0])  # a lone text's error is the answer's status
         written.append(_write(wanted, items, outcomes))
@@ -184,7 +190,7 @@ def _items(body: bytes, came: Format, pipeline: Pipeline) -> Iterator[_Ask | Ser
             yield row if isinstance(row, ServiceError) else _ask(TextInvocation(text=row))
 
 
-def _write(wanted: Format, items: Sequence[_Ask | ServiceError], outcomes: Sequence[Sequence[Outcome]]) -> bytes:
+def _write(wanted: Format, items: Sequence[_Ask | ServiceError], outcomes: Sequence[Sequence[AnswerOrError]]) -> bytes:
     """The answers to these items; what stands between them and those to others is left out."""
     if wanted == "csv":
         return write_csv([_row(outcome) for row in outcomes for outcome in row]).removesuffix(b"\n")
@@ -196,7 +202,7 @@ def _write(wanted: Format, items: Sequence[_Ask | ServiceError], outcomes: Seque
     return ", ".join(map(json.dumps, values)).encode()
 
 
-def _value(item: _Ask | ServiceError, outcomes: Sequence[Outcome]) -> Any:
+def _value(item: _Ask | ServiceError, outcomes: Sequence[AnswerOrError]) -> Any:
     if isinstance(item, ServiceError):
         return error_body(item)
     try:
@@ -205,7 +211,7 @@ def _value(item: _Ask | ServiceError, outcomes: Sequence[Outcome]) -> Any:
         return error_body(exc)
 
 
-def _row(outcome: Outcome) -> tuple[str, float | None, str]:
+def _row(outcome: AnswerOrError) -> tuple[str, float | None, str]:
     if isinstance(outcome, ServiceError):
         return "", None, outcome.kind
     return outcome.prediction.label, outcome.prediction.score, ""
@@ -226,17 +232,19 @@ def _parsed(raw: bytes, what: str, pipeline: Pipeline) -> _Ask | ServiceError:
     return ask
 
 
-async def _classify(runtime: Runtime, items: Sequence[_Ask | ServiceError], begun: bool) -> list[list[Outcome]]:
+async def _classify(
+    lifecycle: ModelLifecycle, items: Sequence[_Ask | ServiceError], begun: bool
+) -> list[list[AnswerOrError]]:
     """The outcomes of each item's texts, chunk by chunk. `begun`: other texts of the same call were classified."""
-    outcomes: list[list[Outcome]] = [[item] if isinstance(item, ServiceError) else [] for item in items]
+    outcomes: list[list[AnswerOrError]] = [[item] if isinstance(item, ServiceError) else [] for item in items]
     places = [(i, text, item.work) for i, item in enumerate(items) if isinstance(item, _Ask) for text in item.texts]
     several = begun or len(places) > 1
-    most = min(CHUNK, runtime.settings.max_texts)
+    most = min(CHUNK, lifecycle.settings.max_texts)
     for way, group in groupby(places, key=lambda place: place[2]):
         for chunk in _in_chunks(group, most):
             # what has begun waits for room while there is time; before that, a full queue is the caller's to know
             work = replace(way, lane="bulk" if several else way.lane, patient=begun)
-            found = await runtime.open().classify([text for _, text, _ in chunk], work, Timing())
+            found = await lifecycle.current_pipeline().classify([text for _, text, _ in chunk], work, Timing())
             begun = True
             for (i, _, _), outcome in zip(chunk, found, strict=True):
                 outcomes[i].append(outcome)
@@ -261,16 +269,16 @@ forms = APIRouter(route_class=FormsRoute, tags=["sagemaker"])
     response_class=Response,
     responses={200: {"description": "ready"}, 503: {"description": "not ready"}},
 )
-async def ping(runtime: RuntimeOf) -> Response:
-    return Response(status_code=200 if await runtime.readiness() == "ready" else 503)
+async def ping(lifecycle: LifecycleOf) -> Response:
+    return Response(status_code=200 if await lifecycle.readiness() == "ready" else 503)
 
 
 @router.get("/execution-parameters", summary="What a batch transform should send")
-async def execution_parameters(runtime: RuntimeOf) -> ExecutionParameters:
+async def execution_parameters(lifecycle: LifecycleOf) -> ExecutionParameters:
     return ExecutionParameters(
         MaxConcurrentTransforms=CONCURRENT_TRANSFORMS,
         BatchStrategy="MULTI_RECORD",
-        MaxPayloadInMB=max(1, runtime.settings.max_body_bytes // 1_000_000),
+        MaxPayloadInMB=max(1, lifecycle.settings.max_body_bytes // 1_000_000),
     )
 
 
@@ -304,8 +312,8 @@ _OTHER_ANSWERS = {
     openapi_extra={"requestBody": {"content": _OTHER_BODIES}},
     response_model_exclude_none=True,
 )
-async def invocations(body: Invocation, runtime: RuntimeOf) -> Invoked:
+async def invocations(body: Invocation, lifecycle: LifecycleOf) -> Invoked:
     ask = _ask(body)
-    outcomes = await runtime.open().classify(ask.texts, ask.work, Timing())
+    outcomes = await lifecycle.current_pipeline().classify(ask.texts, ask.work, Timing())
     answer: Invoked = ask.answer(outcomes)
     return answer

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, FailFast, Field, PlainValidator, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from service.api.schemas_base import EXAMPLE_TEXT, LIMIT, Inputs, LoneText, Positive, Request, Text, Wire
+from service.api.schemas_base import EXAMPLE_TEXT, LIMIT, Inputs, LoneText, Positive, RequestBody, Text, WireModel
 from service.errors import MAX_DETAILS, STATUS
 from service.inference.engine import OnLong
 
 
-class Options(Request):
+class RequestOptionsBody(RequestBody):
     """Options of `/predict` and `/batch`."""
 
     top_k: Positive | None = Field(
@@ -31,7 +31,7 @@ class Options(Request):
     )
 
 
-class LineRequest(Options):
+class LineRequest(RequestOptionsBody):
     """A line of `/batch`."""
 
     text: LoneText = Field(description="the text to classify")
@@ -47,7 +47,7 @@ class PredictRequest(LineRequest):
     )
 
 
-class BatchRequest(Options):
+class BatchRequest(RequestOptionsBody):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"texts": [EXAMPLE_TEXT, "The striker scored twice."], "top_k": 1}]}
     )
@@ -57,20 +57,20 @@ class BatchRequest(Options):
     )
 
 
-class TokenizeRequest(Request):
+class TokenizeRequest(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
 
     text: LoneText = Field(description="the text to tokenise")
 
 
-class Token(Wire):
+class Token(WireModel):
     id: int = Field(ge=0)
     text: str = Field(description="its characters; empty within a character of several tokens")
     start: int = Field(ge=0, description="first character in the cleaned text")
     end: int = Field(ge=0, description="the character after the last one")
 
 
-class TokenizeResponse(Wire):
+class TokenizeResponse(WireModel):
     cleaned: str = Field(description="the text after clean-up, which the offsets count in")
     tokens: list[Token]
     count: int = Field(ge=1)
@@ -79,12 +79,12 @@ class TokenizeResponse(Wire):
     would_truncate: bool = Field(description="the model would by default read only its beginning")
 
 
-class Score(Wire):
+class Score(WireModel):
     label: str
     score: float = Field(ge=0, le=1, description="calibrated probability")
 
 
-class WindowSpan(Wire):
+class WindowSpan(WireModel):
     """One window of a text."""
 
     start: int = Field(ge=0, description="first character, counted in the text as it was sent")
@@ -94,7 +94,7 @@ class WindowSpan(Wire):
     score: float = Field(ge=0, le=1, description="its calibrated probability")
 
 
-class Result(Wire):
+class TextResult(WireModel):
     """One text's answer."""
 
     label: str = Field(description="the most probable label")
@@ -108,12 +108,12 @@ class Result(Wire):
     spans: list[WindowSpan] | None = Field(None, description="one a window, if asked for")
 
 
-class Model(Wire):
+class ModelBody(WireModel):
     name: str
     version: str = Field(description="first 12 hex digits of the weights' SHA-256")
 
 
-class TimingBody(Wire):
+class TimingBody(WireModel):
     """Milliseconds."""
 
     tokenize_ms: float = Field(ge=0)
@@ -121,7 +121,7 @@ class TimingBody(Wire):
     total_ms: float = Field(ge=0)
 
 
-class Sentence(Wire):
+class SentenceBody(WireModel):
     start: int = Field(ge=0, description="first character, counted in the text as it was sent")
     end: int = Field(ge=1, description="the character after the last one")
     contribution: float | None = Field(
@@ -130,28 +130,28 @@ class Sentence(Wire):
     alone: float | None = Field(None, description="log-odds of the label for the sentence alone")
 
 
-class ExplanationBody(Wire):
+class ExplanationBody(WireModel):
     """What each sentence did for the answer. Contributions need not add up: see `remainder`."""
 
     label: str
     log_odds: float = Field(description="ln(p / (1 - p)) of the label, for the whole text")
-    sentences: list[Sentence] = Field(description="in their order; of very long texts, stretches of several")
+    sentences: list[SentenceBody] = Field(description="in their order; of very long texts, stretches of several")
     sum: float = Field(description="of all contributions")
     remainder: float = Field(description="log_odds - sum: what no sentence alone accounts for")
 
 
-class PredictResponse(Result):
+class PredictResponse(TextResult):
     explanation: ExplanationBody | None = Field(None, description="if asked for")
-    model: Model
+    model: ModelBody
     timing: TimingBody
 
 
-class ErrorDetail(Wire):
+class ErrorDetail(WireModel):
     field: str = Field(description="where in the body, for instance `texts.3`")
     problem: str
 
 
-class ErrorBody(Wire):
+class ErrorBody(WireModel):
     """Every error looks like this."""
 
     error: str = Field(description="a sentence that the caller can act on")
@@ -162,21 +162,21 @@ class ErrorBody(Wire):
     )
 
 
-class Usage(Wire):
+class Usage(WireModel):
     texts: int = Field(ge=1)
     failed: int = Field(ge=0, description="texts whose result is an error")
     tokens: int = Field(ge=0, description="tokens read")
     truncated: int = Field(ge=0, description="texts of which only the beginning was read")
 
 
-class BatchResponse(Wire):
-    results: list[Result | ErrorBody] = Field(description="one a text, in the order of the texts")
+class BatchResponse(WireModel):
+    results: list[TextResult | ErrorBody] = Field(description="one a text, in the order of the texts")
     usage: Usage
-    model: Model
+    model: ModelBody
     timing: TimingBody
 
 
-class TextInvocation(Request):
+class TextInvocation(RequestBody):
     """The form of the original article: answered by a map from label to probability."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
@@ -184,14 +184,14 @@ class TextInvocation(Request):
     text: LoneText
 
 
-class InferenceParameters(Request):
+class InferenceParameters(RequestBody):
     top_k: Positive | None = Field(None, description="null: all labels")
     truncation: Annotated[bool, Field(strict=True)] = Field(
         False, description="read only the beginning of a long text; else all of it, by windows"
     )
 
 
-class InputsInvocation(Request):
+class InputsInvocation(RequestBody):
     """Hugging Face's form, answered as its text-classification pipeline does."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [EXAMPLE_TEXT], "parameters": {"top_k": 2}}]})
@@ -237,7 +237,7 @@ Instances = Annotated[
 ]
 
 
-class InstancesInvocation(Request):
+class InstancesInvocation(RequestBody):
     """TensorFlow Serving's form, answered by `predictions`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"instances": [{"text": EXAMPLE_TEXT}]}]})
@@ -260,11 +260,11 @@ Invocation = Annotated[
 ]
 
 
-class Predictions(Wire):
+class Predictions(WireModel):
     predictions: list[Score | ErrorBody]
 
 
-class ExecutionParameters(Wire):
+class ExecutionParameters(WireModel):
     """The names are SageMaker's."""
 
     MaxConcurrentTransforms: int = Field(ge=1)

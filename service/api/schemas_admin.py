@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from service.api.schemas import Model
-from service.api.schemas_base import Request, Wire
+from service.api.schemas import ModelBody
+from service.api.schemas_base import RequestBody, WireModel
 
 
-class ReloadRequest(Request):
+class ReloadRequest(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_dir": "models/trained", "max_flip_rate": 0.1}]})
 
     model_dir: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")] | None = Field(
@@ -20,7 +20,7 @@ class ReloadRequest(Request):
     other_labels: Annotated[bool, Field(strict=True)] = Field(False, description="the new model may have other labels")
 
 
-class Compared(Wire):
+class Compared(WireModel):
     """Both models on recent texts."""
 
     texts: int = Field(ge=0, description="texts that both answered; SERVICE_RELOAD_SAMPLES are kept")
@@ -28,8 +28,8 @@ class Compared(Wire):
     mean_change: float = Field(ge=0, le=1, description="mean absolute change of their label's probability")
 
 
-class ReloadResponse(Wire):
-    previous: Model
-    model: Model = Field(description="what is served now")
+class ReloadResponse(WireModel):
+    previous: ModelBody
+    model: ModelBody = Field(description="what is served now")
     compared: Compared
     seconds: float

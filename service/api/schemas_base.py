@@ -32,19 +32,19 @@ Text = Annotated[str, PlainValidator(_text), WithJsonSchema({"type": "string"})]
 LoneText = Annotated[str, PlainValidator(_text), WithJsonSchema(ONE_TEXT)]
 
 
-def whole(value: object) -> object:
+def integral_float_as_int(value: object) -> object:
     """2.0 is an integer to JSON Schema."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Positive = Annotated[int, Field(strict=True, ge=1), BeforeValidator(whole)]
+Positive = Annotated[int, Field(strict=True, ge=1), BeforeValidator(integral_float_as_int)]
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Request(Wire):
+class RequestBody(WireModel):
     @model_validator(mode="before")
     @classmethod
     def _few_unknown(cls, value: Any) -> Any:

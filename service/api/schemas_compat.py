@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic_core import PydanticCustomError
 
 from service.api.schemas import ErrorBody, Score
-from service.api.schemas_base import EXAMPLE_TEXT, Inputs, Positive, whole
+from service.api.schemas_base import EXAMPLE_TEXT, Inputs, Positive, integral_float_as_int
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -129,8 +129,8 @@ _STRINGS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 
 class InputTensor(_Foreign):
     name: Literal["text"]
-    shape: list[Annotated[int, Field(strict=True, ge=1, le=MAX_DIMENSION), BeforeValidator(whole)]] = Field(
-        min_length=1, max_length=2, description="(texts) or (texts, 1)"
+    shape: list[Annotated[int, Field(strict=True, ge=1, le=MAX_DIMENSION), BeforeValidator(integral_float_as_int)]] = (
+        Field(min_length=1, max_length=2, description="(texts) or (texts, 1)")
     )
     datatype: Literal["BYTES"]
     data: Annotated[

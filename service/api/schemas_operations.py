@@ -4,20 +4,20 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.api.schemas_base import Wire
+from service.api.schemas_base import WireModel
 from service.inference.engine import EngineInfo
 
 
-class Alive(Wire):
+class Alive(WireModel):
     status: Literal["alive"] = "alive"
 
 
-class Ready(Wire):
+class Ready(WireModel):
     status: Literal["loading", "ready", "draining", "failed", "unhealthy"]
     stage: str | None = Field(None, description="while loading: what it is about now")
 
 
-class Root(Wire):
+class Root(WireModel):
     """Where to go on."""
 
     service: str = Field(description="the service's release")
@@ -27,7 +27,7 @@ class Root(Wire):
     readiness: str
 
 
-class LimitsBody(Wire):
+class LimitsBody(WireModel):
     """The settings of the same names, and what the model says."""
 
     max_body_bytes: int
@@ -41,7 +41,7 @@ class LimitsBody(Wire):
     max_batch_tokens: int = Field(description="tokens computed at once")
 
 
-class Info(Wire):
+class InfoBody(WireModel):
     """What is served, and its limits."""
 
     service: str = Field(description="the service's release")

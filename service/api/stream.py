@@ -24,8 +24,8 @@ from starlette.types import Message, Receive, Scope, Send
 from service.api.schemas import LineRequest
 from service.errors import ServiceError, error_body, invalid
 from service.http.bodies import LINES
-from service.inference.pipeline import Outcome, Timing, Work
-from service.model.lifecycle import Runtime
+from service.inference.pipeline import AnswerOrError, RequestOptions, Timing
+from service.model.lifecycle import ModelLifecycle
 
 IN_FLIGHT = 4
 """Chunks that were read and whose answers are not sent, so that the batcher never waits for the next one."""
@@ -40,7 +40,7 @@ says so only in the order of the body's pieces, and those are not read while the
 OWING = "service.owing"
 """Another: a function that is told whether lines are without an answer, so that their caller is not called slow."""
 
-Render = Callable[[Outcome, LineRequest], bytes]
+Render = Callable[[AnswerOrError, LineRequest], bytes]
 
 
 @dataclass(frozen=True)
@@ -135,22 +135,22 @@ def _chunks(lines: Iterable[bytes | ServiceError], most: int) -> Iterator[list[_
         yield chunk
 
 
-def _work(request: LineRequest) -> Work:
-    return Work(request.on_long, request.timeout_ms, request.spans, lane="bulk", patient=True)
+def _work(request: LineRequest) -> RequestOptions:
+    return RequestOptions(request.on_long, request.timeout_ms, request.spans, lane="bulk", patient=True)
 
 
 class LinesResponse(Response):
     """An ASGI answer that reads the body of its own request; see the module.
 
     Args:
-        runtime: the service.
+        lifecycle: the service.
         render: one outcome as a line, without the line break.
         limit: bytes of one line.
     """
 
-    def __init__(self, runtime: Runtime, render: Render, limit: int) -> None:
+    def __init__(self, lifecycle: ModelLifecycle, render: Render, limit: int) -> None:
         super().__init__(media_type=LINES[1])
-        self._runtime = runtime
+        self._lifecycle = lifecycle
         self._render = render
         self._limit = limit
         self._owed = 0
@@ -165,7 +165,7 @@ class LinesResponse(Response):
         reader = asyncio.create_task(self._read(receive, gone, pending, room))
         writer = asyncio.create_task(self._write(send, pending, room))
         departure: asyncio.Task[Any] | None = None
-        self._runtime.in_flight += 1
+        self._lifecycle.in_flight += 1
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
             if reader.done() and reader.exception() is None and not writer.done():
@@ -176,7 +176,7 @@ class LinesResponse(Response):
                 if error is not None and not isinstance(error, Gone | OSError):
                     raise error
         finally:
-            self._runtime.in_flight -= 1
+            self._lifecycle.in_flight -= 1
             left: list[asyncio.Future[Any]] = [reader, writer, *([departure] if departure else [])]
             while not pending.empty():
                 if (answer := pending.get_nowait()) is not None:
@@ -186,7 +186,7 @@ class LinesResponse(Response):
             await asyncio.gather(*left, return_exceptions=True)
 
     async def _read(self, receive: Receive, gone: asyncio.Event, pending: "_Pending", room: asyncio.Semaphore) -> None:
-        most = min(CHUNK_LINES, self._runtime.settings.max_texts)
+        most = min(CHUNK_LINES, self._lifecycle.settings.max_texts)
         async for lines in _lines(receive, self._limit):
             for chunk in _chunks(lines, most):
                 await _acquire(room, gone)  # until the answers to an earlier chunk are sent
@@ -223,10 +223,10 @@ class LinesResponse(Response):
                 lines.append(self._render(next(outcomes), line.request))
         return b"\n".join(lines) + b"\n"
 
-    async def _classify(self, requests: list[LineRequest]) -> list[Outcome]:
+    async def _classify(self, requests: list[LineRequest]) -> list[AnswerOrError]:
         texts = [request.text for request in requests]
         try:
-            return await self._runtime.open().classify(texts, _work(requests[0]), Timing())
+            return await self._lifecycle.current_pipeline().classify(texts, _work(requests[0]), Timing())
         except ServiceError as exc:
             return [exc] * len(texts)
 

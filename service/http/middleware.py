@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError, error_response
 from service.http.bodies import LINES, media_type
-from service.model.lifecycle import Runtime
+from service.model.lifecycle import ModelLifecycle
 from service.telemetry import REQUEST_ID_HEADER, log, logger, start_request
 
 QUIET = frozenset({"/livez", "/readyz", "/ping", "/health", "/metrics"})
@@ -36,11 +36,11 @@ ADMIN_CLOSED = "this path is closed: SERVICE_ADMIN_KEYS names no key; SIGHUP rel
 class RequestContext:
     """Pure ASGI, so that nothing is buffered and streaming stays streaming."""
 
-    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+    def __init__(self, app: ASGIApp, lifecycle: ModelLifecycle) -> None:
         self._app = app
-        self._runtime = runtime
-        self._keys = runtime.settings.keys
-        self._keys_of_admins = runtime.settings.keys_of_admins
+        self._lifecycle = lifecycle
+        self._keys = lifecycle.settings.keys
+        self._keys_of_admins = lifecycle.settings.keys_of_admins
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +60,7 @@ class RequestContext:
             await send(message)
 
         # a stream is bounded line by line, where it is read
-        limit = math.inf if streams(scope["path"], headers) else self._runtime.settings.max_body_bytes
+        limit = math.inf if streams(scope["path"], headers) else self._lifecycle.settings.max_body_bytes
         read = 0
 
         async def receive_within_limit() -> Message:
@@ -71,7 +71,7 @@ class RequestContext:
                 raise HTTPException(413, _too_large(limit))
             return message
 
-        self._runtime.last_arrival = time.monotonic()
+        self._lifecycle.last_arrival = time.monotonic()
         counts = scope["method"] == "POST"  # who only looks must see, also now
         self._in_flight += counts
         try:
@@ -82,7 +82,7 @@ class RequestContext:
                 await error_response(ServiceError("body_too_large", _too_large(limit)))(scope, receive, send_with_id)
             elif counts and (coding := headers.get("content-encoding", "identity").strip().lower()) not in PLAIN:
                 await error_response(_compressed(coding))(scope, receive, send_with_id)
-            elif counts and self._in_flight > self._runtime.settings.max_requests:
+            elif counts and self._in_flight > self._lifecycle.settings.max_requests:
                 await error_response(self._too_many())(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive_within_limit, send_with_id)
@@ -110,15 +110,15 @@ class RequestContext:
         return None
 
     def _too_many(self) -> ServiceError:
-        limit = self._runtime.settings.max_requests
+        limit = self._lifecycle.settings.max_requests
         message = f"{limit} requests are in flight, SERVICE_MAX_REQUESTS allows no more"
-        return ServiceError("overloaded", message, retry_after_s=self._runtime.retry_after_s())
+        return ServiceError("overloaded", message, retry_after_s=self._lifecycle.retry_after_s())
 
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's path, not the caller's: a scanner must not make a time series of each path it tries.
         route = scope.get("route")
         endpoint = getattr(route, "path", None) or "other"
-        metrics = self._runtime.metrics
+        metrics = self._lifecycle.metrics
         metrics.requests.labels(endpoint, str(status)).inc()
         metrics.request_seconds.labels(endpoint).observe(seconds)
         level = logging.DEBUG if scope["path"] in QUIET and status in (200, 503) else logging.INFO

@@ -18,7 +18,7 @@ FIRST_BATCHES = 3
 
 
 @dataclass(frozen=True)
-class Limits:
+class QueueLimits:
     """Bounds on what is admitted and on one batch; see the settings of the same names."""
 
     max_items: int
@@ -30,7 +30,7 @@ class Limits:
     stuck_s: float = math.inf
 
 
-class Rate:
+class ModelRate:
     """Tokens a second of the model, learnt from its batches.
 
     Args:
@@ -67,10 +67,10 @@ class Admission:
         limits: bounds.
     """
 
-    def __init__(self, queue: Queue, limits: Limits) -> None:
+    def __init__(self, queue: Queue, limits: QueueLimits) -> None:
         self._queue = queue
         self._limits = limits
-        self.rate = Rate(limits.tokens_per_s)
+        self.rate = ModelRate(limits.tokens_per_s)
         self.items = 0
         """Windows that jobs wait for; kept by the batcher."""
 

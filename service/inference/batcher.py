@@ -42,9 +42,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.errors import ServiceError
-from service.inference.admission import Admission, Limits
-from service.inference.engine import Item, Logits, ModelOutOfMemory
-from service.inference.queue import Job, Lane, Queue, Result, Work
+from service.inference.admission import Admission, QueueLimits
+from service.inference.engine import EncodedWindow, Logits, ModelOutOfMemory
+from service.inference.queue import Lane, Queue, QueuedRequest, QueuedWindow, WindowResult
 from service.telemetry import Metrics, logger
 
 CLOSE_S = 2.0
@@ -54,20 +54,20 @@ GOOD_BATCHES = 16
 MIN_BUDGET = 16
 MAX_FAULTS = 3
 
-Run = Callable[[Callable[[], object]], Awaitable[object]]
+RunBlocking = Callable[[Callable[[], object]], Awaitable[object]]
 """Runs a blocking call elsewhere, one at a time."""
 
 
-class Model(Protocol):
+class BatchModel(Protocol):
     """The part of an engine that the batcher needs; see `service.inference.engine.Engine`."""
 
-    def infer(self, items: Sequence[Item]) -> Sequence[Logits]: ...
+    def infer(self, items: Sequence[EncodedWindow]) -> Sequence[Logits]: ...
 
     def probe(self) -> None: ...
 
 
 @dataclass(frozen=True)
-class Load:
+class QueueLoad:
     """What is in the batcher now: waiting or in the model."""
 
     items: int
@@ -93,7 +93,9 @@ class Batcher:
         run: for tests; by default a thread of its own.
     """
 
-    def __init__(self, model: Model, limits: Limits, metrics: Metrics, run: Run | None = None) -> None:
+    def __init__(
+        self, model: BatchModel, limits: QueueLimits, metrics: Metrics, run: RunBlocking | None = None
+    ) -> None:
         self._model = model
         self._limits = limits
         self._metrics = metrics
@@ -103,7 +105,7 @@ class Batcher:
         self._queue = Queue()
         self._admission = Admission(self._queue, limits)
         self._cache: OrderedDict[Hashable, Logits] = OrderedDict()
-        self._jobs: set[Job] = set()
+        self._jobs: set[QueuedRequest] = set()
         self._arrived = asyncio.Event()
         self._freed = asyncio.Event()  # pulsed each time there is less in the batcher
         self._worker: asyncio.Task[None] | None = None
@@ -120,9 +122,9 @@ class Batcher:
         """Tokens of the next batch."""
 
     @property
-    def load(self) -> Load:
+    def load(self) -> QueueLoad:
         """What is here now."""
-        return Load(self._admission.items, self._queue.tokens, self._admission.rate.tokens_per_s)
+        return QueueLoad(self._admission.items, self._queue.tokens, self._admission.rate.tokens_per_s)
 
     def start(self) -> None:
         """Start the worker on the running loop."""
@@ -138,12 +140,12 @@ class Batcher:
 
     async def submit(
         self,
-        items: Sequence[Item],
+        items: Sequence[EncodedWindow],
         timeout_s: float,
         spent_s: float = 0.0,
         lane: Lane = "interactive",
         patient: bool = False,
-    ) -> list[Result]:
+    ) -> list[WindowResult]:
         """Classify the windows of one request.
 
         Args:
@@ -165,7 +167,7 @@ class Batcher:
             await self._room_for(items, until, timeout_s, lane)
         self._admit(items, until - loop.time(), lane)
         now = loop.time()
-        job = Job([None] * len(items), loop.create_future(), len(items))
+        job = QueuedRequest([None] * len(items), loop.create_future(), len(items))
         self._jobs.add(job)
         self._admission.items += len(items)
         for index, item in enumerate(items):
@@ -219,7 +221,7 @@ class Batcher:
             await self._probe()
         return self.healthy
 
-    async def _room_for(self, items: Sequence[Item], until: float, timeout_s: float, lane: Lane) -> None:
+    async def _room_for(self, items: Sequence[EncodedWindow], until: float, timeout_s: float, lane: Lane) -> None:
         """Wait until these would be admitted. Raises ServiceError deadline_exceeded."""
         try:
             async with asyncio.timeout_at(until):
@@ -233,7 +235,7 @@ class Batcher:
         except TimeoutError:
             raise deadline_exceeded(timeout_s) from None
 
-    def _admit(self, items: Sequence[Item], left_s: float, lane: Lane) -> None:
+    def _admit(self, items: Sequence[EncodedWindow], left_s: float, lane: Lane) -> None:
         if self._closed:
             raise ServiceError("draining", "the service is stopping", retry_after_s=1)
         if self._dead:
@@ -246,7 +248,7 @@ class Batcher:
         }
         self._admission.check(len(items), sum(new.values()), left_s, lane)
 
-    def _place(self, job: Job, index: int, item: Item, lane: Lane, now: float) -> None:
+    def _place(self, job: QueuedRequest, index: int, item: EncodedWindow, lane: Lane, now: float) -> None:
         """Answer from the cache, join an equal window, or queue."""
         key = item.key
         if key is not None and key in self._cache:
@@ -267,7 +269,7 @@ class Batcher:
             job.works.append(work)
         work.waiting.setdefault(job, []).append(index)
 
-    def _leave(self, job: Job, reason: str) -> None:
+    def _leave(self, job: QueuedRequest, reason: str) -> None:
         """The caller has its answer or is gone: what only it waited for takes nobody's place."""
         job.done.cancel()  # no effect if it is done
         self._jobs.discard(job)
@@ -290,14 +292,14 @@ class Batcher:
                 await self._arrived.wait()
                 self._busy_since = asyncio.get_running_loop().time()
 
-    def _next_batch(self) -> list[Work]:
+    def _next_batch(self) -> list[QueuedWindow]:
         batch = self._queue.next_batch(self.budget)
         now = asyncio.get_running_loop().time()
         for work in batch:
             self._metrics.queue_seconds.observe(now - work.queued_at)
         return batch
 
-    async def _run(self, batch: list[Work]) -> None:
+    async def _run(self, batch: list[QueuedWindow]) -> None:
         """Run a batch; halve it while it fails. Every work of it is done or has failed when this returns."""
         parts = [batch]
         while parts:
@@ -321,7 +323,7 @@ class Batcher:
         if self._probe_needed:
             await self._probe()
 
-    def _still_wanted(self, part: list[Work]) -> list[Work]:
+    def _still_wanted(self, part: list[QueuedWindow]) -> list[QueuedWindow]:
         """Without what everybody has left since the batch was formed."""
         for work in part:
             if not work.waiting:
@@ -329,7 +331,7 @@ class Batcher:
                 self._metrics.dropped.labels("departed").inc()
         return [work for work in part if work.waiting]
 
-    async def _infer(self, part: list[Work]) -> Sequence[Logits]:
+    async def _infer(self, part: list[QueuedWindow]) -> Sequence[Logits]:
         loop = asyncio.get_running_loop()
         items = [work.item for work in part]
         tokens = sum(item.tokens for item in items)
@@ -353,7 +355,7 @@ class Batcher:
         self._metrics.padding_tokens.inc(computed - tokens)
         return rows
 
-    def _failed(self, part: list[Work], exc: Exception) -> None:
+    def _failed(self, part: list[QueuedWindow], exc: Exception) -> None:
         self._metrics.batch_failures.inc()
         self._good_batches = 0
         computed = sum(work.item.computed for work in part)
@@ -372,7 +374,7 @@ class Batcher:
             self.budget = min(2 * self.budget, self._limits.max_batch_tokens)
             self._good_batches = 0
 
-    def _finish(self, work: Work, result: Result) -> None:
+    def _finish(self, work: QueuedWindow, result: WindowResult) -> None:
         """Give the result to whoever waits for it."""
         self._queue.forget(work)
         for job, places in work.waiting.items():
@@ -442,7 +444,7 @@ class Batcher:
         self._metrics.queue_tokens.set(load.tokens)
 
 
-def _why(work: Work, memory: bool) -> str:
+def _why(work: QueuedWindow, memory: bool) -> str:
     if memory:
         return f"there is not enough memory for {work.item.tokens} tokens"
     return "the model failed on this text"

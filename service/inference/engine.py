@@ -18,7 +18,7 @@ Logits = Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class EncodedWindow:
     """One window of one text: what the batcher puts into batches."""
 
     tokens: int
@@ -31,10 +31,10 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class TextWindows:
     """One text, ready for the model."""
 
-    items: tuple[Item, ...]
+    items: tuple[EncodedWindow, ...]
     tokens: int
     """Tokens of the whole text."""
     tokens_read: int
@@ -134,26 +134,28 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
-    def encode(self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False) -> list[Encoded | TextProblem]:
+    def encode(
+        self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False
+    ) -> list[TextWindows | TextProblem]:
         """One result a text, in order; a text's problem stands in its own place.
 
         Args:
             texts: any number.
             on_long: None: `info.on_long`.
-            spans: fill in `Encoded.spans`.
+            spans: fill in `TextWindows.spans`.
         """
 
     def tokenize(self, text: str) -> Tokenized | TextProblem:
         """The tokens of one text, however long."""
 
-    def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
+    def infer(self, items: Sequence[EncodedWindow]) -> Sequence[Logits]:
         """Logits of each window, in order. Blocks. Whatever it raises concerns the batch as a whole.
 
         Raises:
             ModelOutOfMemory: a smaller batch may do.
         """
 
-    def decode(self, encoded: Encoded, logits: Sequence[Logits]) -> Prediction:
+    def decode(self, encoded: TextWindows, logits: Sequence[Logits]) -> Prediction:
         """The answer from the logits of all of a text's windows.
 
         Raises:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from service.errors import ServiceError
 from service.inference.batcher import deadline_exceeded
 from service.inference.engine import Prediction
-from service.inference.pipeline import Answer, Pipeline, Timing, Work
+from service.inference.pipeline import Answer, Pipeline, RequestOptions, Timing
 
 MAX_PARTS = 64
 """In texts of more sentences, stretches of several are left out: each costs a classification of nearly all the text."""
@@ -33,7 +33,7 @@ _LONGEST = len("Prof.")
 
 
 @dataclass(frozen=True)
-class Part:
+class SentenceEffect:
     """A sentence, or a stretch of several, and what the answer owes to it."""
 
     start: int
@@ -50,7 +50,7 @@ class Explanation:
     label: str
     log_odds: float
     """Of the label, for the whole text."""
-    parts: tuple[Part, ...]
+    parts: tuple[SentenceEffect, ...]
 
     @property
     def total(self) -> float:
@@ -109,7 +109,7 @@ def log_odds(prediction: Prediction, label: str) -> float:
 
 
 async def explain(
-    pipeline: Pipeline, text: str, answer: Answer, work: Work, allowed_ms: int, timing: Timing
+    pipeline: Pipeline, text: str, answer: Answer, work: RequestOptions, allowed_ms: int, timing: Timing
 ) -> Explanation:
     """Classify the text without each of its parts, and each part, in the bulk lane: others' short texts go first.
 
@@ -131,12 +131,12 @@ async def explain(
     odds = await _log_odds(pipeline, texts, label, work, allowed_ms, timing)
     found = []
     for (start, end), without, alone in zip(parts, odds, odds[len(parts) :], strict=False):
-        found.append(Part(start, end, None if without is None else whole - without, alone))
+        found.append(SentenceEffect(start, end, None if without is None else whole - without, alone))
     return Explanation(label, whole, tuple(found))
 
 
 async def _log_odds(
-    pipeline: Pipeline, texts: Sequence[str], label: str, work: Work, allowed_ms: int, timing: Timing
+    pipeline: Pipeline, texts: Sequence[str], label: str, work: RequestOptions, allowed_ms: int, timing: Timing
 ) -> list[float | None]:
     """Of the label for each text; None for a text that is blank or cannot be classified."""
     asked = [place for place, text in enumerate(texts) if text.strip()]

@@ -17,7 +17,6 @@ from opentelemetry import trace
 from service.errors import ServiceError
 from service.inference.batcher import Batcher, deadline_exceeded
 from service.inference.engine import (
-    Encoded,
     Engine,
     EngineInfo,
     InferenceError,
@@ -25,9 +24,10 @@ from service.inference.engine import (
     OnLong,
     Prediction,
     TextProblem,
+    TextWindows,
     Tokenized,
 )
-from service.inference.queue import Lane, Result
+from service.inference.queue import Lane, WindowResult
 from service.settings import Settings
 from service.telemetry import Metrics
 
@@ -47,7 +47,7 @@ SAMPLE_CHARS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RequestOptions:
     """How a request wants its texts to be classified."""
 
     on_long: OnLong | None = None
@@ -87,7 +87,7 @@ class Answer:
         return self.tokens_read < self.tokens
 
 
-Outcome = Answer | ServiceError
+AnswerOrError = Answer | ServiceError
 
 
 @dataclass
@@ -165,13 +165,13 @@ class Pipeline:
     def info(self) -> EngineInfo:
         return self.engine.info
 
-    async def classify(self, texts: Sequence[str], work: Work, timing: Timing) -> list[Outcome]:
+    async def classify(self, texts: Sequence[str], work: RequestOptions, timing: Timing) -> list[AnswerOrError]:
         """As `answers`, and counted."""
         outcomes = await self.answers(texts, work, timing)
         self._count(texts, outcomes)
         return outcomes
 
-    async def answers(self, texts: Sequence[str], work: Work, timing: Timing) -> list[Outcome]:
+    async def answers(self, texts: Sequence[str], work: RequestOptions, timing: Timing) -> list[AnswerOrError]:
         """One outcome a text, in order.
 
         Args:
@@ -198,7 +198,9 @@ class Pipeline:
         while self._users:
             await self._unused.wait()
 
-    async def _answers(self, texts: Sequence[str], work: Work, timing: Timing, allowed_s: float) -> list[Outcome]:
+    async def _answers(
+        self, texts: Sequence[str], work: RequestOptions, timing: Timing, allowed_s: float
+    ) -> list[AnswerOrError]:
         try:
             with tracer.start_as_current_span("tokenize", attributes={"texts": len(texts)}):
                 async with asyncio.timeout(allowed_s):
@@ -240,7 +242,7 @@ class Pipeline:
     def max_texts(self) -> int:
         return self._settings.max_texts
 
-    def allowed_ms(self, work: Work) -> int:
+    def allowed_ms(self, work: RequestOptions) -> int:
         """Milliseconds for the whole request. Raises ServiceError invalid_request if too many are asked for."""
         return round(self._timeout_s(work.timeout_ms) * 1000)
 
@@ -250,9 +252,11 @@ class Pipeline:
             raise ServiceError("invalid_request", f"timeout_ms: {timeout_ms} is above the limit of {most}")
         return (timeout_ms or self._settings.default_timeout_ms) / 1000
 
-    async def _encode(self, texts: Sequence[str], work: Work) -> tuple[dict[int, Outcome], dict[int, Encoded]]:
+    async def _encode(
+        self, texts: Sequence[str], work: RequestOptions
+    ) -> tuple[dict[int, AnswerOrError], dict[int, TextWindows]]:
         """By place: errors of texts that cannot be encoded, and the encoded others."""
-        problems: dict[int, Outcome] = {}
+        problems: dict[int, AnswerOrError] = {}
         fitting: dict[int, str] = {}
         most = self._settings.max_text_chars
         for place, text in enumerate(texts):
@@ -260,7 +264,7 @@ class Pipeline:
                 problems[place] = _text_too_large(len(text), most)
             else:
                 fitting[place] = text
-        encoded: dict[int, Encoded] = {}
+        encoded: dict[int, TextWindows] = {}
         async with self._counted(sum(map(len, fitting.values())), work.patient):
             for chunk in _chunks(fitting):
                 results = await asyncio.get_running_loop().run_in_executor(
@@ -293,7 +297,7 @@ class Pipeline:
             self._room.set()  # whoever waits looks again
             self._room.clear()
 
-    def _decode(self, text: Encoded, results: Sequence[Result]) -> Outcome:
+    def _decode(self, text: TextWindows, results: Sequence[WindowResult]) -> AnswerOrError:
         logits: list[Logits] = []
         for result in results:
             if isinstance(result, ServiceError):
@@ -303,14 +307,14 @@ class Pipeline:
         try:
             prediction = decode(text, logits)
             spans = tuple(
-                WindowAnswer(*span, item.tokens, decode(Encoded((item,), item.tokens, item.tokens), [row]))
+                WindowAnswer(*span, item.tokens, decode(TextWindows((item,), item.tokens, item.tokens), [row]))
                 for span, item, row in zip(text.spans, text.items, logits, strict=bool(text.spans))
             )
         except InferenceError as exc:
             return ServiceError("inference_failed", str(exc))
         return Answer(prediction, text.tokens, text.tokens_read, len(text.items), spans)
 
-    def _count(self, texts: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+    def _count(self, texts: Sequence[str], outcomes: Sequence[AnswerOrError]) -> None:
         metrics = self._metrics
         for text, outcome in zip(texts, outcomes, strict=True):
             if isinstance(outcome, ServiceError):

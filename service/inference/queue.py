@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Literal
 
 from service.errors import ServiceError
-from service.inference.engine import Item, Logits
+from service.inference.engine import EncodedWindow, Logits
 
 LOOKAHEAD = 512
 """Entries of a lane among which those that fit are sought."""
@@ -30,27 +30,27 @@ MAX_PASSED_OVER = 4
 
 Lane = Literal["interactive", "bulk"]
 
-Result = Logits | ServiceError
+WindowResult = Logits | ServiceError
 """What becomes of one window."""
 
 
 @dataclass(eq=False, slots=True)
-class Work:
-    item: Item
+class QueuedWindow:
+    item: EncodedWindow
     lane: Lane
     queued_at: float
-    waiting: "dict[Job, list[int]]"
+    waiting: "dict[QueuedRequest, list[int]]"
     """Places in the results of the jobs that wait for it."""
 
 
 @dataclass(eq=False, slots=True)
-class Job:
-    results: list[Result | None]
+class QueuedRequest:
+    results: list[WindowResult | None]
     done: "asyncio.Future[None]"
     remaining: int
-    works: list[Work] = field(default_factory=list)
+    works: list[QueuedWindow] = field(default_factory=list)
 
-    def settle(self, index: int, result: Result) -> None:
+    def settle(self, index: int, result: WindowResult) -> None:
         """One window's result; the last one ends the job."""
         self.results[index] = result
         self.remaining -= 1
@@ -62,10 +62,10 @@ class Queue:
     """See the module."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Lane, OrderedDict[Work, None]]  # waiting; what follows is also in the model
+        self._lanes: dict[Lane, OrderedDict[QueuedWindow, None]]  # waiting; what follows is also in the model
         self._lane_tokens: dict[Lane, int]
-        self._held: set[Work]
-        self._by_key: dict[Hashable, Work]
+        self._held: set[QueuedWindow]
+        self._by_key: dict[Hashable, QueuedWindow]
         self._passed_over = 0
         self.clear()
 
@@ -86,13 +86,13 @@ class Queue:
         """Of all works, waiting or in the model."""
         return sum(self._lane_tokens.values())
 
-    def find(self, key: Hashable) -> Work | None:
+    def find(self, key: Hashable) -> QueuedWindow | None:
         """The work for an equal window, waiting or in the model."""
         return None if key is None else self._by_key.get(key)
 
-    def add(self, item: Item, lane: Lane, now: float) -> Work:
+    def add(self, item: EncodedWindow, lane: Lane, now: float) -> QueuedWindow:
         """A new work at the lane's end; `now` is kept as it is."""
-        work = Work(item, lane, now, {})
+        work = QueuedWindow(item, lane, now, {})
         self._lanes[lane][work] = None
         self._lane_tokens[lane] += item.tokens
         self._held.add(work)
@@ -100,7 +100,7 @@ class Queue:
             self._by_key[item.key] = work
         return work
 
-    def hurry(self, work: Work) -> None:
+    def hurry(self, work: QueuedWindow) -> None:
         """Somebody of the interactive lane waits for it, too: if it waits among bulk, it does so no more."""
         if work in self._lanes["bulk"]:
             del self._lanes["bulk"][work]
@@ -109,7 +109,7 @@ class Queue:
             work.lane = "interactive"
             self._lanes["interactive"][work] = None
 
-    def withdraw(self, work: Work) -> bool:
+    def withdraw(self, work: QueuedWindow) -> bool:
         """Take out what is not in the model yet. False: it is."""
         if work not in self._lanes[work.lane]:
             return False
@@ -117,7 +117,7 @@ class Queue:
         self.forget(work)
         return True
 
-    def forget(self, work: Work) -> None:
+    def forget(self, work: QueuedWindow) -> None:
         """What `next_batch` gave needs the model no more; nothing happens if it is forgotten already."""
         if work not in self._held:
             return
@@ -126,13 +126,13 @@ class Queue:
         if work.item.key is not None:
             del self._by_key[work.item.key]
 
-    def next_batch(self, budget: int) -> list[Work]:
+    def next_batch(self, budget: int) -> list[QueuedWindow]:
         """What the model sees next, in at most `budget` computed tokens unless one entry alone has more; empty if
         nothing waits."""
         interactive, bulk = self._lanes["interactive"], self._lanes["bulk"]
         bulk_leads = bool(bulk) and (not interactive or self._passed_over >= MAX_PASSED_OVER)
         self._passed_over = self._passed_over + 1 if bulk and not bulk_leads else 0
-        batch: list[Work] = []
+        batch: list[QueuedWindow] = []
         room = budget
         for lane in (bulk, interactive) if bulk_leads else (interactive, bulk):
             for work in list(islice(lane, LOOKAHEAD)):

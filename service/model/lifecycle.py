@@ -21,12 +21,12 @@ from typing import Literal, TypeVar
 from weakref import WeakSet
 
 from service.errors import EngineLoadError, ServiceError
-from service.inference.admission import Limits
+from service.inference.admission import QueueLimits
 from service.inference.batcher import Batcher
 from service.inference.engine import Engine, Progress
-from service.inference.pipeline import Pipeline, Samples, Timing, Work
+from service.inference.pipeline import Pipeline, RequestOptions, Samples, Timing
 from service.model.allocator import tune_allocator
-from service.model.reload import Comparison, Reloaded, Wish, check_answers, check_labels, compare
+from service.model.reload import Comparison, ReloadOptions, ReloadResult, check_answers, check_labels, compare
 from service.settings import Settings
 from service.telemetry import Metrics, log, logger
 
@@ -37,7 +37,7 @@ LoadEngine = Callable[[Settings, Progress], Engine]
 Status = Literal["loading", "ready", "draining", "failed"]
 
 
-class Runtime:
+class ModelLifecycle:
     """One service's state. Created with the app, started and closed by its lifespan."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -53,8 +53,8 @@ class Runtime:
         self._pipeline: Pipeline | None = None
         self._load_engine: LoadEngine | None = None
         self._loader: threading.Thread | None = None
-        self._reloading: asyncio.Task[Reloaded] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._reloading: asyncio.Task[ReloadResult] | None = None
+        self._background_tasks: set[asyncio.Task[None]] = set()
         self._batchers: WeakSet[Batcher] = WeakSet()
         """Also those of models that are no longer served, or never were, as long as a thread is in them."""
         self._samples = Samples(settings.reload_samples)
@@ -105,11 +105,11 @@ class Runtime:
             await asyncio.gather(self._reloading, return_exceptions=True)
         if self._pipeline is not None:
             await self._pipeline.batcher.close()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await asyncio.gather(*self._background_tasks, return_exceptions=True)
         self._tokenizers.shutdown(wait=False)
 
-    def open(self) -> Pipeline:
-        """The model that a new request goes to.
+    def current_pipeline(self) -> Pipeline:
+        """Return the pipeline that new requests use.
 
         Raises:
             ServiceError: not_ready or draining.
@@ -132,16 +132,16 @@ class Runtime:
             return "ready" if await self._pipeline.batcher.recheck() else "unhealthy"
         return self.status
 
-    async def reload(self, wish: Wish) -> Reloaded:
+    async def reload(self, options: ReloadOptions) -> ReloadResult:
         """Put another model in the place of the running one; see the module. Goes on if the caller leaves.
 
         Raises:
             ServiceError: reload_refused, with the reason; the running model was kept. not_ready, draining.
         """
-        self.open()
+        self.current_pipeline()
         if self._reloading is not None and not self._reloading.done():
             raise ServiceError("reload_refused", "another reload is under way")
-        self._reloading = asyncio.create_task(self._reload(wish), name="reload")
+        self._reloading = asyncio.create_task(self._reload(options), name="reload")
         self._reloading.add_done_callback(self._reload_ended)
         return await asyncio.shield(self._reloading)
 
@@ -151,22 +151,22 @@ class Runtime:
         async def reload() -> None:
             earlier = self._reloading
             try:
-                await self.reload(Wish())
+                await self.reload(ReloadOptions())
             except Exception as exc:
                 if self._reloading is earlier:  # it never began; else its own end has been logged
                     logger.warning("no reload: %s", exc)
 
         task = asyncio.get_running_loop().create_task(reload())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
 
-    async def _reload(self, wish: Wish) -> Reloaded:
+    async def _reload(self, options: ReloadOptions) -> ReloadResult:
         started = time.perf_counter()
-        running = self.open()
+        running = self.current_pipeline()
         info = running.info
         settings = self.settings.model_copy(
             update={  # chosen at start, when nothing else used the processor
-                "model_dir": Path(wish.model_dir) if wish.model_dir else self.settings.model_dir,
+                "model_dir": Path(options.model_dir) if options.model_dir else self.settings.model_dir,
                 "precision": info.precision,
                 "max_batch_tokens": info.max_batch_tokens,
             }
@@ -175,26 +175,26 @@ class Runtime:
             engine = await self._loaded(settings)
         except EngineLoadError as exc:
             raise ServiceError("reload_refused", f"{exc}; the running model was kept") from exc
-        check_labels(info, engine.info, wish)
+        check_labels(info, engine.info, options)
         same_size = engine.info.parameters == info.parameters
         candidate = self._pipeline_of(engine, running.batcher.load.tokens_per_s if same_size else 0.0)
         try:
             comparison = await self._compared(running, candidate)
-            check_answers(comparison, wish)
-            self.open()  # raises if the service began to stop meanwhile
+            check_answers(comparison, options)
+            self.current_pipeline()  # raises if the service began to stop meanwhile
         except BaseException:
             await candidate.batcher.close()
             raise
         self._pipeline = candidate
         self._show_model(candidate, previous=running)
         self._retire(running)
-        return Reloaded(info, candidate.info, comparison, time.perf_counter() - started)
+        return ReloadResult(info, candidate.info, comparison, time.perf_counter() - started)
 
     async def _compared(self, running: Pipeline, candidate: Pipeline) -> Comparison:
         """What both make of recent texts, a few at a time, behind the traffic."""
         texts = self._samples.texts
         few = min(16, self.settings.max_texts)
-        work = Work(lane="bulk", patient=True, timeout_ms=self.settings.max_timeout_ms)
+        work = RequestOptions(lane="bulk", patient=True, timeout_ms=self.settings.max_timeout_ms)
         old, new = [], []
         for start in range(0, len(texts), few):
             some = texts[start : start + few]
@@ -202,7 +202,7 @@ class Runtime:
             new += await candidate.answers(some, work, Timing())
         return compare(old, new)
 
-    def _reload_ended(self, task: "asyncio.Task[Reloaded]") -> None:
+    def _reload_ended(self, task: "asyncio.Task[ReloadResult]") -> None:
         if task.cancelled():
             return
         error = task.exception()
@@ -232,12 +232,12 @@ class Runtime:
             await pipeline.batcher.close()
 
         task = asyncio.create_task(retire(), name="retire")
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
 
     def _pipeline_of(self, engine: Engine, tokens_per_s: float) -> Pipeline:
         s = self.settings
-        limits = Limits(
+        limits = QueueLimits(
             max_items=s.max_queue_items,
             max_tokens=s.max_queue_tokens,
             max_batch_tokens=engine.info.max_batch_tokens,

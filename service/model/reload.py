@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from service.errors import ServiceError
 from service.inference.engine import EngineInfo
-from service.inference.pipeline import Answer, Outcome
+from service.inference.pipeline import Answer, AnswerOrError
 
 ENOUGH_SAMPLES = 20
 """Below so many texts a share of them says nothing, and only golden texts decide."""
 
 
 @dataclass(frozen=True)
-class Wish:
+class ReloadOptions:
     """What a reload may do."""
 
     model_dir: str | None = None
@@ -42,7 +42,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Reloaded:
+class ReloadResult:
     """A reload that went through."""
 
     previous: EngineInfo
@@ -51,7 +51,7 @@ class Reloaded:
     seconds: float
 
 
-def compare(running: Sequence[Outcome], candidate: Sequence[Outcome]) -> Comparison:
+def compare(running: Sequence[AnswerOrError], candidate: Sequence[AnswerOrError]) -> Comparison:
     """Both sequences are about the same texts, in order."""
     both, failed, flips, change = 0, 0, 0, 0.0
     for old, new in zip(running, candidate, strict=True):
@@ -67,9 +67,9 @@ def compare(running: Sequence[Outcome], candidate: Sequence[Outcome]) -> Compari
     return Comparison(both, failed, flips, change / both if both else 0.0)
 
 
-def check_labels(running: EngineInfo, candidate: EngineInfo, wish: Wish) -> None:
+def check_labels(running: EngineInfo, candidate: EngineInfo, options: ReloadOptions) -> None:
     """Raises ServiceError reload_refused: callers would meet labels that they do not know."""
-    if set(candidate.labels) != set(running.labels) and not wish.other_labels:
+    if set(candidate.labels) != set(running.labels) and not options.other_labels:
         raise ServiceError(
             "reload_refused",
             f"the new model's labels are {', '.join(candidate.labels)}, those served are {', '.join(running.labels)}; "
@@ -77,7 +77,7 @@ def check_labels(running: EngineInfo, candidate: EngineInfo, wish: Wish) -> None
         )
 
 
-def check_answers(comparison: Comparison, wish: Wish) -> None:
+def check_answers(comparison: Comparison, options: ReloadOptions) -> None:
     """Raises ServiceError reload_refused: the new model answers recent texts too differently, or not at all."""
     if comparison.failed:
         raise ServiceError(
@@ -85,10 +85,10 @@ def check_answers(comparison: Comparison, wish: Wish) -> None:
             f"the new model fails on {comparison.failed} of {comparison.samples + comparison.failed} recent texts; "
             "the running model was kept",
         )
-    if comparison.samples >= ENOUGH_SAMPLES and comparison.flip_rate > wish.max_flip_rate:
+    if comparison.samples >= ENOUGH_SAMPLES and comparison.flip_rate > options.max_flip_rate:
         raise ServiceError(
             "reload_refused",
             f"{comparison.flips} of {comparison.samples} recent texts would get another label, a share of "
-            f"{comparison.flip_rate:.2f}, max_flip_rate allows {wish.max_flip_rate:g}; the probability of their labels "
-            f"changes by {comparison.mean_change:.3f} on average. The running model was kept",
+            f"{comparison.flip_rate:.2f}, max_flip_rate allows {options.max_flip_rate:g}; the probability of their "
+            f"labels changes by {comparison.mean_change:.3f} on average. The running model was kept",
         )

@@ -22,16 +22,16 @@ from classifier.errors import ClassifierError, EmptyTextError, EncodingError, Te
 from classifier.packed import PackedClassifier
 from service.errors import EngineLoadError
 from service.inference.engine import (
-    Encoded,
+    EncodedWindow,
     EngineInfo,
     InferenceError,
-    Item,
     Logits,
     ModelOutOfMemory,
     OnLong,
     Prediction,
     Progress,
     TextProblem,
+    TextWindows,
     Tokenized,
 )
 from service.model.autotune import (
@@ -78,7 +78,9 @@ class TorchEngine:
         self._padded_to = info.max_tokens if info.head == "flatten" else 0
         self.info = info
 
-    def encode(self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False) -> list[Encoded | TextProblem]:
+    def encode(
+        self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False
+    ) -> list[TextWindows | TextProblem]:
         results = self._encoder.encode(texts, on_long)
         return [self._plain(text, result, spans) for text, result in zip(texts, results, strict=True)]
 
@@ -89,7 +91,7 @@ class TorchEngine:
         cleaned, ids, offsets = self._encoder.tokenize(text)
         return Tokenized(cleaned, ids, offsets, len(result.items))
 
-    def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
+    def infer(self, items: Sequence[EncodedWindow]) -> Sequence[Logits]:
         try:
             rows: list[list[float]] = self._forward([item.payload for item in items]).tolist()
         except (MemoryError, torch.OutOfMemoryError) as exc:
@@ -100,7 +102,7 @@ class TorchEngine:
             raise
         return rows
 
-    def decode(self, encoded: Encoded, logits: Sequence[Logits]) -> Prediction:
+    def decode(self, encoded: TextWindows, logits: Sequence[Logits]) -> Prediction:
         combined = combine_windows(logits, [item.tokens for item in encoded.items])
         if not np.isfinite(combined).all():
             raise InferenceError("the model's scores for this text are not finite")
@@ -112,7 +114,7 @@ class TorchEngine:
         if not torch.isfinite(self._forward([[0]])).all():
             raise InferenceError("the model's scores for one token are not finite")
 
-    def _plain(self, text: str, result: EncodedText | EncodingError, spans: bool) -> Encoded | TextProblem:
+    def _plain(self, text: str, result: EncodedText | EncodingError, spans: bool) -> TextWindows | TextProblem:
         if isinstance(result, EmptyTextError):
             return TextProblem("empty_text", str(result))
         if isinstance(result, TextTooLongError):
@@ -120,11 +122,11 @@ class TorchEngine:
         if isinstance(result, EncodingError):
             return TextProblem("invalid_text", str(result))
         items = tuple(
-            Item(len(window.ids), window.ids, self._padded_to or len(window.ids), _key(window.ids))
+            EncodedWindow(len(window.ids), window.ids, self._padded_to or len(window.ids), _key(window.ids))
             for window in result.windows
         )
         places = original_spans(text, self._encoder.cleaning, result.windows) if spans else ()
-        return Encoded(items, result.tokens, result.tokens_read, places)
+        return TextWindows(items, result.tokens, result.tokens_read, places)
 
 
 def load_torch_engine(settings: Settings, report: Progress = lambda _: None) -> TorchEngine:

@@ -54,7 +54,7 @@ async def while_busy(service: Service, provoke: Provoke) -> httpx.Response:
 
 
 async def draining(service: Service) -> httpx.Response:
-    service.runtime.drain()
+    service.lifecycle.drain()
     return await post("/predict", {"text": "a"})(service)
 
 
@@ -84,7 +84,7 @@ async def reload_of_nothing(service: Service) -> httpx.Response:
     def load(*_: object) -> Engine:
         raise EngineLoadError("artifact nowhere: no such directory")
 
-    service.runtime._load_engine = load
+    service.lifecycle._load_engine = load
     return await post("/admin/reload", {}, authorization=f"Bearer {KEY}")(service)
 
 

@@ -81,4 +81,4 @@ def test_environment_is_read_in_the_settings_only(path: Path) -> None:
 
 def test_the_rules_see_something() -> None:
     assert len(FILES) > 25
-    assert "classifier.artifact" in set(imports(ROOT / "service" / "torch_engine.py"))
+    assert "classifier.artifact" in set(imports(ROOT / "service" / "model" / "torch_engine.py"))

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from schemathesis.checks import load_all_checks, negative_data_rejection, positive_data_acceptance
 from schemathesis.config import SchemathesisConfig
 
-from service.api.schemas import ErrorBody, Result
+from service.api.schemas import ErrorBody, TextResult
 from service.errors import STATUS
 from service.http.middleware import ADMIN
 from tests.conftest import ROOT
@@ -168,7 +168,7 @@ LINES = st.lists(
     min_size=1,
     max_size=20,
 )
-ANSWER: TypeAdapter[Result | ErrorBody] = TypeAdapter(Result | ErrorBody)
+ANSWER: TypeAdapter[TextResult | ErrorBody] = TypeAdapter(TextResult | ErrorBody)
 
 
 @settings(max_examples=EXAMPLES, derandomize=not FUZZ, deadline=None)

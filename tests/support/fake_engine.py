@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from service.inference.engine import (
-    Encoded,
+    EncodedWindow,
     EngineInfo,
     InferenceError,
-    Item,
     Logits,
     ModelOutOfMemory,
     OnLong,
     Prediction,
     TextProblem,
+    TextWindows,
     Tokenized,
 )
 
@@ -31,9 +31,9 @@ LABELS = ("business", "politics", "sport")
 MAX_TOKENS = 50
 
 
-def item(text: str, tokens: int | None = None) -> Item:
+def item(text: str, tokens: int | None = None) -> EncodedWindow:
     tokens = len(text.split()) if tokens is None else tokens
-    return Item(tokens, text, tokens, key=text)
+    return EncodedWindow(tokens, text, tokens, key=text)
 
 
 def expected_label(text: str) -> str:
@@ -74,13 +74,15 @@ class FakeEngine:
         self.broken = False
         """While true, every forward fails, the probe included."""
 
-    def encode(self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False) -> list[Encoded | TextProblem]:
+    def encode(
+        self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False
+    ) -> list[TextWindows | TextProblem]:
         results = [self._encode(text, on_long) for text in texts]
         if spans:
-            results = [replace(r, spans=((0, 1),) * len(r.items)) if isinstance(r, Encoded) else r for r in results]
+            results = [replace(r, spans=((0, 1),) * len(r.items)) if isinstance(r, TextWindows) else r for r in results]
         return results
 
-    def _encode(self, text: str, on_long: OnLong | None) -> Encoded | TextProblem:
+    def _encode(self, text: str, on_long: OnLong | None) -> TextWindows | TextProblem:
         tokens = 1000 if "huge" in text else len(text.split())
         if tokens == 0:
             return TextProblem("empty_text", "the text is empty")
@@ -90,9 +92,9 @@ class FakeEngine:
             if on_long == "error":
                 return TextProblem("text_too_long", f"{tokens} tokens, the limit is {MAX_TOKENS}")
             if on_long == "truncate":
-                return Encoded((item(text, MAX_TOKENS),), tokens, MAX_TOKENS)
-            return Encoded((item(text, MAX_TOKENS), item(text + "'", MAX_TOKENS)), tokens, tokens)
-        return Encoded((item(text, tokens),), tokens, tokens)
+                return TextWindows((item(text, MAX_TOKENS),), tokens, MAX_TOKENS)
+            return TextWindows((item(text, MAX_TOKENS), item(text + "'", MAX_TOKENS)), tokens, tokens)
+        return TextWindows((item(text, tokens),), tokens, tokens)
 
     def tokenize(self, text: str) -> Tokenized | TextProblem:
         encoded = self._encode(text, "windows")
@@ -101,7 +103,7 @@ class FakeEngine:
         places = [match.span() for match in re.finditer(r"\S+", text)]
         return Tokenized(text, tuple(range(len(places))), tuple(places), len(encoded.items))
 
-    def infer(self, items: Sequence[Item]) -> Sequence[Logits]:
+    def infer(self, items: Sequence[EncodedWindow]) -> Sequence[Logits]:
         texts = [item.payload for item in items]
         self.batches.append(texts)
         self.entered.release()
@@ -118,7 +120,7 @@ class FakeEngine:
             return [float("nan")] * len(LABELS)
         return [10.0 if i == len(text) % len(LABELS) else 0.0 for i in range(len(LABELS))]
 
-    def decode(self, encoded: Encoded, logits: Sequence[Logits]) -> Prediction:
+    def decode(self, encoded: TextWindows, logits: Sequence[Logits]) -> Prediction:
         row = logits[0]
         if any(value != value for value in row):
             raise InferenceError("the model's scores for this text are not finite")

@@ -159,7 +159,7 @@ def live(**settings: Any) -> Iterator[Live]:
         serving = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0)
-        while app.state.runtime.status == "loading":
+        while app.state.lifecycle.status == "loading":
             await asyncio.sleep(0)
         ready.set()
         await serving

@@ -31,8 +31,8 @@ class ReportData:
     """What a report shows.
 
     `metrics` is what `training.report.evaluate.measure` gives. `probs_bc` are calibrated, (B, C) float64; `texts`
-    and `truth` have B entries. `by_words` maps a number of words read to the accuracy on them, 0 meaning the whole text.
-    `log` is the Trainer's, empty for an evaluation.
+    and `truth` have B entries. `by_words` maps a number of words read to the accuracy on them, 0 meaning the whole
+    text. `log` is the Trainer's, empty for an evaluation.
     """
 
     title: str

@@ -217,7 +217,7 @@ async def test_a_caller_who_is_cancelled_takes_the_work_along(service_with: Serv
         with pytest.raises(asyncio.CancelledError):
             await task
         async with asyncio.timeout(10):
-            while service.runtime.in_flight:
+            while service.lifecycle.in_flight:
                 await asyncio.sleep(0)
 
 

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.model.lifecycle import Runtime
+from service.model.lifecycle import ModelLifecycle
 from service.settings import Settings
 from tests.support.fake_engine import FakeEngine
 
@@ -29,9 +29,9 @@ class Service:
         self.engine = engine
 
     @property
-    def runtime(self) -> Runtime:
-        runtime: Runtime = self.app.state.runtime
-        return runtime
+    def lifecycle(self) -> ModelLifecycle:
+        lifecycle: ModelLifecycle = self.app.state.lifecycle
+        return lifecycle
 
     async def post(self, path: str, body: Any) -> httpx.Response:
         return await self.client.post(path, json=body)

@@ -45,7 +45,7 @@ async def test_not_ready_before_ready_inside_drained_after() -> None:
         await loaded()
         assert (await client.get("/readyz")).status_code == 200
         assert (await client.post("/predict", json={"text": "a"})).status_code == 200
-    assert app.state.runtime.status == "draining"
+    assert app.state.lifecycle.status == "draining"
 
 
 async def test_failed_load_is_told_to_the_composition_root_once() -> None:
@@ -71,7 +71,7 @@ async def test_stop_while_loading_is_clean() -> None:
     app = create_app(settings=Settings(), load_engine=load)
     async with app.router.lifespan_context(app):
         await asyncio.sleep(0)
-        app.state.runtime.drain()
+        app.state.lifecycle.drain()
         may_load.set()
 
 

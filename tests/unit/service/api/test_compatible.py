@@ -99,7 +99,7 @@ async def test_other_models_are_not_here(service_with: ServiceFactory) -> None:
 
 async def test_not_ready_is_said_in_the_protocols_words(service_with: ServiceFactory) -> None:
     async with service_with() as service:
-        service.runtime.drain()
+        service.lifecycle.drain()
         response = await service.client.get("/v2/health/ready")
         assert (response.status_code, response.json()) == (503, {"ready": False})
 

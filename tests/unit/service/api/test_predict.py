@@ -268,7 +268,7 @@ async def test_small_request_waits_for_a_stretch_of_a_large_one_only(
         large = asyncio.create_task(service.post("/batch", {"texts": ["large" * 20_000] * 4}))
         await asyncio.to_thread(first.wait, 30)
         small = asyncio.create_task(service.post("/predict", {"text": "small"}))
-        while service.runtime._tokenizers._work_queue.qsize() < 1:
+        while service.lifecycle._tokenizers._work_queue.qsize() < 1:
             await asyncio.sleep(0)
         go_on.set()
         assert [r.status_code for r in await asyncio.gather(large, small)] == [200, 200]
@@ -413,7 +413,7 @@ async def test_broken_model_is_not_ready_until_it_works_again(service_with: Serv
 
 
 async def drained(service: Service) -> None:
-    service.runtime.drain()
+    service.lifecycle.drain()
     for path, body in (("/predict", {"text": "a"}), ("/batch", {"texts": ["a"]}), ("/invocations", {"text": "a"})):
         response = await service.post(path, body)
         check_error(response, "draining")
@@ -470,8 +470,8 @@ async def test_batch_waits_behind_single_texts(service_with: ServiceFactory, eng
 
 async def queued(service: Service, items: int) -> None:
     """Wait until so many windows are in the batcher."""
-    assert service.runtime.open().batcher is not None
-    while service.runtime.open().batcher.load.items < items:
+    assert service.lifecycle.current_pipeline().batcher is not None
+    while service.lifecycle.current_pipeline().batcher.load.items < items:
         await asyncio.sleep(0)
 
 

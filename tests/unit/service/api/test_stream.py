@@ -100,7 +100,7 @@ async def test_a_full_queue_makes_a_stream_wait_not_fail(service_with: ServiceFa
 
 async def test_before_ready_and_while_draining_a_stream_is_refused(service_with: ServiceFactory) -> None:
     async with service_with() as service:
-        service.runtime.drain()
+        service.lifecycle.drain()
         response = await service.client.post("/batch", content=b'"a"\n', headers=LINES)
         assert (response.status_code, response.json()["kind"]) == (503, "draining")
 
@@ -157,7 +157,7 @@ async def test_who_takes_no_answers_is_not_read_from(service_with: ServiceFactor
         assert caller.sent <= (IN_FLIGHT + 3) * CHUNK_LINES
         caller.gone.set()
         await call
-        assert service.runtime.in_flight == 0
+        assert service.lifecycle.in_flight == 0
 
 
 async def test_work_stops_when_the_caller_hangs_up(service_with: ServiceFactory) -> None:
@@ -171,4 +171,4 @@ async def test_work_stops_when_the_caller_hangs_up(service_with: ServiceFactory)
         service.engine.gate.set()
         assert (await service.post("/predict", {"text": "next"})).status_code == 200
         assert len(service.engine.batches) == 2, "only the batch that was in the model went on"
-        assert service.runtime.in_flight == 0
+        assert service.lifecycle.in_flight == 0

@@ -27,7 +27,7 @@ from service.http.protocol import (
     BoundedProtocol,
 )
 from service.inference.engine import Prediction
-from service.inference.pipeline import Answer, Outcome
+from service.inference.pipeline import Answer, AnswerOrError
 from service.settings import Settings
 from tests.support.fake_engine import FakeEngine
 from tests.support.raw_http import KEEP_ALIVE_S, Wire
@@ -325,14 +325,14 @@ class TestStreams:
         run(scenario)
 
     def test_the_service_says_what_it_owes(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def classify(texts: list[str], *_: Any) -> list[Outcome]:
+        async def classify(texts: list[str], *_: Any) -> list[AnswerOrError]:
             await asyncio.sleep(5 * BODY_IDLE_S)
             return [Answer(Prediction((("sport", 1.0),), False), 1, 1, 1) for _ in texts]
 
         async def scenario() -> None:
             app = create_app(settings=Settings(), load_engine=lambda *_: FakeEngine())
-            runtime = app.state.runtime
-            monkeypatch.setattr(runtime, "open", lambda: SimpleNamespace(classify=classify))
+            runtime = app.state.lifecycle
+            monkeypatch.setattr(runtime, "current_pipeline", lambda: SimpleNamespace(classify=classify))
             wire = Wire(app)
             await wire.send(STREAM)
             for sent in range(1, 4):

@@ -1,18 +1,18 @@
 import pytest
 
 from service.errors import ServiceError
-from service.inference.admission import FIRST_BATCHES, TIMELY, Admission, Limits, Rate
-from service.inference.engine import Item
+from service.inference.admission import FIRST_BATCHES, TIMELY, Admission, ModelRate, QueueLimits
+from service.inference.engine import EncodedWindow
 from service.inference.queue import Queue
 
-LIMITS = Limits(max_items=3, max_tokens=100, max_batch_tokens=20, tokens_per_s=10.0)
+LIMITS = QueueLimits(max_items=3, max_tokens=100, max_batch_tokens=20, tokens_per_s=10.0)
 
 
-def admission(items: int, tokens: int, limits: Limits = LIMITS) -> Admission:
+def admission(items: int, tokens: int, limits: QueueLimits = LIMITS) -> Admission:
     """Over a queue of one work of so many tokens, for which `items` windows wait."""
     queue = Queue()
     if tokens:
-        queue.add(Item(tokens, (), tokens, None), "interactive", 0.0)
+        queue.add(EncodedWindow(tokens, (), tokens, None), "interactive", 0.0)
     one = Admission(queue, limits)
     one.items = items
     return one
@@ -46,13 +46,13 @@ def test_what_would_come_too_late_is_refused() -> None:
 
 
 def test_nothing_is_too_late_before_a_rate_is_known() -> None:
-    one = admission(1, 50, Limits(max_items=3, max_tokens=100, max_batch_tokens=20))
+    one = admission(1, 50, QueueLimits(max_items=3, max_tokens=100, max_batch_tokens=20))
     one.check(1, 10, left_s=0.001, lane="interactive")
     assert one.retry_after_s() == 1.0
 
 
 def test_first_rate_is_that_of_several_full_batches() -> None:
-    rate = Rate(0.0)
+    rate = ModelRate(0.0)
     rate.learn(1000, 1.0, full=False)
     for seconds in [8.0, *[1.0] * (FIRST_BATCHES - 1)]:
         assert rate.tokens_per_s == 0
@@ -61,7 +61,7 @@ def test_first_rate_is_that_of_several_full_batches() -> None:
 
 
 def test_small_batches_raise_a_rate_but_do_not_lower_it() -> None:
-    rate = Rate(10.0)
+    rate = ModelRate(10.0)
     rate.learn(5, 1.0, full=False)
     assert rate.tokens_per_s == 10.0
     rate.learn(20, 1.0, full=False)

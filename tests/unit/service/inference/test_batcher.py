@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.errors import ServiceError
-from service.inference.admission import FIRST_BATCHES, Limits
+from service.inference.admission import FIRST_BATCHES, QueueLimits
 from service.inference.batcher import GOOD_BATCHES, MAX_FAULTS, Batcher
-from service.inference.engine import Item, Logits
-from service.inference.queue import MAX_PASSED_OVER, Lane, Result
+from service.inference.engine import EncodedWindow, Logits
+from service.inference.queue import MAX_PASSED_OVER, Lane, WindowResult
 from service.telemetry import Metrics
 from tests.support.fake_engine import LABELS, FakeEngine, item
 from tests.support.virtual_time import Deadlock, VirtualTimeLoop, run, taking
 
-LIMITS = Limits(max_items=100, max_tokens=1000, max_batch_tokens=20)
+LIMITS = QueueLimits(max_items=100, max_tokens=1000, max_batch_tokens=20)
 BATCH_S = 1.0
 
 
@@ -27,14 +27,14 @@ def words(count: int, tail: str = "x") -> str:
     return " ".join([tail] * count)
 
 
-def labels(results: Sequence[Result]) -> list[str]:
+def labels(results: Sequence[WindowResult]) -> list[str]:
     return [r.kind if isinstance(r, ServiceError) else LABELS[list(r).index(10.0)] for r in results]
 
 
 class Bench:
     """A started batcher and what happened to it."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, limits: QueueLimits = LIMITS) -> None:
         self.engine = FakeEngine()
         self.metrics = Metrics()
         self.batcher = Batcher(self.engine, limits, self.metrics, run=taking(lambda: BATCH_S))
@@ -55,13 +55,13 @@ class Bench:
         lane: Lane = "interactive",
         spent_s: float = 0.0,
         patient: bool = False,
-    ) -> list[Result]:
+    ) -> list[WindowResult]:
         return await self.batcher.submit([item(text) for text in texts], timeout_s, spent_s, lane, patient)
 
-    def later(self, *texts: str, **options: Any) -> "asyncio.Task[list[Result]]":
+    def later(self, *texts: str, **options: Any) -> "asyncio.Task[list[WindowResult]]":
         return asyncio.ensure_future(self.submit(*texts, **options))
 
-    async def busy(self) -> "asyncio.Task[list[Result]]":
+    async def busy(self) -> "asyncio.Task[list[WindowResult]]":
         """Put something into the model, so that what follows has to queue."""
         task = self.later("busy")
         await asyncio.sleep(BATCH_S / 2)
@@ -74,7 +74,7 @@ class Bench:
         return (self.batcher.load.items, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
 
 
-async def answered(*tasks: "asyncio.Task[list[Result]]") -> list[list[Result]]:
+async def answered(*tasks: "asyncio.Task[list[WindowResult]]") -> list[list[WindowResult]]:
     return await asyncio.gather(*tasks)
 
 
@@ -82,7 +82,7 @@ def in_virtual_time(scenario: Coroutine[Any, Any, None]) -> None:
     run(lambda: scenario)
 
 
-async def task_result(task: "asyncio.Task[list[Result]]") -> list[Result]:
+async def task_result(task: "asyncio.Task[list[WindowResult]]") -> list[WindowResult]:
     return await task
 
 
@@ -124,7 +124,7 @@ class TestBatches:
     def test_what_is_computed_counts_not_what_is_read(self) -> None:
         async def scenario() -> None:
             bench = Bench()
-            padded = [Item(1, f"p{i}", computed=9, key=i) for i in range(5)]
+            padded = [EncodedWindow(1, f"p{i}", computed=9, key=i) for i in range(5)]
             await bench.batcher.submit(padded, 100)
             assert list(map(len, bench.batches)) == [2, 2, 1]
             assert bench.metrics.padding_tokens._value.get() == 40
@@ -249,7 +249,7 @@ class TestOverload:
         """Texts of two windows, so that half of an answer can be computed in vain."""
 
         async def scenario() -> None:
-            bench = Bench(Limits(max_items=10**6, max_tokens=10**6, max_batch_tokens=20))
+            bench = Bench(QueueLimits(max_items=10**6, max_tokens=10**6, max_batch_tokens=20))
             outcomes: list[str] = []
 
             async def ask(n: int) -> None:
@@ -374,14 +374,14 @@ class TestSharing:
     def test_windows_without_a_key_are_never_shared(self) -> None:
         async def scenario() -> None:
             bench = Bench()
-            await bench.batcher.submit([Item(1, "a", 1), Item(1, "a", 1)], 100)
+            await bench.batcher.submit([EncodedWindow(1, "a", 1), EncodedWindow(1, "a", 1)], 100)
             assert bench.batches == [["a", "a"]]
 
         run(scenario)
 
     def test_cache_answers_at_once_and_is_bounded(self) -> None:
         async def scenario() -> None:
-            bench = Bench(Limits(100, 1000, 20, cache_items=2))
+            bench = Bench(QueueLimits(100, 1000, 20, cache_items=2))
             for text in ("a", "b", "a", "c", "a", "b"):  # a is used again before c comes, so that b is let go
                 await bench.submit(text)
             assert bench.batches == [["a"], ["b"], ["c"], ["b"]]
@@ -392,7 +392,7 @@ class TestSharing:
 
     def test_failures_and_nan_are_not_cached(self) -> None:
         async def scenario() -> None:
-            bench = Bench(Limits(100, 1000, 20, cache_items=9))
+            bench = Bench(QueueLimits(100, 1000, 20, cache_items=9))
             for text in ("nan", "nan", "poison", "poison"):
                 await bench.submit(text)
             assert bench.batches == [["nan"], ["nan"], ["poison"], ["poison"]]
@@ -463,7 +463,7 @@ class TestFailures:
         """The issue's case: 32 texts, one raises, one is not a number, one runs out of memory."""
 
         async def scenario() -> None:
-            bench = Bench(Limits(100, 1000, 64))
+            bench = Bench(QueueLimits(100, 1000, 64))
             for culprit, kind in (("poison", "inference_failed"), ("greedy", "inference_failed"), ("nan", "nan")):
                 texts = [f"t{'x' * i}" for i in range(32)]
                 texts[11] = culprit
@@ -479,7 +479,7 @@ class TestFailures:
 
     def test_budget_shrinks_when_memory_runs_out_and_recovers(self) -> None:
         async def scenario() -> None:
-            bench = Bench(Limits(1000, 10_000, 512))
+            bench = Bench(QueueLimits(1000, 10_000, 512))
             [result] = await bench.submit(words(512, "greedy"))
             assert isinstance(result, ServiceError) and "not enough memory for 512 tokens" in result.message
             assert bench.batcher.budget == 256
@@ -550,7 +550,7 @@ class TestFailures:
 
     def test_stuck_model_is_not_healthy(self) -> None:
         async def scenario() -> None:
-            bench = Bench(Limits(100, 1000, 20, stuck_s=0.5))
+            bench = Bench(QueueLimits(100, 1000, 20, stuck_s=0.5))
             task = bench.later("a")
             await asyncio.sleep(0.4)
             healthy = [bench.batcher.healthy]
@@ -674,7 +674,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualTimeLoop()
-        self.open: list[tuple[list[str], float, float, asyncio.Task[list[Result]]]] = []
+        self.open: list[tuple[list[str], float, float, asyncio.Task[list[WindowResult]]]] = []
         self.submitted = 0
 
     def step(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -682,7 +682,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(cached=st.booleans(), budget=st.integers(4, 30), seconds=st.sampled_from([0.1, 1.0, 3.0]))
     def start(self, cached: bool, budget: int, seconds: float) -> None:
-        self.limits = Limits(max_items=30, max_tokens=120, max_batch_tokens=budget, cache_items=3 * cached)
+        self.limits = QueueLimits(max_items=30, max_tokens=120, max_batch_tokens=budget, cache_items=3 * cached)
         self.engine = FakeEngine()
         self.seconds = seconds
 
@@ -690,7 +690,7 @@ class Machine(RuleBasedStateMachine):
             batcher = Batcher(self.engine, self.limits, Metrics(), run=taking(lambda: self.seconds))
             infer = self.engine.infer
 
-            def within_budget(items: Sequence[Item]) -> Sequence[Logits]:
+            def within_budget(items: Sequence[EncodedWindow]) -> Sequence[Logits]:
                 assert len(items) == 1 or sum(i.computed for i in items) <= self.limits.max_batch_tokens
                 return infer(items)
 
@@ -706,9 +706,9 @@ class Machine(RuleBasedStateMachine):
         timeout_s=st.sampled_from([0.0, 0.5, 2.0, 1e6]),
     )
     def submit(self, texts: list[str], lane: Lane, timeout_s: float) -> None:
-        async def go() -> asyncio.Task[list[Result]]:
+        async def go() -> asyncio.Task[list[WindowResult]]:
             request = self.batcher.submit([item(t) for t in texts], timeout_s, lane=lane)
-            task: asyncio.Task[list[Result]] = asyncio.ensure_future(request)
+            task: asyncio.Task[list[WindowResult]] = asyncio.ensure_future(request)
             await asyncio.sleep(0)
             return task
 

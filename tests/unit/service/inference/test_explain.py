@@ -14,7 +14,7 @@ from service.errors import ServiceError
 from service.inference.batcher import deadline_exceeded
 from service.inference.engine import Prediction
 from service.inference.explain import MAX_PARTS, explain, log_odds, parts_of, sentences
-from service.inference.pipeline import Answer, Timing, Work
+from service.inference.pipeline import Answer, RequestOptions, Timing
 from tests.support.fake_engine import FakeEngine
 from tests.unit.service.conftest import ServiceFactory
 
@@ -131,7 +131,7 @@ async def test_a_rest_on_which_the_model_fails_has_none_either(service_with: Ser
             return super().infer(items)
 
     async with service_with() as service:
-        service.runtime.open().batcher._model = Fragile()
+        service.lifecycle.current_pipeline().batcher._model = Fragile()
         answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True})
     assert answer.status_code == 200
     assert [set(s) for s in answer.json()["explanation"]["sentences"]] == [
@@ -155,7 +155,7 @@ async def test_time_that_runs_out_is_said_to_be_the_requests() -> None:
     pipeline: Any = SimpleNamespace(max_texts=2, answers=too_late)
     answer = Answer(Prediction((("a", 0.8), ("b", 0.2)), False), tokens=4, tokens_read=4, windows=1)
     with pytest.raises(ServiceError, match="no answer within 10000 ms"):
-        await explain(pipeline, "A goal. Nothing.", answer, Work(), 10_000, Timing())
+        await explain(pipeline, "A goal. Nothing.", answer, RequestOptions(), 10_000, Timing())
 
 
 async def test_only_predict_explains(service_with: ServiceFactory) -> None:

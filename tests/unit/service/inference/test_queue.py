@@ -3,24 +3,24 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.inference.engine import Item
-from service.inference.queue import LOOKAHEAD, MAX_PASSED_OVER, Lane, Queue, Work
+from service.inference.engine import EncodedWindow
+from service.inference.queue import LOOKAHEAD, MAX_PASSED_OVER, Lane, Queue, QueuedWindow
 
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
 arrivals = st.lists(st.tuples(st.sampled_from(LANES), st.integers(1, 12)), max_size=60)
 
 
-def entry(tokens: int, key: str | None = None) -> Item:
-    return Item(tokens, (), tokens, key)
+def entry(tokens: int, key: str | None = None) -> EncodedWindow:
+    return EncodedWindow(tokens, (), tokens, key)
 
 
-def filled(arrived: list[tuple[Lane, int]]) -> tuple[Queue, list[Work]]:
+def filled(arrived: list[tuple[Lane, int]]) -> tuple[Queue, list[QueuedWindow]]:
     queue = Queue()
     return queue, [queue.add(entry(tokens), lane, float(now)) for now, (lane, tokens) in enumerate(arrived)]
 
 
-def batches(queue: Queue, budget: int) -> list[list[Work]]:
+def batches(queue: Queue, budget: int) -> list[list[QueuedWindow]]:
     made = []
     while batch := queue.next_batch(budget):
         made.append(batch)

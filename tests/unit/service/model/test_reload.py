@@ -49,7 +49,7 @@ def next_is(service: Service, found: Engine | Exception) -> list[Settings]:
             raise found
         return found
 
-    service.runtime._load_engine = load
+    service.lifecycle._load_engine = load
     return asked
 
 
@@ -106,8 +106,8 @@ async def test_what_the_old_model_has_is_finished_by_it(service_with: ServiceFac
         answers = await asyncio.gather(*waiting)
         assert {a.status_code for a in answers} == {200}
         assert {a.json()["model"]["version"] for a in answers} == {"0123456789ab"}
-        await asyncio.gather(*service.runtime._retiring)
-        assert not service.runtime._retiring
+        await asyncio.gather(*service.lifecycle._background_tasks)
+        assert not service.lifecycle._background_tasks
 
 
 async def kept(service: Service, answer: httpx.Response) -> str:
@@ -132,13 +132,16 @@ async def test_a_replaced_model_is_freed_at_once(
         next_is(service, other_engine())
         assert (await reload(service)).status_code == 200
         await service.post("/predict", {"text": last})
-        engine, batcher = weakref.ref(service.runtime.open().engine), weakref.ref(service.runtime.open().batcher)
+        engine, batcher = (
+            weakref.ref(service.lifecycle.current_pipeline().engine),
+            weakref.ref(service.lifecycle.current_pipeline().batcher),
+        )
         next_is(service, FakeEngine())
         gc.collect()
         gc.disable()
         try:
             assert (await reload(service)).status_code == 200
-            await asyncio.gather(*service.runtime._retiring)
+            await asyncio.gather(*service.lifecycle._background_tasks)
             await asyncio.sleep(0)
             assert (engine(), batcher()) == (None, None)
         finally:
@@ -200,8 +203,8 @@ async def test_one_reload_at_a_time_and_it_goes_on_without_its_caller(service_wi
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         other.gate.set()
-        assert service.runtime._reloading is not None
-        await service.runtime._reloading
+        assert service.lifecycle._reloading is not None
+        await service.lifecycle._reloading
         assert await version(service) == "ffffffffffff"
 
 
@@ -213,7 +216,7 @@ async def test_stopping_during_a_reload_keeps_the_old_model_and_ends(service_wit
         other.gate.clear()
         call = asyncio.create_task(reload(service))
         await reached(other)
-        service.runtime.drain()
+        service.lifecycle.drain()
         other.gate.set()
         assert (await call).json()["kind"] == "draining"
 
@@ -228,10 +231,10 @@ async def test_a_model_that_was_replaced_while_stuck_is_still_known_to_be_busy(
         assert (await service.post("/predict", {"text": "a word", "timeout_ms": 50})).status_code == 504
         next_is(service, other_engine())
         assert (await reload(service)).status_code == 200
-        await asyncio.gather(*service.runtime._retiring)
-        assert service.runtime._loader is not None
-        await asyncio.to_thread(service.runtime._loader.join, 30)
-        assert service.runtime.busy
+        await asyncio.gather(*service.lifecycle._background_tasks)
+        assert service.lifecycle._loader is not None
+        await asyncio.to_thread(service.lifecycle._loader.join, 30)
+        assert service.lifecycle.busy
         engine.gate.set()
         assert await version(service) == "ffffffffffff"
 
@@ -246,8 +249,8 @@ async def test_whoever_waits_for_the_old_model_is_told_when_time_is_up(
         await reached(engine)
         next_is(service, other_engine())
         assert (await reload(service)).status_code == 200
-        service.runtime.drain()
-        service.runtime.give_up()
+        service.lifecycle.drain()
+        service.lifecycle.give_up()
         assert (await call).json()["kind"] == "draining"
 
 
@@ -272,12 +275,12 @@ async def test_reload_soon_logs_and_never_raises(
 ) -> None:
     async with service_with() as service:
         next_is(service, EngineLoadError("artifact x: manifest.json is missing"))
-        service.runtime.reload_soon()
-        await asyncio.gather(*service.runtime._retiring)
+        service.lifecycle.reload_soon()
+        await asyncio.gather(*service.lifecycle._background_tasks)
         assert "manifest.json is missing" in caplog.text
-        service.runtime.drain()
-        service.runtime.reload_soon()
-        await asyncio.gather(*service.runtime._retiring)
+        service.lifecycle.drain()
+        service.lifecycle.reload_soon()
+        await asyncio.gather(*service.lifecycle._background_tasks)
         assert "no reload: the service is stopping" in caplog.text
 
 
@@ -289,13 +292,13 @@ async def test_a_signal_during_a_reload_does_not_go_unheard(
         await service.post("/predict", {"text": "a word"})
         next_is(service, other)
         other.gate.clear()
-        service.runtime.reload_soon()
+        service.lifecycle.reload_soon()
         await reached(other)
-        service.runtime.reload_soon()
+        service.lifecycle.reload_soon()
         await asyncio.sleep(0)
         assert "no reload: another reload is under way" in caplog.text
         other.gate.set()
-        await asyncio.gather(*service.runtime._retiring)
+        await asyncio.gather(*service.lifecycle._background_tasks)
         assert await version(service) == "ffffffffffff"
 
 

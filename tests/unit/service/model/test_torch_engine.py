@@ -16,7 +16,7 @@ from classifier.artifact import MANIFEST, Artifact
 from classifier.decoding import probabilities
 from classifier.packed import PackedClassifier
 from service.errors import EngineLoadError
-from service.inference.engine import Encoded, InferenceError, Item, ModelOutOfMemory, TextProblem
+from service.inference.engine import EncodedWindow, InferenceError, ModelOutOfMemory, TextProblem, TextWindows
 from service.model import torch_engine
 from service.model.autotune import Precision, Trial
 from service.model.torch_engine import TorchEngine, load_torch_engine
@@ -39,7 +39,7 @@ def settings_of(artifact: Artifact, **changes: Any) -> Settings:
 def test_answers_equal_the_trainings_own(engine: TorchEngine, artifact: Artifact) -> None:
     texts = [row["text"] * (i % 5 + 1) for i, row in enumerate(news_rows(12))]
     expected = probabilities(predict_logits(artifact.model(), artifact.encoder(), texts))
-    encoded = [e for e in engine.encode(texts, "windows") if isinstance(e, Encoded)]
+    encoded = [e for e in engine.encode(texts, "windows") if isinstance(e, TextWindows)]
     rows = iter(engine.infer([item for e in encoded for item in e.items]))
     for e, probs in zip(encoded, expected, strict=True):
         prediction = engine.decode(e, [next(rows) for _ in e.items])
@@ -138,7 +138,9 @@ def test_running_out_of_memory_has_a_type_of_its_own(engine: TorchEngine, artifa
 
 
 def test_equal_windows_have_equal_keys_and_others_do_not(engine: TorchEngine) -> None:
-    one, same, other = (e.items[0].key for e in engine.encode(["a  b", "a b", "a c"], None) if isinstance(e, Encoded))
+    one, same, other = (
+        e.items[0].key for e in engine.encode(["a  b", "a b", "a c"], None) if isinstance(e, TextWindows)
+    )
     assert one == same != other
 
 
@@ -146,7 +148,7 @@ def test_spans_are_those_of_the_text_as_it_was_sent(engine: TorchEngine) -> None
     text = "  " + "\n\n".join(row["text"] for row in news_rows(20)) + " "
     [plain] = engine.encode([text], "windows")
     [asked] = engine.encode([text], "windows", True)
-    assert isinstance(plain, Encoded) and isinstance(asked, Encoded)
+    assert isinstance(plain, TextWindows) and isinstance(asked, TextWindows)
     assert plain.spans == () and len(asked.spans) == len(asked.items) > 2
     assert asked.spans[0][0] == 2 and asked.spans[-1][1] == len(text) - 1
     assert all(a[0] < b[0] < a[1] < b[1] for a, b in pairwise(asked.spans[:-1]))
@@ -156,7 +158,7 @@ def test_serving_imports_no_transformers(artifact: Artifact) -> None:
     """It doubles the time to start; the head "flatten" alone needs it."""
     code = (
         "import sys; from pathlib import Path; from service.settings import Settings;"
-        "from service.torch_engine import load_torch_engine;"
+        "from service.model.torch_engine import load_torch_engine;"
         f"load_torch_engine(Settings(model_dir=Path({str(artifact.directory)!r}), max_batch_tokens=64));"
         "sys.exit('transformers' in sys.modules)"
     )
@@ -165,7 +167,7 @@ def test_serving_imports_no_transformers(artifact: Artifact) -> None:
 
 def test_scores_that_are_not_finite_are_an_error_of_that_text(engine: TorchEngine) -> None:
     with pytest.raises(InferenceError):
-        engine.decode(Encoded((Item(1, (1,), 1),), 1, 1), [[float("nan"), 0.0, 0.0]])
+        engine.decode(TextWindows((EncodedWindow(1, (1,), 1),), 1, 1), [[float("nan"), 0.0, 0.0]])
 
 
 def test_probe(engine: TorchEngine) -> None:
