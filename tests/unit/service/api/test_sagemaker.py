@@ -8,6 +8,7 @@ import pytest
 
 from service.api.schemas import TokenizeResponse
 from service.errors import STATUS
+from tests.support import invocation_cases
 from tests.support.fake_engine import LABELS, expected_label
 from tests.unit.service.conftest import Service, ServiceFactory, longest_turn_of
 
@@ -23,21 +24,22 @@ def top(text: str) -> dict[str, Any]:
     return {"label": expected_label(text), "score": 1.0}
 
 
-async def test_json_in_its_three_shapes(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        article = (await service.post("/invocations", {"text": "a"})).json()
-        assert article == {label: float(label == expected_label("a")) for label in LABELS}
-        assert (await service.post("/invocations", {"inputs": "a"})).json() == [top("a")]
-        assert (await service.post("/invocations", {"inputs": ["a", "bb"]})).json() == [top("a"), top("bb")]
-        for instances in (["a", "bb"], [{"text": "a"}, {"text": "bb"}]):
-            answer = (await service.post("/invocations", {"instances": instances})).json()
-            assert answer == {"predictions": [top("a"), top("bb")]}
+def ranked(text: str) -> list[tuple[str, float]]:
+    """The fake engine's probabilities: all of it for one label, the others in their order."""
+    return sorted(((label, float(label == expected_label(text))) for label in LABELS), key=lambda pair: -pair[1])
 
 
-@pytest.mark.parametrize("instances", [[], "a", [1], [{"text": 1}], [{"texts": "a"}], [{"text": "a", "more": 1}], None])
-async def test_instances_of_another_shape_are_refused(service_with: ServiceFactory, instances: Any) -> None:
+@pytest.mark.parametrize("case", invocation_cases.CASES, ids=lambda case: case.name)
+async def test_json_in_its_three_shapes(service_with: ServiceFactory, case: invocation_cases.InvocationCase) -> None:
     async with service_with() as service:
-        response = await service.post("/invocations", {"instances": instances})
+        response = await service.post("/invocations", case.body)
+        assert (response.status_code, response.json()) == (200, case.answer(ranked))
+
+
+@pytest.mark.parametrize("body", invocation_cases.REFUSED, ids=json.dumps)
+async def test_bodies_of_another_shape_are_refused(service_with: ServiceFactory, body: Any) -> None:
+    async with service_with() as service:
+        response = await service.post("/invocations", body)
         assert (response.status_code, response.json()["kind"]) == (422, "invalid_request")
 
 
