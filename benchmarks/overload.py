@@ -90,7 +90,7 @@ async def _flood(running: Up, long: list[str], seconds: float) -> dict[str, Any]
     flooding = await closed_loop(HOST, running.port, bulk, clients=FLOOD_CLIENTS, seconds=seconds)
     after = await metrics(running)
     change = {name: after[name] - before.get(name, 0.0) for name in after}
-    batches = change["inference_seconds_count"]
+    batches = change["classifier_inference_seconds_count"]
     if not batches:
         raise BenchmarkError(f"the service computed nothing under the flood: {flooding.summary()['statuses']}")
     say("short texts beside long ones")
@@ -98,10 +98,10 @@ async def _flood(running: Up, long: list[str], seconds: float) -> dict[str, Any]
         closed_loop(HOST, running.port, short, clients=1, seconds=seconds),
         closed_loop(HOST, running.port, bulk, clients=FLOOD_CLIENTS, seconds=seconds),
     )
-    batch_s = change["inference_seconds_sum"] / batches
+    batch_s = change["classifier_inference_seconds_sum"] / batches
     return {
         "full_batch_s": batch_s,
-        "full_batch_tokens": change["batch_tokens_sum"] / batches,
+        "full_batch_tokens": change["classifier_batch_tokens_sum"] / batches,
         "batches": batches,
         "alone": alone.summary(),
         "beside": beside.summary(),

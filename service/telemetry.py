@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TextIO
 
 from opentelemetry import trace
@@ -133,78 +134,68 @@ def log(message: str, *, level: int = logging.INFO, **fields: object) -> None:
 
 
 class Metrics:
-    """The service's Prometheus metrics on a registry of its own, so that two apps of one process do not mix."""
+    """The Prometheus metrics of one service, all named `classifier_...`.
+
+    Each object has a registry of its own, so that two apps in one process do not share counters.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter("requests_total", "Requests answered.", ["endpoint", "code"], registry=self.registry)
-        self.request_seconds = Histogram(
+        counter = partial(Counter, namespace="classifier", registry=self.registry)
+        gauge = partial(Gauge, namespace="classifier", registry=self.registry)
+        histogram = partial(Histogram, namespace="classifier", registry=self.registry)
+
+        self.requests = counter("requests_total", "Requests answered.", ["endpoint", "code"])
+        self.request_seconds = histogram(
             "request_seconds",
-            "Seconds from the first byte of a request to the last of its answer.",
+            "Seconds from the first byte of a request to the last byte of its answer.",
             ["endpoint"],
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
-            registry=self.registry,
         )
-        self.texts = Counter("texts_total", "Texts classified.", registry=self.registry)
-        self.text_failures = Counter(
-            "text_failures_total", "Texts that got an error.", ["kind"], registry=self.registry
-        )
-        self.tokens = Counter("tokens_total", "Tokens of the texts classified.", registry=self.registry)
-        self.windows = Counter("windows_total", "Windows that texts were read by.", registry=self.registry)
-        self.truncated = Counter(
-            "truncated_total", "Texts of which only the beginning was read.", registry=self.registry
-        )
-        self.unsure = Counter("unsure_total", "Answers marked unsure.", registry=self.registry)
-        self.predictions = Counter("predictions_total", "Answers by label.", ["label"], registry=self.registry)
-        self.confidence = Histogram(
+        self.texts = counter("texts_total", "Texts classified.")
+        self.text_failures = counter("text_failures_total", "Texts answered with an error.", ["kind"])
+        self.tokens = counter("tokens_total", "Tokens that the model read of the texts classified.")
+        self.windows = counter("windows_total", "Windows that the model read of the texts classified.")
+        self.truncated = counter("truncated_texts_total", "Texts of which only the beginning was read.")
+        self.unsure = counter("unsure_texts_total", "Texts whose answer was marked unsure.")
+        self.predictions = counter("predictions_total", "Texts classified, by the label of the answer.", ["label"])
+        self.confidence = histogram(
             "confidence",
-            "Probability of the answer's label.",
+            "Probability of the label of the answer.",
             buckets=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1),
-            registry=self.registry,
         )
-        self.queue_items = Gauge("queue_items", "Windows of texts that wait for the model.", registry=self.registry)
-        self.queue_tokens = Gauge("queue_tokens", "Tokens that wait for the model.", registry=self.registry)
-        self.queue_seconds = Histogram(
+        self.queue_windows = gauge("queue_windows", "Windows waiting for the model or in it.")
+        self.queue_tokens = gauge("queue_tokens", "Tokens waiting for the model or in it.")
+        self.queue_seconds = histogram(
             "queue_seconds",
             "Seconds that a window waited for the model.",
             buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-            registry=self.registry,
         )
-        self.batch_items = Histogram(
-            "batch_items", "Windows in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=self.registry
+        self.batch_windows = histogram("batch_windows", "Windows in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+        self.batch_tokens = histogram(
+            "batch_tokens", "Tokens in a batch, without padding.", buckets=(64, 256, 1024, 4096, 16384)
         )
-        self.batch_tokens = Histogram(
-            "batch_tokens",
-            "Tokens in a batch, padding not counted.",
-            buckets=(64, 256, 1024, 4096, 16384),
-            registry=self.registry,
-        )
-        self.inference_seconds = Histogram(
+        self.inference_seconds = histogram(
             "inference_seconds",
             "Seconds that the model took for a batch.",
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-            registry=self.registry,
         )
-        self.dropped = Counter(
-            "dropped_total", "Windows dropped before they reached the model.", ["reason"], registry=self.registry
+        self.dropped = counter(
+            "dropped_windows_total", "Windows dropped before they reached the model, by reason.", ["reason"]
         )
-        self.padding_tokens = Counter(
-            "padding_tokens_total", "Tokens that the model computed for nothing.", registry=self.registry
+        self.padding_tokens = counter("padding_tokens_total", "Padding tokens that the model computed.")
+        self.shared = counter(
+            "shared_windows_total",
+            "Windows answered with the result of an equal window, in flight or from the cache.",
+            ["how"],
         )
-        self.shared = Counter("shared_total", "Windows answered by an equal one.", ["how"], registry=self.registry)
-        self.batch_failures = Counter(
-            "batch_failures_total", "Batches on which the model raised.", registry=self.registry
-        )
-        self.reloads = Counter(
-            "reloads_total", "Attempts to put another model in place.", ["outcome"], registry=self.registry
-        )
-        self.ready = Gauge("ready", "1 while the service answers predictions.", registry=self.registry)
-        self.model_info = Gauge(
-            "model_info", "Always 1; the labels say which model.", ["name", "version"], registry=self.registry
-        )
+        self.batch_failures = counter("batch_failures_total", "Batches on which the model raised an error.")
+        self.reloads = counter("reloads_total", "Attempts to replace the model, by outcome.", ["outcome"])
+        self.ready = gauge("ready", "1 while the service answers predictions, else 0.")
+        self.model_info = gauge("model_info", "Always 1; the labels name the model.", ["name", "version"])
 
     def start_labels(self, labels: Sequence[str]) -> None:
-        """Show every label's counter from the start: a rate over a missing series is no rate."""
+        """Create every counter that has labels, at 0: Prometheus computes no rate over a series that is missing."""
         for label in labels:
             self.predictions.labels(label)
         for reason in ("deadline", "departed"):

@@ -153,7 +153,10 @@ class _Soak:
         while True:
             metrics = (await control.ask(get("/metrics"), last=True)).body.decode()
             now = sample(self._process.pid, self._ledger.done)
-            idle = not gauge(metrics, "queue_items") and now.descriptors <= at_rest.descriptors + SPARE_DESCRIPTORS
+            idle = (
+                not gauge(metrics, "classifier_queue_windows")
+                and now.descriptors <= at_rest.descriptors + SPARE_DESCRIPTORS
+            )
             if idle or time.monotonic() > deadline:
                 return now
             await asyncio.sleep(0.1)
@@ -171,7 +174,7 @@ class _Soak:
             "seed": self._options.seed,
             "seconds": seconds,
             "requests_per_s": self._ledger.done / seconds,
-            "texts_per_s": gauge(metrics, "texts_total") / seconds,
+            "texts_per_s": gauge(metrics, "classifier_texts_total") / seconds,
             "cpu_s": {"service": service_cpu, "clients": own_cpu},
             **self._ledger.summary(),
             "rss_mib": {
@@ -238,7 +241,7 @@ def _same(known: list[Known], repeated: list[Known], tolerance: float) -> Promis
 
 
 def _queue_empty(metrics: str) -> Promise:
-    items, tokens = gauge(metrics, "queue_items"), gauge(metrics, "queue_tokens")
+    items, tokens = gauge(metrics, "classifier_queue_windows"), gauge(metrics, "classifier_queue_tokens")
     return Promise("nothing is left in the queue", not items and not tokens, f"{items:g} windows, {tokens:g} tokens")
 
 

@@ -253,4 +253,8 @@ def _departed(found: dict[str, float]) -> list[Promise]:
 async def _work_done(control: Connection) -> tuple[float, float, float]:
     """Batches and texts so far, and windows in the queue."""
     metrics = (await control.ask(get("/metrics"), last=True)).body.decode()
-    return gauge(metrics, "batch_items_count"), gauge(metrics, "texts_total"), gauge(metrics, "queue_items")
+    return (
+        gauge(metrics, "classifier_batch_windows_count"),
+        gauge(metrics, "classifier_texts_total"),
+        gauge(metrics, "classifier_queue_windows"),
+    )

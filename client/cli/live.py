@@ -55,7 +55,7 @@ def parse(text: str, at_s: float, where: str = "/metrics") -> Reading:
                 continue
             labels = [(name, _ESCAPE.sub(_unescaped, text)) for name, text in _LABEL.findall(match[2] or "")]
             samples[match[1]][tuple(sorted(labels))] = value
-    if "texts_total" not in samples:
+    if "classifier_texts_total" not in samples:
         raise NotOurService(f"{where}: no metrics of this service; check the URL")
     return Reading(at_s, samples)
 
@@ -95,34 +95,34 @@ class Figures:
 def figures(before: Reading, after: Reading) -> Figures:
     """What happened between two readings of the same service."""
     seconds = max(after.at_s - before.at_s, 1e-9)
-    all_requests = _grown(before, after, "requests_total")
+    all_requests = _grown(before, after, "classifier_requests_total")
     requests = {labels: count for labels, count in all_requests.items() if _endpoint(labels) not in QUIET}
     errors: dict[str, float] = defaultdict(float)
     for labels, count in requests.items():
         code = dict(labels).get("code", "")
         if code >= "400" and count:
             errors[code] += count
-    for labels, count in _grown(before, after, "text_failures_total").items():
+    for labels, count in _grown(before, after, "classifier_text_failures_total").items():
         if count:
             errors[dict(labels).get("kind", "?")] += count
-    models = [dict(labels) for labels in after.samples.get("model_info", {})]
-    batches = sum(_grown(before, after, "batch_items_count").values())
-    items = sum(_grown(before, after, "batch_items_sum").values())
+    models = [dict(labels) for labels in after.samples.get("classifier_model_info", {})]
+    batches = sum(_grown(before, after, "classifier_batch_windows_count").values())
+    items = sum(_grown(before, after, "classifier_batch_windows_sum").values())
     endpoints = sorted({_endpoint(labels) for labels, n in requests.items() if n})
     return Figures(
         seconds=seconds,
-        ready=after.total("ready") == 1,
+        ready=after.total("classifier_ready") == 1,
         model=f"{models[0].get('name')} {models[0].get('version')}" if models else "",
         requests_per_s=sum(requests.values()) / seconds,
-        texts_per_s=sum(_grown(before, after, "texts_total").values()) / seconds,
-        tokens_per_s=sum(_grown(before, after, "tokens_total").values()) / seconds,
-        queue_items=after.total("queue_items"),
-        queue_tokens=after.total("queue_tokens"),
-        latency_ms={name: _percentiles(before, after, "request_seconds", name) for name in endpoints},
-        queue_ms=_percentiles(before, after, "queue_seconds"),
+        texts_per_s=sum(_grown(before, after, "classifier_texts_total").values()) / seconds,
+        tokens_per_s=sum(_grown(before, after, "classifier_tokens_total").values()) / seconds,
+        queue_items=after.total("classifier_queue_windows"),
+        queue_tokens=after.total("classifier_queue_tokens"),
+        latency_ms={name: _percentiles(before, after, "classifier_request_seconds", name) for name in endpoints},
+        queue_ms=_percentiles(before, after, "classifier_queue_seconds"),
         batch_items=items / batches if batches else None,
         errors=dict(sorted(errors.items())),
-        dropped=sum(_grown(before, after, "dropped_total").values()),
+        dropped=sum(_grown(before, after, "classifier_dropped_windows_total").values()),
     )
 
 

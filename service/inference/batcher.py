@@ -350,7 +350,7 @@ class Batcher:
         self._admission.rate.learn(tokens, between, full=2 * computed >= self.budget)
         self._busy_since = end
         self._metrics.inference_seconds.observe(seconds)
-        self._metrics.batch_items.observe(len(items))
+        self._metrics.batch_windows.observe(len(items))
         self._metrics.batch_tokens.observe(tokens)
         self._metrics.padding_tokens.inc(computed - tokens)
         return rows
@@ -440,7 +440,7 @@ class Batcher:
         self._freed.set()  # whoever waits for room looks again
         self._freed.clear()
         load = self.load
-        self._metrics.queue_items.set(load.items)
+        self._metrics.queue_windows.set(load.items)
         self._metrics.queue_tokens.set(load.tokens)
 
 

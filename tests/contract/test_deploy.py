@@ -14,7 +14,7 @@ import yaml
 from service.telemetry import Metrics
 from tests.conftest import ROOT
 
-NAME = re.compile(r"\b[a-z_]+(?:_total|_seconds|_bucket|_items|_tokens|_info)\b|\bready\b")
+NAME = re.compile(r"\bclassifier_[a-z_]+\b")
 
 
 def names() -> set[str]:

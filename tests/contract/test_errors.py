@@ -256,7 +256,7 @@ async def test_head_is_get_without_its_body(service_with: ServiceFactory, path: 
         assert (head.status_code, head.content) == (got.status_code, b"") == (200, b"")
         assert head.headers["content-length"] == got.headers["content-length"]
         assert (await service.client.head("/predict")).headers["allow"] == "POST"
-        assert await service.metric(f'requests_total{{code="200",endpoint="{path}"}}') == 2.0
+        assert await service.metric(f'classifier_requests_total{{code="200",endpoint="{path}"}}') == 2.0
 
 
 async def test_head_over_a_socket_leaves_the_connection_in_order(service_with: ServiceFactory) -> None:

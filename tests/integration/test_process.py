@@ -179,8 +179,8 @@ def test_caller_who_leaves_takes_the_work_along(artifact: Artifact) -> None:
             while 'code="499"' not in client.get("/metrics").text:
                 pass
             metrics = client.get("/metrics").text
-            departed = re.search(r'dropped_total\{reason="departed"\} (\S+)', metrics)
-            waiting = re.search(r"^queue_items (\S+)", metrics, re.MULTILINE)
+            departed = re.search(r'classifier_dropped_windows_total\{reason="departed"\} (\S+)', metrics)
+            waiting = re.search(r"^classifier_queue_windows (\S+)", metrics, re.MULTILINE)
         assert departed and waiting and float(waiting[1]) <= 1
         assert service.stop() == 0
 

@@ -176,7 +176,7 @@ async def test_the_app_in_this_process(service_with: ServiceFactory) -> None:
         texts = [f"text {'x' * i}" if i % 9 else "" for i in range(100)]
         found = [outcome async for outcome in asking.predict_many(texts, top_k=1)]
         assert [isinstance(outcome, Prediction) for outcome in found] == [bool(text) for text in texts]
-        assert "texts_total" in await asking.metrics()
+        assert "classifier_texts_total" in await asking.metrics()
 
 
 @pytest.mark.anyio

@@ -88,4 +88,4 @@ def test_a_broken_log_is_not_the_end_of_logging() -> None:
 def test_two_registries_do_not_mix() -> None:
     first, second = Metrics(), Metrics()
     first.texts.inc()
-    assert second.registry.get_sample_value("texts_total") == 0.0
+    assert second.registry.get_sample_value("classifier_texts_total") == 0.0

@@ -14,35 +14,35 @@ from service.telemetry import Metrics
 from tests.support.scripted_server import http, live, page, scripted
 
 BEFORE = """
-# HELP texts_total Texts classified.
-# TYPE texts_total counter
-texts_total 100.0
-tokens_total 1000.0
-requests_total{code="200",endpoint="/predict"} 10.0
-requests_total{code="200",endpoint="/metrics"} 500.0
-request_seconds_bucket{endpoint="/predict",le="0.1"} 10.0
-request_seconds_bucket{endpoint="/predict",le="0.2"} 10.0
-request_seconds_bucket{endpoint="/predict",le="+Inf"} 10.0
-text_failures_total{kind="empty_text"} 1.0
-queue_items 3.0
+# HELP classifier_texts_total Texts classified.
+# TYPE classifier_texts_total counter
+classifier_texts_total 100.0
+classifier_tokens_total 1000.0
+classifier_requests_total{code="200",endpoint="/predict"} 10.0
+classifier_requests_total{code="200",endpoint="/metrics"} 500.0
+classifier_request_seconds_bucket{endpoint="/predict",le="0.1"} 10.0
+classifier_request_seconds_bucket{endpoint="/predict",le="0.2"} 10.0
+classifier_request_seconds_bucket{endpoint="/predict",le="+Inf"} 10.0
+classifier_text_failures_total{kind="empty_text"} 1.0
+classifier_queue_windows 3.0
 """
 AFTER = """
-texts_total 160.0
-tokens_total 4000.0
-requests_total{code="200",endpoint="/predict"} 28.0
-requests_total{code="429",endpoint="/predict"} 2.0
-requests_total{code="200",endpoint="/metrics"} 900.0
-request_seconds_bucket{endpoint="/predict",le="0.1"} 20.0
-request_seconds_bucket{endpoint="/predict",le="0.2"} 29.0
-request_seconds_bucket{endpoint="/predict",le="+Inf"} 30.0
-text_failures_total{kind="empty_text"} 4.0
-text_failures_total{kind="we\\"ird\\\\kind"} 1.0
-queue_items 7.0
-queue_tokens 70.0
-ready 1.0
-model_info{name="m",version="v"} 1.0
-batch_items_sum 60.0
-batch_items_count 15.0
+classifier_texts_total 160.0
+classifier_tokens_total 4000.0
+classifier_requests_total{code="200",endpoint="/predict"} 28.0
+classifier_requests_total{code="429",endpoint="/predict"} 2.0
+classifier_requests_total{code="200",endpoint="/metrics"} 900.0
+classifier_request_seconds_bucket{endpoint="/predict",le="0.1"} 20.0
+classifier_request_seconds_bucket{endpoint="/predict",le="0.2"} 29.0
+classifier_request_seconds_bucket{endpoint="/predict",le="+Inf"} 30.0
+classifier_text_failures_total{kind="empty_text"} 4.0
+classifier_text_failures_total{kind="we\\"ird\\\\kind"} 1.0
+classifier_queue_windows 7.0
+classifier_queue_tokens 70.0
+classifier_ready 1.0
+classifier_model_info{name="m",version="v"} 1.0
+classifier_batch_windows_sum 60.0
+classifier_batch_windows_count 15.0
 """
 
 
@@ -82,18 +82,18 @@ def test_every_metric_that_is_read_exists() -> None:
     metrics.start_labels(("a",))
     names = {family.name for family in metrics.registry.collect()}
     assert names >= {
-        "texts",
-        "tokens",
-        "requests",
-        "request_seconds",
-        "text_failures",
-        "queue_items",
-        "queue_tokens",
-        "queue_seconds",
-        "batch_items",
-        "dropped",
-        "ready",
-        "model_info",
+        "classifier_texts",
+        "classifier_tokens",
+        "classifier_requests",
+        "classifier_request_seconds",
+        "classifier_text_failures",
+        "classifier_queue_windows",
+        "classifier_queue_tokens",
+        "classifier_queue_seconds",
+        "classifier_batch_windows",
+        "classifier_dropped_windows",
+        "classifier_ready",
+        "classifier_model_info",
     }
 
 

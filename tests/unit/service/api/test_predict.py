@@ -338,21 +338,23 @@ async def test_health_information_and_metrics(service_with: ServiceFactory) -> N
         assert (await service.client.get("/readyz")).json() == {"status": "ready"}
         info = (await service.client.get("/info")).json()
         assert info["model"]["labels"] == list(LABELS) and info["limits"]["max_texts"] == 9
-        assert await service.metric("predictions_total{") == 0.0  # every label is there before the first request
+        assert (
+            await service.metric("classifier_predictions_total{") == 0.0
+        )  # every label is there before the first request
         await service.post("/batch", {"texts": ["a goal", "", "word " * 60]})
-        assert await service.metric("texts_total") == 2
-        assert await service.metric('text_failures_total{kind="empty_text"}') == 1
-        assert await service.metric("tokens_total") == 62
-        assert await service.metric('requests_total{code="200",endpoint="/batch"}') == 1
-        assert await service.metric("queue_items") == 0
-        assert await service.metric("model_info{") == 1
+        assert await service.metric("classifier_texts_total") == 2
+        assert await service.metric('classifier_text_failures_total{kind="empty_text"}') == 1
+        assert await service.metric("classifier_tokens_total") == 62
+        assert await service.metric('classifier_requests_total{code="200",endpoint="/batch"}') == 1
+        assert await service.metric("classifier_queue_windows") == 0
+        assert await service.metric("classifier_model_info{") == 1
 
 
 async def test_paths_of_scanners_share_one_series(service_with: ServiceFactory) -> None:
     async with service_with() as service:
         for path in ("/a", "/b", "/.env"):
             await service.client.get(path)
-        assert await service.metric('requests_total{code="404",endpoint="other"}') == 3
+        assert await service.metric('classifier_requests_total{code="404",endpoint="other"}') == 3
 
 
 async def test_request_id_is_echoed_made_or_replaced(service_with: ServiceFactory) -> None:
@@ -391,7 +393,7 @@ async def test_unexpected_fault_is_500_without_its_message(
         monkeypatch.setattr(service.engine, "encode", lambda *_: 1 / 0)
         body = check_error(await service.post("/predict", {"text": "a"}), "internal")
         assert "division" not in body["error"] and body["request_id"] in body.values()
-        assert await service.metric('requests_total{code="500",endpoint="/predict"}') == 1
+        assert await service.metric('classifier_requests_total{code="500",endpoint="/predict"}') == 1
 
 
 async def test_concurrent_requests_each_get_their_own_answer(service_with: ServiceFactory) -> None:

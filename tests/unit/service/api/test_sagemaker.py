@@ -102,7 +102,7 @@ async def test_a_body_that_breaks_off_is_refused_before_any_row_of_it_is_classif
     async with service_with() as service:
         response = await invoke(service, "a word\n" * 100 + '"never closed', "text/csv")
         assert (response.status_code, response.json()["kind"]) == (400, "invalid_body")
-        assert await service.metric("texts_total") == 0
+        assert await service.metric("classifier_texts_total") == 0
 
 
 async def test_csv(service_with: ServiceFactory) -> None:

@@ -102,7 +102,7 @@ async def test_each_sentence_is_left_out_in_turn(service_with: ServiceFactory) -
     async with service_with(max_texts=2) as service:
         answer = (await service.post("/predict", {"text": text, "explain": True})).json()
         plain = (await service.post("/predict", {"text": text})).json()
-        assert await service.metric("texts_total") == 2, "what is left out is no traffic"
+        assert await service.metric("classifier_texts_total") == 2, "what is left out is no traffic"
     found = answer.pop("explanation")
     assert {**answer, "timing": None} == {**plain, "timing": None}
     assert [text[s["start"] : s["end"]] for s in found["sentences"]] == [

@@ -77,8 +77,8 @@ async def test_the_other_model_answers_from_then_on(service_with: ServiceFactory
         assert await version(service) == "ffffffffffff"
         info = (await service.client.get("/info")).json()
         assert info["model"]["version"] == "ffffffffffff"
-        assert await service.metric('model_info{name="fake",version="ffffffffffff"}') == 1
-        assert await service.metric('reloads_total{outcome="done"}') == 1
+        assert await service.metric('classifier_model_info{name="fake",version="ffffffffffff"}') == 1
+        assert await service.metric('classifier_reloads_total{outcome="done"}') == 1
         assert "0123456789ab" not in (await service.client.get("/metrics")).text
     [settings] = asked
     assert str(settings.model_dir) == "models/other"
@@ -90,7 +90,7 @@ async def test_comparing_is_not_counted_as_traffic(service_with: ServiceFactory)
         await service.post("/predict", {"text": "a word"})
         next_is(service, other_engine())
         await reload(service)
-        assert await service.metric("texts_total") == 1
+        assert await service.metric("classifier_texts_total") == 1
 
 
 async def test_what_the_old_model_has_is_finished_by_it(service_with: ServiceFactory) -> None:
@@ -114,7 +114,7 @@ async def kept(service: Service, answer: httpx.Response) -> str:
     """The reason; the running model still answers."""
     assert (answer.status_code, answer.json()["kind"]) == (422, "reload_refused"), answer.text
     assert await version(service) == "0123456789ab"
-    assert await service.metric('reloads_total{outcome="refused"}') == 1
+    assert await service.metric('classifier_reloads_total{outcome="refused"}') == 1
     reason: str = answer.json()["error"]
     assert "kept" in reason
     return reason
@@ -167,7 +167,7 @@ async def test_other_labels_are_refused_unless_asked_for(service_with: ServiceFa
         next_is(service, other_engine(labels=(*LABELS, "weather")))
         assert "weather" in await kept(service, await reload(service))
         assert (await reload(service, other_labels=True)).status_code == 200
-        assert await service.metric('predictions_total{label="weather"}') == 0
+        assert await service.metric('classifier_predictions_total{label="weather"}') == 0
 
 
 async def test_too_many_other_answers_are_refused(service_with: ServiceFactory) -> None:
