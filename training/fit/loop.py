@@ -113,6 +113,9 @@ class OrderedTrainer(Trainer):
     def train_on(self, directory: Path) -> list[dict[str, float]]:
         """Train, from the newest complete checkpoint in `directory` if there is one, and return the log.
 
+        Evaluations during training run in the precision of training: they only compare one step with another.
+        Afterwards the model computes in float32 again, as it will be stored and served.
+
         Raises:
             Stopped: on request, with a checkpoint written.
         """
@@ -130,6 +133,8 @@ class OrderedTrainer(Trainer):
             self.state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
         else:
             self.train(resume_from_checkpoint=str(newest) if newest else None)
+        # Else accelerate's autocast stays around the model's forward, and measures what nobody serves.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         if self._stop.stopped:
             raise Stopped
         return list(self.state.log_history)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer
+from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from classifier.errors import ModelError
@@ -68,17 +69,21 @@ def pretrain(config: PretrainConfig) -> dict[str, float] | None:
         train, val = tokenise(config.corpus, tokenizer, end, directory, config.val_fraction, config.seed)
     trainer = _trainer(config, directory, model, train, val)
     trainer.train_on(directory)
+    leave()
+    if not is_main():
+        return None
+    stored_dtype = getattr(torch, config.weights_dtype)
+    model.to(stored_dtype).float()  # rounded before it is measured, so that the figures are those of the stored weights
+    val_loss = validation_loss(model, Blocks(val, config.block), config.batch_size)
     measured = {
-        **_measure(trainer, val),
+        "val_loss": val_loss,
+        "val_bits_per_byte": val_loss * val.tokens / val.bytes / math.log(2),
         "tokens_seen": trainer.state.global_step
         * float(config.block * config.batch_size * config.gradient_accumulation * trainer.args.world_size),
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "seconds": round(time.monotonic() - started, 1),
     }
-    leave()
-    if not is_main():
-        return None
-    _write(config, output, model, tokenizer, measured)
+    _write(config, output, model.to(stored_dtype), tokenizer, measured)
     return measured
 
 
@@ -186,9 +191,17 @@ def _trainer(
     )
 
 
-def _measure(trainer: OrderedTrainer, val: TokenFile) -> dict[str, float]:
-    loss = trainer.evaluate()["eval_loss"]
-    return {"val_loss": loss, "val_bits_per_byte": loss * val.tokens / val.bytes / math.log(2)}
+@torch.inference_mode()
+def validation_loss(model: GPT2LMHeadModel, blocks: Blocks, batch_size: int) -> float:
+    """Return the mean cross-entropy of the next token in nats, computed by the model's own forward without autocast."""
+    model.eval()
+    losses = [
+        model(input_ids=batch["input_ids"].to(model.device), labels=batch["labels"].to(model.device)).loss.repeat(
+            len(batch["labels"])
+        )
+        for batch in DataLoader(blocks, batch_size)
+    ]
+    return float(torch.cat(losses).mean())
 
 
 def _write(
@@ -198,7 +211,7 @@ def _write(
     unfinished = output.with_name(f".{output.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     end = tokenizer.id_to_token(model.config.eos_token_id)
-    model.to(getattr(torch, config.weights_dtype)).save_pretrained(unfinished)
+    model.save_pretrained(unfinished)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end).save_pretrained(
         unfinished
     )

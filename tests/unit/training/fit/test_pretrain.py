@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
+from transformers import GPT2LMHeadModel
 
 from classifier.model import load_base, load_base_tokenizer
 from tests.conftest import LABELS, ROOT
@@ -61,6 +63,18 @@ def test_the_base_learns_and_can_be_fine_tuned_from(config: PretrainConfig) -> N
     assert (model.config.n_layer, model.config.n_embd, model.config.n_positions) == (2, 16, 64)
     card = (Path(config.output) / "README.md").read_text(encoding="utf-8")
     assert "bits a byte" in card and str(Path(config.output).parent) not in card
+
+
+def test_validation_loss_is_that_of_the_stored_weights_in_float32(config: PretrainConfig) -> None:
+    measured = pretrain(dataclasses.replace(config, precision="bfloat16", steps=20, weights_dtype="bfloat16"))
+    assert measured is not None
+    model = GPT2LMHeadModel.from_pretrained(config.output, dtype=torch.float32).eval()
+    tokens = np.fromfile(config.output + "-checkpoints/val.tokens", dtype=np.uint16).astype(np.int64)
+    blocks = torch.from_numpy(tokens[: len(tokens) // 32 * 32]).view(-1, 32)
+    with torch.inference_mode():
+        logits = model(input_ids=blocks).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
+    assert measured["val_loss"] == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_going_on_from_a_base_keeps_its_shape_and_tokenizer(

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from classifier.artifact import read_artifact
+from classifier.artifact import Artifact, read_artifact
 from classifier.errors import ArtifactError, ModelError
+from service.model.torch_engine import load_torch_engine
+from service.settings import Settings
 from tests.support.runs import run
 from tests.support.texts import news_rows
 from training.config import TrainConfig
@@ -50,9 +52,24 @@ def test_run_writes_a_whole_artifact_that_learnt(config: TrainConfig, capsys: py
 
 def test_stored_golden_logits_are_those_of_the_stored_weights(config: TrainConfig) -> None:
     artifact = run(changed(config, weights_dtype="float16", epochs=1.0, baseline=False))
+    assert_golden_logits_are_the_stored_weights_own(artifact)
+
+
+def assert_golden_logits_are_the_stored_weights_own(artifact: Artifact) -> None:
     logits = predict_logits(artifact.model(), artifact.encoder(), [g.text for g in artifact.manifest.golden])
     expected = torch.tensor([g.logits for g in artifact.manifest.golden])
     torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_artifact_trained_in_bfloat16_is_measured_and_served_in_float32(config: TrainConfig, tmp_path: Path) -> None:
+    trained = changed(config, precision="bfloat16", baseline=False, checkpoints=str(tmp_path / "checkpoints"))
+    artifact = run(trained)
+    assert_golden_logits_are_the_stored_weights_own(artifact)
+    engine = load_torch_engine(Settings(model_dir=artifact.directory, precision="float32"))
+    assert engine.info.golden_difference < 1e-5
+    # A run that finds itself finished does not train, and must measure the same.
+    again = run(changed(trained, overwrite=True))
+    assert again.manifest.golden == artifact.manifest.golden and again.manifest.metrics == artifact.manifest.metrics
 
 
 def test_same_seed_same_weights(config: TrainConfig, tmp_path: Path) -> None:
