@@ -32,6 +32,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 COPY scripts/trim_packages.sh scripts/compile_used.sh /build/scripts/
 RUN sh /build/scripts/trim_packages.sh /opt/venv
 COPY pyproject.toml README.md /build/
+COPY LICENSE NOTICE /app/
 COPY scripts/entrypoint.py /app/entrypoint.py
 COPY classifier /app/classifier
 COPY service /app/service
@@ -73,6 +74,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv --without-pip /opt/venv \
     && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes \
         -r /build/requirements/page.txt
+COPY LICENSE NOTICE /app/
 COPY client /app/client
 RUN /opt/venv/bin/python -m compileall -q /app/client && chmod -R a+rX /app /opt/venv
 
