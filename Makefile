@@ -1,44 +1,50 @@
 PORT   ?= 8080
 MODEL  ?= models/default
-# The recipe for GPT-2 itself; configs/default.toml is that of the compact models/default.
+# The recipe for GPT-2 itself; configs/default.toml is the recipe of the compact models/default.
 CONFIG ?= training/configs/gpt2.toml
 OUTPUT ?= models/trained
 IMAGE  ?= gpt2-classifier
 # What `make image` builds: serve, train (which also serves) or page.
 TARGET ?= serve
-# Interpreter for .venv; empty: the first suitable one (scripts/find_python.sh).
+# The Python that creates .venv. Empty: the first suitable one that scripts/find_python.sh finds.
 PYTHON ?=
-# Package index for torch alone; empty: the ordinary one. On Linux its torch brings gigabytes of CUDA libraries;
-# https://download.pytorch.org/whl/cpu has a build without. It counts when torch is installed: `make clean` to change.
+# The package index for torch alone. Not given: scripts/torch_index.sh chooses it. Given as empty: pip's own index. It is
+# used when torch is installed; `make clean` removes that installation.
 TORCH_INDEX ?=
 
 CPU_INDEX := https://download.pytorch.org/whl/cpu
-# Images serve on a CPU unless TORCH_INDEX says otherwise; said to be empty, it means the ordinary index there too.
+# Images get torch's CPU build unless TORCH_INDEX is given.
 image_index = $(if $(filter file,$(origin TORCH_INDEX)),$(CPU_INDEX),$(TORCH_INDEX))
+torch_index = $(if $(filter file,$(origin TORCH_INDEX)),$$(sh scripts/torch_index.sh $(python)),$(TORCH_INDEX))
+# What pip downloads for each file of locked packages when its cache is empty (Linux, x86-64, Python 3.11; without torch).
+size_serve := 62 MB
+size_train := 187 MB
+size_page  := 123 MB
+size_dev   := 403 MB
 python    := .venv/bin/python
-# --no-compile: byte code is then written for the few modules that a run imports, not for all of torch (28 s less on two cores).
+# --no-compile: Python then writes byte code only for the modules that a run imports, not for all of torch (28 s less on two cores).
 pip       := $(python) -m pip --disable-pip-version-check install --no-compile
-# Where this is set, every start would compile these modules again (12 s on two cores).
+# If this were set, every start would compile these modules again (12 s on two cores).
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help serve app test test-slow check train bench soak fuzz image image-test audit openapi lock clean need-data
 
-help:  ## show this list
+help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 serve: .venv/.serve  ## run the service: PORT=8080 MODEL=models/default
 	@SERVICE_PORT='$(PORT)' SERVICE_MODEL_DIR='$(MODEL)' exec $(python) -m service
 
-app: .venv/.page  ## the page on :8501, for the service at CLASSIFIER_URL
+app: .venv/.page  ## run the page on port 8501 for the service at CLASSIFIER_URL
 	@exec $(python) -m streamlit run client/page/app.py
 
 test: .venv/.dev  ## run the tests: ARGS="-k batcher"
 	@$(python) -m pytest $(ARGS)
 
-test-slow: .venv/.dev  ## run the tests that take minutes
+test-slow: .venv/.dev  ## run the slow tests (minutes)
 	@$(python) -m pytest -m slow $(ARGS)
 
-check: .venv/.dev  ## lint, format, types, and openapi.yaml as the code has it
+check: .venv/.dev  ## check style, format and types, and that openapi.yaml is up to date
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
 	@$(python) -m mypy
@@ -47,24 +53,24 @@ check: .venv/.dev  ## lint, format, types, and openapi.yaml as the code has it
 train: need-data .venv/.train  ## fine-tune a model: DATA=articles.csv OUTPUT=models/trained ARGS="--epochs 2"
 	@exec $(python) -m training train --config '$(CONFIG)' --data '$(DATA)' --output '$(OUTPUT)' $(ARGS)
 
-bench: .venv/.dev  ## measure speed beside other runtimes and servers (hours): ARGS="--quick"
+bench: .venv/.dev  ## measure speed beside other runtimes and servers (hours): ARGS=--quick
 	@exec $(python) -m benchmarks $(ARGS)
 
-soak: .venv/.dev  ## ask the real service 100,000 mixed requests, faults among them: ARGS="--quick", ARGS="stream"
+soak: .venv/.dev  ## send the service 100,000 mixed requests with injected faults: ARGS=--quick, ARGS=stream
 	@exec $(python) -m benchmarks.soak $(ARGS)
 
-fuzz: .venv/.dev  ## send the service whatever its contract allows and forbids: EXAMPLES=2000
+fuzz: .venv/.dev  ## send the service requests generated from openapi.yaml: EXAMPLES=2000
 	@FUZZ_EXAMPLES='$(or $(EXAMPLES),2000)' $(python) -m pytest --timeout 0 tests/contract/test_schemathesis.py
 
 image:  ## build an image: TARGET=serve|train|page IMAGE=gpt2-classifier BASE=python:3.11-slim-bookworm
 	@docker build --target '$(TARGET)' $(if $(BASE),--build-arg BASE='$(BASE)' --build-arg RUNTIME='$(BASE)') \
 		--build-arg TORCH_INDEX='$(image_index)' --tag '$(IMAGE)' .
 
-image-test:  ## build the images, run them as SageMaker, EC2 and Kubernetes do (minutes): ARGS="--skip-train"
+image-test:  ## build the images and run them as SageMaker, EC2 and Kubernetes do (minutes): ARGS=--skip-train
 	@python=$$(sh scripts/find_python.sh $(PYTHON)) && \
 		exec "$$python" scripts/image_test.py --torch-index '$(image_index)' $(ARGS)
 
-audit: .venv/.audit  ## look the locked packages up in the advisory database (needs a network)
+audit: .venv/.audit  ## look up the locked packages in the database of vulnerabilities (needs a network)
 	@.venv/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements/torch.txt $(ARGS)
 	@for lock in serve train page; do \
 		echo "requirements/$$lock.txt"; \
@@ -82,10 +88,10 @@ clean:  ## remove .venv and caches
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 need-data:
-	@test -n '$(DATA)' || { echo 'make train needs the file with the examples: make train DATA=articles.csv' >&2; exit 2; }
+	@test -n '$(DATA)' || { echo 'make train needs a file with labelled texts: make train DATA=articles.csv' >&2; exit 2; }
 
-# One .venv for all verbs. A stamp says that a lock file is installed; dev contains train contains serve, at the same
-# versions, so installing more never changes what is there.
+# All verbs share one .venv. A stamp file says that a lock file is installed. dev.txt contains train.txt, which contains
+# serve.txt, at the same versions, so installing more never changes an installed package.
 .venv/.created:
 	@python=$$(sh scripts/find_python.sh $(PYTHON)) && echo "creating .venv with $$python" && \
 		"$$python" -m venv --clear .venv && touch $@
@@ -98,9 +104,9 @@ need-data:
 	$(call install,train)
 	@touch .venv/.serve $@
 
-# The page's and the client's packages, beside whatever is there: their versions are those of dev.txt.
+# The packages of the page and the client have the versions of dev.txt, so they fit beside what is installed.
 .venv/.page: requirements/page.txt | .venv/.created
-	@echo "installing the packages of requirements/page.txt"
+	@echo "installing the packages of requirements/page.txt (a download of $(size_page) at most)"
 	@$(pip) --quiet --no-deps --require-hashes -r requirements/page.txt
 	@touch $@
 
@@ -108,7 +114,7 @@ need-data:
 	$(call install,dev)
 	@touch .venv/.serve .venv/.train .venv/.page $@
 
-# The auditor is no part of the project and needs other versions: an environment of its own inside .venv.
+# The auditor needs other versions of some packages, so it has an environment of its own inside .venv.
 .venv/.audit: requirements/audit.txt | .venv/.created
 	@$(python) -m venv .venv/audit
 	@.venv/audit/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes \
@@ -117,8 +123,10 @@ need-data:
 
 # torch comes last and with its dependencies: they are in place at their locked versions, but for its build's own.
 define install
-	@echo "installing the packages of requirements/$(1).txt (a minute or so)"
+	@echo "installing the packages of requirements/$(1).txt (a download of $(size_$(1)) at most)"
 	@$(pip) --quiet --no-deps --require-hashes -r requirements/$(1).txt
-	@echo "installing torch"
-	@$(pip) $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') -r requirements/torch.txt
+	@index="$(torch_index)"; if [ -n "$$index" ]; \
+		then echo "installing torch from $$index (its CPU build: 190 MB; TORCH_INDEX=URL chooses another)"; \
+		else echo "installing torch from pip's own index (190 MB; for Linux, PyPI's build brings 3 GB of CUDA libraries)"; fi; \
+	$(pip) $${index:+--index-url "$$index"} -r requirements/torch.txt
 endef
