@@ -1,39 +1,45 @@
-"""What every test gets: a clean environment, a tiny base model, a tiny artifact."""
+"""Fixtures of all tests. What is heavy, torch first of all, is imported by the fixtures that need it."""
 
-import json
+import csv
+import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
-from classifier.artifact import Artifact, Golden, Manifest, read_artifact, write_artifact
-from classifier.encoding import Encoder, TextCleaning
-from classifier.labels import Labels
-from classifier.model import GPT2Classifier, load_base
-from tests.support.texts import corpus, news_rows
-from training.report.golden import GOLDEN_TEXTS
-from training.report.predict import predict_logits
+from tests.support import ROOT
+from tests.support.texts import news_rows
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from classifier.artifact import Artifact
+    from classifier.model import GPT2Classifier
+    from tests.support.app import ServiceFactory
+    from tests.support.fake_engine import FakeEngine
+
+SETTINGS = ("SERVICE_", "CLASSIFIER_", "SAGEMAKER_", "SM_", "OTEL_")
+"""Prefixes of the variables that the project reads."""
+
+for name in [name for name in os.environ if name.startswith(SETTINGS)]:
+    del os.environ[name]  # no setting of the machine reaches a test, its fixtures or its processes
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores Ctrl-C for what it runs in the background, and children inherit that: theirs must work.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
-LABELS = Labels(("business", "politics", "sport"))
-
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine reaches a test."""
-    import os
-
-    for name in list(os.environ):
-        if name.startswith(("SERVICE_", "SAGEMAKER_", "SM_")):
-            monkeypatch.delenv(name)
+def no_settings_left() -> Iterator[None]:
+    """Fail if a test leaves a variable of the project set."""
+    yield
+    left = [name for name in os.environ if name.startswith(SETTINGS)]
+    for name in left:
+        del os.environ[name]
+    assert not left, "the test leaves these variables set"
 
 
 @pytest.fixture
@@ -43,80 +49,57 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level BPE of 400 tokens, trained on the tests' own sentences."""
+    from tests.support.tiny_model import write_tokenizer
+
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(corpus(), vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False)
-    bpe.save(str(path))
+    write_tokenizer(path)
     return path
 
 
 @pytest.fixture
-def tokenizer(tokenizer_path: Path) -> Tokenizer:
+def tokenizer(tokenizer_path: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
     return Tokenizer.from_file(str(tokenizer_path))
 
 
 @pytest.fixture(scope="session")
 def base_model(tokenizer_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 language model's directory: two layers, width 16, random weights with a fixed seed."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+    """The directory of a tiny GPT-2 language model."""
+    from tests.support.tiny_model import write_base_model
 
     directory = tmp_path_factory.mktemp("base")
-    config = GPT2Config(vocab_size=400, n_positions=128, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
-    torch.manual_seed(7)
-    GPT2LMHeadModel(config).save_pretrained(directory)
-    (directory / "tokenizer.json").write_bytes(tokenizer_path.read_bytes())
-    (directory / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}), encoding="utf-8"
-    )
+    write_base_model(directory, tokenizer_path)
     return directory
 
 
 @pytest.fixture(scope="session")
-def model(base_model: Path) -> GPT2Classifier:
-    """A tiny classifier whose weights are large enough that a wrong position moves its logits visibly."""
-    torch.manual_seed(11)
-    model = load_base(str(base_model), LABELS)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8.0)
-    model.eval()
-    return model
+def model(base_model: Path) -> "GPT2Classifier":
+    from tests.support.tiny_model import tiny_classifier
 
-
-def artifact_of(model: GPT2Classifier, tokenizer: Tokenizer, directory: Path) -> Artifact:
-    """Write `model` as an artifact with true golden logits."""
-    encoder = Encoder(tokenizer, TextCleaning(), max_tokens=64, window_stride=48)
-    logits = predict_logits(model, encoder, GOLDEN_TEXTS)
-    manifest = Manifest(
-        name="tiny",
-        created="2026-01-01T00:00:00+00:00",
-        labels=list(LABELS.names),
-        max_tokens=64,
-        window_stride=48,
-        golden=[Golden(text=t, logits=[float(x) for x in row]) for t, row in zip(GOLDEN_TEXTS, logits, strict=True)],
-    )
-    return write_artifact(directory, model=model, tokenizer=tokenizer, manifest=manifest, card="# tiny\n")
+    return tiny_classifier(base_model)
 
 
 @pytest.fixture(scope="session")
-def artifact(model: GPT2Classifier, tokenizer_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A whole artifact; tests that damage it take `artifact_copy`."""
+def artifact(model: "GPT2Classifier", tokenizer_path: Path, tmp_path_factory: pytest.TempPathFactory) -> "Artifact":
+    """An artifact that no test may change; `artifact_copy` is for those that do."""
+    from tokenizers import Tokenizer
+
+    from tests.support.tiny_model import artifact_of
+
     return artifact_of(model, Tokenizer.from_file(str(tokenizer_path)), tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
-def artifact_copy(artifact: Artifact, tmp_path: Path) -> Artifact:
-    import shutil
+def artifact_copy(artifact: "Artifact", tmp_path: Path) -> "Artifact":
+    from classifier.artifact import read_artifact
 
     return read_artifact(shutil.copytree(artifact.directory, tmp_path / "copy"))
 
 
 @pytest.fixture
 def news_csv(tmp_path: Path) -> Path:
-    """60 short rows of three labels, all different."""
-    import csv
-
+    """A file of 60 short rows with three labels; no two rows are alike."""
     path = tmp_path / "news.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -126,8 +109,24 @@ def news_csv(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def shared() -> Iterator[Path]:
-    """The data directory that stands beside the checkout on machines that have the data."""
-    if not (SHARED / "data").is_dir():
+def engine() -> "FakeEngine":
+    from tests.support.fake_engine import FakeEngine
+
+    return FakeEngine()
+
+
+@pytest.fixture
+def service_with(engine: "FakeEngine") -> "ServiceFactory":
+    """`async with service_with(max_texts=2) as service:` is a ready service with these settings."""
+    from tests.support.app import service_factory
+
+    return service_factory(engine)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The data directory beside the checkout, on machines that have the data."""
+    directory = ROOT.parent / "shared"
+    if not (directory / "data").is_dir():
         pytest.skip("needs the data that is not part of the repository (../shared/data)")
-    yield SHARED
+    return directory

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from service.telemetry import Metrics
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 NAME = re.compile(r"\bclassifier_[a-z_]+\b")
 

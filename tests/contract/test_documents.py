@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from service import __version__
 from service.settings import PREFIX, Settings
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 
 def read(name: str) -> str:

@@ -2,26 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 import yaml
 from starlette.exceptions import HTTPException
-from uvicorn.server import ServerState
 
 from service.api.schemas import ErrorBody
 from service.app import create_app
 from service.errors import STATUS, EngineLoadError
 from service.http import protocol
-from service.http.protocol import BoundedProtocol
 from service.inference.engine import Engine
 from service.settings import Settings
-from tests.conftest import ROOT
-from tests.unit.service.conftest import Service, ServiceFactory, reached
+from tests.support import ROOT
+from tests.support.app import Service, ServiceFactory, reached
+from tests.support.raw_http import connection
 
 pytestmark = pytest.mark.anyio
 
@@ -209,25 +206,6 @@ SOCKET_CASES = [
 ]
 
 
-@asynccontextmanager
-async def connection(service: Service) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """To the app behind the service's HTTP protocol."""
-    config = uvicorn.Config(service.app, http=BoundedProtocol, lifespan="off", log_config=None)
-    config.load()
-    state = ServerState()
-    listening = await asyncio.get_running_loop().create_server(
-        lambda: BoundedProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-    )
-    reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        listening.close()
-        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
-        await asyncio.gather(*state.tasks, return_exceptions=True)
-
-
 @pytest.mark.parametrize(("kind", "how", "sent"), SOCKET_CASES, ids=[f"{c[0]}: {c[1]}" for c in SOCKET_CASES])
 async def test_error_of_the_protocol(
     service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch, kind: str, how: str, sent: bytes
@@ -235,7 +213,7 @@ async def test_error_of_the_protocol(
     if kind == "request_timeout":
         monkeypatch.setattr(protocol, "HEAD_S", 0.05)
         monkeypatch.setattr(protocol, "BODY_IDLE_S", 0.05)
-    async with service_with() as service, connection(service) as (reader, writer):
+    async with service_with() as service, connection(service.app) as (reader, writer):
         writer.write(sent)
         head, _, body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
@@ -260,7 +238,7 @@ async def test_head_is_get_without_its_body(service_with: ServiceFactory, path: 
 
 
 async def test_head_over_a_socket_leaves_the_connection_in_order(service_with: ServiceFactory) -> None:
-    async with service_with() as service, connection(service) as (reader, writer):
+    async with service_with() as service, connection(service.app) as (reader, writer):
         for _ in range(2):
             writer.write(b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)

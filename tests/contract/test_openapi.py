@@ -9,7 +9,7 @@ import yaml
 
 from service.app import openapi_document
 from service.errors import MEANING, STATUS
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from schemathesis.config import SchemathesisConfig
 from service.api.schemas import ErrorBody, TextResult
 from service.errors import STATUS
 from service.http.middleware import ADMIN
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support.fake_engine import FakeEngine
 from tests.support.live_service import live_service
 
@@ -62,8 +62,8 @@ def lines(_: Any, value: object) -> bytes:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with live_service() as url:
-        yield url
+    with live_service() as service:
+        yield service.url
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,18 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from classifier.artifact import Artifact, read_artifact
-from tests.conftest import ROOT
-from tests.support.service_process import ServiceProcess, client_of, service_process
+from tests.integration.conftest import ADMIN_KEY
+from tests.support import ROOT
+from tests.support.service_process import ServiceProcess
 
 DEFAULT = ROOT / "models" / "default"
 ARTICLE = (ROOT / "examples" / "article.txt").read_text(encoding="utf-8")
-ADMIN_KEY = "0123456789abcdef"
 SENTENCES = [
     ("The striker scored twice in the second half as the champions won the cup final.", "sport"),
     ("Shares in the bank fell after it warned that annual profits would miss forecasts.", "business"),
@@ -27,14 +26,6 @@ SENTENCES = [
 @pytest.fixture(scope="module")
 def default() -> Artifact:
     return read_artifact(DEFAULT)
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[ServiceProcess]:
-    patient = {"SERVICE_DEFAULT_TIMEOUT_MS": "300000", "SERVICE_MAX_TIMEOUT_MS": "300000"}  # on a busy machine, too
-    with service_process(DEFAULT, SERVICE_ADMIN_KEYS=ADMIN_KEY, **patient) as service:
-        service.wait_for_log("ready")
-        yield service
 
 
 def test_it_is_small_and_says_where_it_comes_from(default: Artifact) -> None:
@@ -54,22 +45,22 @@ def test_its_golden_texts_are_none_of_the_data_set(default: Artifact, shared: Pa
             assert golden.text[:40] not in data
 
 
-def test_readme_examples_article_is_politics(service: ServiceProcess) -> None:
-    with client_of(service) as client:
+def test_readme_examples_article_is_politics(default_service: ServiceProcess) -> None:
+    with default_service.client() as client:
         body = client.post("/predict", json={"text": ARTICLE}).json()
     assert body["label"] == "politics" and not body["unsure"]
 
 
-def test_plain_sentences_get_their_labels(service: ServiceProcess) -> None:
-    with client_of(service) as client:
+def test_plain_sentences_get_their_labels(default_service: ServiceProcess) -> None:
+    with default_service.client() as client:
         results = client.post("/batch", json={"texts": [text for text, _ in SENTENCES]}).json()["results"]
     assert [result["label"] for result in results] == [label for _, label in SENTENCES]
 
 
-def test_64_concurrent_articles_of_all_lengths_equal_each_alone(service: ServiceProcess) -> None:
+def test_64_concurrent_articles_of_all_lengths_equal_each_alone(default_service: ServiceProcess) -> None:
     words = ARTICLE.split()
     texts = [" ".join((words * 6)[: 3 + i * i // 5]) for i in range(64)]
-    with client_of(service) as client, ThreadPoolExecutor(64) as callers:
+    with default_service.client() as client, ThreadPoolExecutor(64) as callers:
         together = [r.json() for r in callers.map(lambda t: client.post("/predict", json={"text": t}), texts)]
         alone = [client.post("/predict", json={"text": text}).json() for text in texts]
     for one, other in zip(together, alone, strict=True):
@@ -87,8 +78,10 @@ CURL = re.findall(
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize(("command", "expected"), CURL, ids=[command.split("\n")[0][:60] for command, _ in CURL])
-def test_curl_lines_of_the_readme_work(service: ServiceProcess, command: str, expected: str) -> None:
-    local = command.replace("localhost:8080", f"127.0.0.1:{service.port}").replace("curl ", "curl --fail-with-body ", 1)
+def test_curl_lines_of_the_readme_work(default_service: ServiceProcess, command: str, expected: str) -> None:
+    local = command.replace("localhost:8080", f"127.0.0.1:{default_service.port}").replace(
+        "curl ", "curl --fail-with-body ", 1
+    )
     local = local.replace("models/trained", str(DEFAULT))  # the one that is there
     script = f"ADMIN_KEY={ADMIN_KEY}; {local}"
     ran = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

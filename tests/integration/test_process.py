@@ -1,8 +1,9 @@
-"""The real service over a tiny model: start, load, signals, exit codes."""
+"""The real service over a tiny model: start, load, faults of callers, signals, exit codes."""
 
 import hashlib
 import json
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -11,8 +12,10 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -23,39 +26,41 @@ from classifier.artifact import Artifact
 from service.__main__ import _load_engine, main
 from service.errors import EngineLoadError
 from service.settings import Settings
-from tests.conftest import ROOT
-from tests.support.service_process import ServiceProcess, client_of, service_process
+from tests.support import ROOT
+from tests.support.service_process import PATIENT, ServiceProcess, service_process, started_process
 from tests.support.texts import news_rows
 
+SPARE_DESCRIPTORS = 30
+CROWD = 100
+PATIENCE_S = 60.0
 TEXTS = [row["text"] * (1 + i % 9) for i, row in enumerate(news_rows(64))]
 
 
-def predict(service: ServiceProcess, text: str) -> httpx.Response:
-    with client_of(service) as client:
-        return client.post("/predict", json={"text": text})
+@pytest.fixture(scope="module")
+def shared_process(artifact: Artifact) -> Iterator[ServiceProcess]:
+    """One process for the tests after which it serves as before; small batches, so that texts meet many others."""
+    with service_process(artifact.directory, SERVICE_MAX_BATCH_TOKENS="64", **PATIENT) as service:
+        yield service
+        assert service.stop() == 0
 
 
-def same(one: dict[str, object], other: dict[str, object]) -> bool:
-    """Equal but for timing and the last bits of the probabilities."""
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two answers differ at most in timing and in the last bits of the probabilities."""
     close = all(
         a["label"] == b["label"] and abs(a["score"] - b["score"]) < 1e-4
-        for a, b in zip(one["scores"], other["scores"], strict=True)  # type: ignore[call-overload]
+        for a, b in zip(one["scores"], other["scores"], strict=True)
     )
     return close and one["tokens"] == other["tokens"] and one["windows"] == other["windows"]
 
 
-def test_64_concurrent_callers_get_what_each_would_get_alone(artifact: Artifact) -> None:
-    patient = {"SERVICE_DEFAULT_TIMEOUT_MS": "300000", "SERVICE_MAX_TIMEOUT_MS": "300000"}  # on a busy machine, too
-    with service_process(artifact.directory, SERVICE_MAX_BATCH_TOKENS="256", **patient) as service:
-        service.wait_for_log("ready")
-        with ThreadPoolExecutor(64) as callers:
-            together = [r.json() for r in callers.map(lambda text: predict(service, text), TEXTS)]
-        alone = [predict(service, text).json() for text in TEXTS]
-        assert all(map(same, together, alone))
-        with client_of(service) as client:
-            batch = client.post("/batch", json={"texts": TEXTS}).json()["results"]
-        assert all(map(same, batch, alone))
-        assert service.stop() == 0
+def test_64_concurrent_callers_get_what_each_would_get_alone(shared_process: ServiceProcess) -> None:
+    with ThreadPoolExecutor(64) as callers:
+        together = [response.json() for response in callers.map(shared_process.predict, TEXTS)]
+    with shared_process.client() as client:
+        alone = [client.post("/predict", json={"text": text}).json() for text in TEXTS]
+        batch = client.post("/batch", json={"texts": TEXTS}).json()["results"]
+    assert all(map(same, together, alone))
+    assert all(map(same, batch, alone))
 
 
 def test_sighup_under_load_changes_the_model_and_loses_no_request(artifact: Artifact, tmp_path: Path) -> None:
@@ -67,7 +72,7 @@ def test_sighup_under_load_changes_the_model_and_loses_no_request(artifact: Arti
         answers: list[tuple[int, str]] = []
 
         def call_until_told(caller: int) -> None:
-            with client_of(service) as client:
+            with service.client() as client:
                 while not stop.is_set():
                     response = client.post("/predict", json={"text": TEXTS[caller]})
                     answers.append((response.status_code, response.json().get("model", {}).get("version", "")))
@@ -85,7 +90,7 @@ def test_sighup_under_load_changes_the_model_and_loses_no_request(artifact: Arti
             flip_byte(broken / "model.safetensors")
             swap(broken, served)
             service.process.send_signal(signal.SIGHUP)
-            refusal = service.wait_for_log("reload refused", starts=True)
+            refusal = service.wait_for_log("reload refused")
         finally:
             stop.set()
             for caller in callers:
@@ -94,7 +99,7 @@ def test_sighup_under_load_changes_the_model_and_loses_no_request(artifact: Arti
         assert {status for status, _ in answers} == {200}, "none was lost"
         assert {version for _, version in answers} == {before, after}
         # not the last of `answers`: a caller may put down late what it was told before the change
-        assert predict(service, TEXTS[0]).json()["model"]["version"] == after, "a broken artifact changes nothing"
+        assert service.predict(TEXTS[0]).json()["model"]["version"] == after, "a broken artifact changes nothing"
         assert service.stop() == 0
 
 
@@ -125,11 +130,10 @@ def flip_byte(path: Path) -> None:
 
 def test_sigterm_under_load_loses_no_accepted_request(artifact: Artifact) -> None:
     with service_process(artifact.directory) as service:
-        service.wait_for_log("ready")
         outcomes: Counter[str] = Counter()
 
         def call_until_refused(caller: int) -> None:
-            with client_of(service) as client:
+            with service.client() as client:
                 for i in range(100_000):
                     response = client.post("/predict", json={"text": TEXTS[(caller + i) % 64]})
                     outcomes[str(response.status_code)] += 1
@@ -139,7 +143,7 @@ def test_sigterm_under_load_loses_no_accepted_request(artifact: Artifact) -> Non
 
         with ThreadPoolExecutor(32) as callers:
             running = [callers.submit(call_until_refused, i) for i in range(32)]
-            with client_of(service) as client:
+            with service.client() as client:
                 while outcomes["200"] < 200:  # under load before the signal comes
                     client.get("/ping")
             service.process.send_signal(signal.SIGTERM)
@@ -149,16 +153,9 @@ def test_sigterm_under_load_loses_no_accepted_request(artifact: Artifact) -> Non
         assert outcomes["503"] == 32 and set(outcomes) == {"200", "503"}
 
 
-def test_sigint_stops_cleanly_too(artifact: Artifact) -> None:
-    with service_process(artifact.directory) as service:
-        service.wait_for_log("ready")
-        assert service.stop(signal.SIGINT) == 0
-        assert service.lines[-1]["message"] == "stopped"
-
-
 def test_sigterm_while_loading_does_not_wait_for_the_model(artifact: Artifact) -> None:
-    with service_process(artifact.directory) as service:
-        with client_of(service) as client:
+    with started_process(artifact.directory) as service:
+        with service.client() as client:
             while True:
                 try:
                     client.get("/livez")
@@ -170,33 +167,77 @@ def test_sigterm_while_loading_does_not_wait_for_the_model(artifact: Artifact) -
         assert time.monotonic() - started < 10  # imports and warm-up alone take longer than that on a cold machine
 
 
-def test_caller_who_leaves_takes_the_work_along(artifact: Artifact) -> None:
-    with service_process(artifact.directory, SERVICE_MAX_BATCH_TOKENS="64") as service:
-        service.wait_for_log("ready")
-        with client_of(service) as client:
-            with pytest.raises(httpx.ReadTimeout):
-                client.post("/batch", json={"texts": ["market share " * 3000] * 60}, timeout=0.3)
-            while 'code="499"' not in client.get("/metrics").text:
-                pass
-            metrics = client.get("/metrics").text
-            departed = re.search(r'classifier_dropped_windows_total\{reason="departed"\} (\S+)', metrics)
-            waiting = re.search(r"^classifier_queue_windows (\S+)", metrics, re.MULTILINE)
-        assert departed and waiting and float(waiting[1]) <= 1
-        assert service.stop() == 0
+def test_caller_who_leaves_takes_the_work_along(shared_process: ServiceProcess) -> None:
+    with shared_process.client() as client:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/batch", json={"texts": ["market share " * 3000] * 60}, timeout=0.3)
+        while 'code="499"' not in client.get("/metrics").text:
+            pass
+        metrics = client.get("/metrics").text
+    departed = re.search(r'classifier_dropped_windows_total\{reason="departed"\} (\S+)', metrics)
+    waiting = re.search(r"^classifier_queue_windows (\S+)", metrics, re.MULTILINE)
+    assert departed and waiting and float(waiting[1]) <= 1
 
 
-def test_unfinished_body_does_not_hold_up_the_stop(artifact: Artifact) -> None:
-    with service_process(artifact.directory) as service:
-        service.wait_for_log("ready")
-        with socket.create_connection(("127.0.0.1", service.port)) as slow:
-            slow.sendall(
-                b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-            )
-            with client_of(service) as client:
-                client.get("/livez")
-            started = time.monotonic()
-            assert service.stop() == 0
-            assert time.monotonic() - started < 10  # of 20 that accepted work would have
+def test_service_without_a_trace_collector_logs_no_trace(shared_process: ServiceProcess) -> None:
+    with shared_process.client() as client:
+        client.post("/predict", json={"text": "a"}, headers={"x-request-id": "untraced"}).raise_for_status()
+    while not (found := [line for line in shared_process.lines if line.get("request_id") == "untraced"]):
+        assert shared_process.process.poll() is None
+    assert [line["message"] for line in found] == ["request"] and "trace_id" not in found[0]
+
+
+def test_sigint_stops_a_service_that_waits_for_the_rest_of_a_body(artifact: Artifact) -> None:
+    measured = {"SERVICE_PRECISION": "auto", "SERVICE_MAX_BATCH_TOKENS": "0", "SERVICE_THREADS": "0"}
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with (
+        service_process(artifact.directory, **measured) as service,
+        socket.create_connection(("127.0.0.1", service.port)) as slow,
+    ):
+        slow.sendall(head)
+        assert service.readiness() == (200, "ready")
+        started = time.monotonic()
+        assert service.stop(signal.SIGINT) == 0
+        assert time.monotonic() - started < 10  # of 20 that accepted work would have
+    assert service.lines[-1]["message"] == "stopped"
+
+
+def descriptors(service: ServiceProcess) -> int:
+    return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+
+
+def answers_a_new_caller(service: ServiceProcess) -> bool:
+    try:
+        return service.predict().status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_service_outlives_the_end_of_its_file_descriptors(shared_process: ServiceProcess) -> None:
+    pid = shared_process.process.pid
+    with shared_process.client() as connected:
+        connected.post("/predict", json={"text": "a"}).raise_for_status()
+        before = descriptors(shared_process)
+        limit, given = before + SPARE_DESCRIPTORS, resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, given[1]))
+        crowd = [socket.create_connection(("127.0.0.1", shared_process.port)) for _ in range(CROWD)]
+        try:
+            wait_until(lambda: descriptors(shared_process) >= limit - 1)
+            for _ in range(5):
+                connected.post("/predict", json={"text": "a"}).raise_for_status()
+        finally:
+            for caller in crowd:
+                caller.close()
+        wait_until(lambda: descriptors(shared_process) <= before + 2)
+        wait_until(lambda: answers_a_new_caller(shared_process))
+        connected.post("/predict", json={"text": "a"}).raise_for_status()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, given)
 
 
 def test_flipped_byte_is_one_clear_line_and_exit_code_1(artifact_copy: Artifact) -> None:
@@ -204,7 +245,7 @@ def test_flipped_byte_is_one_clear_line_and_exit_code_1(artifact_copy: Artifact)
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
     weights.write_bytes(content)
-    with service_process(artifact_copy.directory) as service:
+    with started_process(artifact_copy.directory) as service:
         assert service.wait() == 1
     [line] = [line for line in service.lines if line.get("level") == "critical"]
     assert line["message"] == (
@@ -215,7 +256,7 @@ def test_flipped_byte_is_one_clear_line_and_exit_code_1(artifact_copy: Artifact)
 
 
 def test_missing_model_is_exit_code_1(tmp_path: Path) -> None:
-    with service_process(tmp_path / "none") as service:
+    with started_process(tmp_path / "none") as service:
         assert service.wait() == 1
     hint = "no such directory; SERVICE_MODEL_DIR (make serve MODEL=DIR) names"
     assert any(hint in line["message"] for line in service.lines)
@@ -242,7 +283,7 @@ def test_taken_port_is_a_failure(artifact: Artifact) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with service_process(artifact.directory, SERVICE_PORT=str(port)) as service:
+        with started_process(artifact.directory, SERVICE_PORT=str(port)) as service:
             assert service.wait() == 1
     messages = [line["message"] for line in service.lines]
     assert any("address already in use" in message for message in messages)
@@ -250,7 +291,7 @@ def test_taken_port_is_a_failure(artifact: Artifact) -> None:
 
 
 def test_wrong_setting_is_exit_code_2(artifact: Artifact) -> None:
-    with service_process(artifact.directory, SERVICE_MAX_TEXTS="many") as service:
+    with started_process(artifact.directory, SERVICE_MAX_TEXTS="many") as service:
         assert service.wait() == 2
     assert "SERVICE_MAX_TEXTS='many'" in service.lines[-1]["message"]
 

@@ -1,8 +1,12 @@
-"""One connection to the protocol without a socket: what comes in and goes out is bytes in memory, and time is the
-loop's, so that a virtual one makes hours of silence free and exact."""
+"""Connections to the service's HTTP protocol for callers who send bytes of their own.
+
+`Wire` is a connection without a socket: bytes stay in memory and time is the loop's, so that hours of silence cost
+nothing and are exact in virtual time. `connection` is one over a socket, whose transport is asyncio's.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +25,7 @@ FOR_EVER_S = 10_000.0
 
 @dataclass
 class Answer:
-    """One that was written whole, or what there is of it."""
+    """An answer, or the part of it that was written."""
 
     status: int = 0
     body: bytes = b""
@@ -30,14 +34,11 @@ class Answer:
 
 
 class Wire(asyncio.Transport):
-    """A caller's end. `taking` False: the caller reads nothing of what is written."""
+    """The caller's end of a connection. While `taking` is false, the caller reads nothing of what is written."""
 
     def __init__(self, app: App) -> None:
         super().__init__()
-        config = uvicorn.Config(
-            app, http=BoundedProtocol, lifespan="off", log_config=None, timeout_keep_alive=KEEP_ALIVE_S
-        )
-        config.load()
+        config = _config(app)
         self._loop = asyncio.get_running_loop()
         self.protocol = BoundedProtocol(config=config, server_state=ServerState(), app_state={})
         self.taking = True
@@ -51,13 +52,13 @@ class Wire(asyncio.Transport):
     # --- the caller
 
     async def send(self, data: bytes) -> None:
-        """And let everything happen that follows at once."""
+        """Send the bytes and let everything happen that follows at once."""
         assert not self._closing, "the service has hung up"
         self.protocol.data_received(data)
         await settled()
 
     def take(self, count: int) -> None:
-        """Read so many bytes."""
+        """Read so many bytes of what was written."""
         self._taken += self._unsent[:count]
         del self._unsent[:count]
         if self._paused and len(self._unsent) < HIGH_WATER // 4:
@@ -79,11 +80,11 @@ class Wire(asyncio.Transport):
         return reader.answers
 
     async def ended(self) -> float:
-        """When the connection was gone, by the loop's clock."""
+        """Wait until the connection is gone; return when that was, by the loop's clock."""
         return await self.drip(b"", 0.5)
 
     async def drip(self, data: bytes, every_s: float) -> float:
-        """Send the same again and again until the connection is gone; returns when that was."""
+        """Send the same bytes every `every_s` seconds until the connection is gone; return when that was."""
         while self.ended_at is None:
             assert self._loop.time() < FOR_EVER_S, "the connection never ends"
             if data and not self.protocol.flow.read_paused:
@@ -133,7 +134,7 @@ class Wire(asyncio.Transport):
 
 
 class _Answers:
-    """A parser's callbacks."""
+    """The callbacks of a parser of answers."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -157,7 +158,30 @@ class _Answers:
         self.answers[-1].whole = True
 
 
+def _config(app: App) -> uvicorn.Config:
+    config = uvicorn.Config(app, http=BoundedProtocol, lifespan="off", log_config=None, timeout_keep_alive=KEEP_ALIVE_S)
+    config.load()
+    return config
+
+
+@asynccontextmanager
+async def connection(app: App) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to a server of the app on a free port."""
+    config, state = _config(app), ServerState()
+    listening = await asyncio.get_running_loop().create_server(
+        lambda: BoundedProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        listening.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+        await asyncio.gather(*state.tasks, return_exceptions=True)
+
+
 async def settled() -> None:
-    """Everything that can happen without waiting has happened."""
+    """Let everything happen that can happen without waiting."""
     for _ in range(50):
         await asyncio.sleep(0)

@@ -17,9 +17,10 @@ from unittest.mock import patch
 
 from moto.sagemaker.models import SageMakerModelBackend
 
+from benchmarks.processes import free_port
 from tests.integration.third_party.sagemaker_endpoint import sagemaker_endpoint
 from tests.support.sagemaker_emulator import Job
-from tests.support.service_process import free_port, service_process
+from tests.support.service_process import service_process
 from training.sagemaker.launch.aws import Aws
 from training.sagemaker.launch.follow import LOG_GROUPS
 from training.sagemaker.launch.uploads import place_of
@@ -96,7 +97,6 @@ class Platform:
         settings = {"SERVICE_PORT": str(self.port), **container.get("Environment", {})}
         service = self._endpoint.enter_context(service_process(model, **settings))
         self._endpoint.callback(service.stop)
-        service.wait_for_log("ready")
 
     def remove_endpoint(self) -> None:
         self._endpoint.close()

@@ -1,4 +1,4 @@
-"""Servers to ask: one that misbehaves as it is told, and the real app over the fake engine, both on real sockets."""
+"""A server on a real socket that answers as a test tells it to: wrongly, too late, or not at all."""
 
 import asyncio
 import json
@@ -6,12 +6,6 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-import uvicorn
-
-from service.app import create_app
-from service.settings import Settings
-from tests.support.fake_engine import FakeEngine
 
 RESULT = {
     "label": "sport",
@@ -30,7 +24,7 @@ LONE = RESULT | {
 PROXY_PAGE = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1>nginx</body></html>"
 
 Answer = bytes | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-"""What goes back for one request: bytes, after which the connection is closed; or what to do with it."""
+"""The bytes that answer one request, after which the connection is closed; or a function that uses the connection."""
 
 
 def http(status: int, body: Any, *, kind: str = "application/json", **headers: str) -> bytes:
@@ -46,12 +40,12 @@ def http(status: int, body: Any, *, kind: str = "application/json", **headers: s
 
 
 def page(status: int, body: str = PROXY_PAGE, **headers: str) -> bytes:
-    """As a proxy answers by itself."""
+    """Return the answer of a proxy that speaks for itself."""
     return http(status, body, kind="text/html", **headers)
 
 
 def error(status: int, kind: str, sentence: str = "the sentence", **headers: str) -> bytes:
-    """As the service answers."""
+    """Return an error as the service answers it."""
     return http(status, {"error": sentence, "kind": kind, "request_id": "r1"}, **headers)
 
 
@@ -62,22 +56,22 @@ INFO = http(
 
 
 async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    """Says nothing until the caller hangs up."""
+    """Say nothing until the caller hangs up."""
     await reader.read()
 
 
 def begin(content: bytes) -> Answer:
-    """An answer that breaks off: more is announced than comes."""
+    """Return an answer that breaks off: its head announces more bytes than come."""
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n" + content
 
 
 class Scripted:
-    """Answers requests from a list, the last one for ever."""
+    """A server that takes its answers from a list and repeats the last one."""
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         self._answers = list(answers)
         self.requests: list[bytes] = []
-        """First lines."""
+        """First lines of the requests."""
         self.bodies: list[bytes] = []
         self.heads: list[bytes] = []
         self.url = ""
@@ -110,7 +104,7 @@ class Scripted:
 
 @contextmanager
 def scripted(*answers: Answer) -> Iterator[Scripted]:
-    """A server on a free port, in a thread."""
+    """Run a server with these answers on a free port, in a thread of this process."""
     server = Scripted(answers)
     started, loop = threading.Event(), asyncio.new_event_loop()
     stop = asyncio.Event()
@@ -133,45 +127,5 @@ def scripted(*answers: Answer) -> Iterator[Scripted]:
         yield server
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
-
-
-class Live:
-    """The app on a socket."""
-
-    def __init__(self, url: str, engine: FakeEngine) -> None:
-        self.url = url
-        self.engine = engine
-
-
-@contextmanager
-def live(**settings: Any) -> Iterator[Live]:
-    """The service over the fake engine on a free port, in a thread, ready."""
-    engine = FakeEngine()
-    app = create_app(settings=Settings(**settings), load_engine=lambda *_: engine)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on")
-    server = uvicorn.Server(config)
-    loop = asyncio.new_event_loop()
-    ready = threading.Event()
-
-    async def run() -> None:
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0)
-        while app.state.lifecycle.status == "loading":
-            await asyncio.sleep(0)
-        ready.set()
-        await serving
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
-    thread.start()
-    ready.wait()
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield Live(f"http://127.0.0.1:{port}", engine)
-    finally:
-        engine.gate.set()
-        server.should_exit = True
         thread.join()
         loop.close()

@@ -1,9 +1,8 @@
-"""The real service as a process of its own."""
+"""The real service as a process of its own, its log, and calls to it."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,48 +14,98 @@ from typing import Any
 
 import httpx
 
-from tests.conftest import ROOT
+from benchmarks.processes import free_port, wait_for_status
+from tests.support import ROOT
 
-START_S = 120
+START_S = 120.0
+TEXT = "the striker said that the team will win the cup final"
+FAST_START = {"SERVICE_PRECISION": "float32", "SERVICE_MAX_BATCH_TOKENS": "256", "SERVICE_THREADS": "1"}
+"""One precision, one batch size and one thread: measuring which are best takes seconds."""
+
+PATIENT = {"SERVICE_DEFAULT_TIMEOUT_MS": "300000", "SERVICE_MAX_TIMEOUT_MS": "300000"}
+"""Deadlines that a busy machine meets, too."""
 
 
 class ServiceProcess:
-    """`python -m service` on a free port, its log lines, and a client."""
+    """A process that serves, or was meant to.
 
-    def __init__(self, model_dir: Path, **settings: str) -> None:
-        self.port = free_port()
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SERVICE_", "SAGEMAKER_"))}
-        environment |= {"SERVICE_PORT": str(self.port), "SERVICE_MODEL_DIR": str(model_dir), **settings}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "service"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-        )
+    Args:
+        model_dir: The artifact to serve.
+        hold: Run `benchmarks.faulty_service`, whose model fails where a text asks for it, and may hang while this file
+            exists.
+        log: Takes the log; without it the lines are in `lines`.
+        port: A port instead of any free one.
+        settings: Environment variables, which win over `FAST_START`.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        hold: Path | None = None,
+        log: Path | None = None,
+        port: int | None = None,
+        **settings: str,
+    ) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.hold = hold
         self.lines: list[dict[str, Any]] = []
         self._changed = threading.Condition()
+        module = ["benchmarks.faulty_service", "--hold", str(hold)] if hold else ["service"]
+        environment = os.environ | FAST_START | {"SERVICE_PORT": str(self.port), "SERVICE_MODEL_DIR": str(model_dir)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles what it imports
+        errors = log.open("wb") if log else subprocess.PIPE
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *module], cwd=ROOT, env=environment | settings, stderr=errors
+        )
+        if not isinstance(errors, int):
+            errors.close()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = f"http://127.0.0.1:{self.port}"
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            with self._changed:
-                self.lines.append(json.loads(line) if line.startswith("{") else {"message": line})
-                self._changed.notify_all()
+        with self.process.stderr or open(os.devnull, "rb") as log:
+            for line in map(bytes.decode, log):
+                with self._changed:
+                    self.lines.append(json.loads(line) if line.startswith("{") else {"message": line})
+                    self._changed.notify_all()
         with self._changed:
             self._changed.notify_all()
 
-    def wait_for_log(self, message: str, starts: bool = False) -> dict[str, Any]:
-        """The first log line with this message, or that starts so; fails if the process ends or takes too long."""
+    def wait_until_ready(self) -> None:
+        wait_for_status(self.process, self.port, "/readyz", limit_s=START_S, every_s=0.02)
+
+    def wait_for_log(self, words: str) -> dict[str, Any]:
+        """Return the first log line that begins with these words; fail if none comes."""
         deadline = time.monotonic() + START_S
         with self._changed:
             while True:
                 for line in self.lines:
-                    if line["message"] == message or (starts and line["message"].startswith(message)):
+                    if line["message"].startswith(words):
                         return line
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._reader.is_alive():
-                    raise AssertionError(f"no log line {message!r}; exit code {self.process.poll()}, log: {self.lines}")
+                    raise AssertionError(f"no log line {words!r}; exit code {self.process.poll()}: {self.lines}")
                 self._changed.wait(left)
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def predict(self, text: str = TEXT, **options: object) -> httpx.Response:
+        with self.client() as client:
+            return client.post("/predict", json={"text": text, **options})
+
+    def scores(self, text: str = TEXT) -> dict[str, float]:
+        """Return the scores of an answer that must be one."""
+        response = self.predict(text)
+        assert response.status_code == 200, response.text
+        return {one["label"]: one["score"] for one in response.json()["scores"]}
+
+    def readiness(self) -> tuple[int, str]:
+        with self.client() as client:
+            response = client.get("/readyz")
+        return response.status_code, response.json()["status"]
 
     def stop(self, sig: int = signal.SIGTERM, timeout_s: float = 30) -> int:
         """Send the signal and return the exit code."""
@@ -64,29 +113,31 @@ class ServiceProcess:
         return self.wait(timeout_s)
 
     def wait(self, timeout_s: float = 60) -> int:
+        """Return the exit code once the process has ended and its log has been read."""
         code = self.process.wait(timeout_s)
         self._reader.join(10)
         return code
 
 
 @contextmanager
-def service_process(model_dir: Path, **settings: str) -> Iterator[ServiceProcess]:
-    service = ServiceProcess(model_dir, **settings)
+def started_process(model_dir: Path, **options: Any) -> Iterator[ServiceProcess]:
+    """A process that was only started: it may load, or refuse to."""
+    service = ServiceProcess(model_dir, **options)
     try:
         yield service
     finally:
         if service.process.poll() is None:
             service.process.kill()
         service.wait()
-        assert service.process.stderr is not None
-        service.process.stderr.close()
 
 
-def client_of(service: ServiceProcess) -> httpx.Client:
-    return httpx.Client(base_url=service.url, timeout=60, trust_env=False)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def service_process(model_dir: Path, **options: Any) -> Iterator[ServiceProcess]:
+    """A process that is ready; for the options see `ServiceProcess`."""
+    with started_process(model_dir, **options) as service:
+        service.wait_until_ready()
+        try:
+            yield service
+        finally:
+            if service.hold:
+                service.hold.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from moto import mock_aws
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 TEMPLATE = ROOT / "deploy" / "ec2" / "stack.yaml"
 TEXT = TEMPLATE.read_text(encoding="utf-8")

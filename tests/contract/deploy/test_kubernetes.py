@@ -9,7 +9,7 @@ import yaml
 from service.__main__ import CLOSE_S
 from service.settings import Settings
 from service.telemetry import Metrics
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 DIRECTORY = ROOT / "deploy" / "kubernetes"
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((DIRECTORY / "classifier.yaml").read_text(encoding="utf-8")))

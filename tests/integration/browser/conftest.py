@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.conftest import ROOT
-from tests.support.service_process import ServiceProcess, free_port, service_process
+from benchmarks.processes import free_port
+from tests.support import ROOT
+from tests.support.service_process import ServiceProcess
 
 FLAGS = [
     "--headless",
@@ -69,16 +70,8 @@ def page_process(service_url: str, directory: Path, **settings: str) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[ServiceProcess]:
-    patient = {"SERVICE_DEFAULT_TIMEOUT_MS": "300000", "SERVICE_MAX_TIMEOUT_MS": "300000"}  # on a busy machine, too
-    with service_process(ROOT / "models" / "default", **patient) as service:
-        service.wait_for_log("ready")
-        yield service
-
-
-@pytest.fixture(scope="module")
-def address(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with page_process(service.url, tmp_path_factory.mktemp("page")) as url:
+def address(default_service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with page_process(default_service.url, tmp_path_factory.mktemp("page")) as url:
         yield url
 
 

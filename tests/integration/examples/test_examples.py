@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.support.scripted_server import live
+from tests.support import ROOT
+from tests.support.live_service import live_service
 
 KEY = "a-key-of-enough-characters"
 
@@ -23,7 +23,7 @@ def run(command: list[str], **variables: str) -> subprocess.CompletedProcess[str
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("key", ["", KEY])
 def test_curl(key: str) -> None:
-    with live(api_keys=key) as service:
+    with live_service(api_keys=key) as service:
         ran = run(["sh", "examples/curl.sh"], URL=service.url, KEY=key)
     assert ran.returncode == 0, ran.stderr
     answers = [line for line in ran.stdout.splitlines() if line and not line.startswith("#")]
@@ -38,13 +38,13 @@ def test_curl(key: str) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_curl_says_what_went_wrong() -> None:
-    with live(api_keys=KEY) as service:
+    with live_service(api_keys=KEY) as service:
         ran = run(["sh", "examples/curl.sh"], URL=service.url)
     assert ran.returncode != 0 and '"kind":"unauthorized"' in ran.stdout
 
 
 def test_python() -> None:
-    with live(api_keys=KEY) as service:
+    with live_service(api_keys=KEY) as service:
         ran = run([sys.executable, "-m", "examples.python", service.url], CLASSIFIER_API_KEY=KEY)
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()

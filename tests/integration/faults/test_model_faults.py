@@ -1,29 +1,36 @@
-"""The model fails, panics, hangs or dies: what callers see, and what readiness says."""
+"""The model fails, panics, hangs or dies: the answers of callers, and readiness."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.faulty_service import CLOCK, HANG, MEMORY, NAN, PANIC, PANIC_ENCODING, RAISE
 from classifier.artifact import Artifact
-from tests.integration.faults.conftest import FAULTY, TEXT, Service, service
+from tests.support.service_process import TEXT, ServiceProcess, service_process
 
 STUCK_S = 0.5
 
 
 @pytest.fixture(scope="module")
-def faulty(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One process for all faults that it survives. Few tokens a batch, so that a panic meets few neighbours."""
-    with service(artifact, tmp_path_factory.mktemp("faulty"), module=FAULTY, SERVICE_STUCK_S=str(STUCK_S)) as started:
+def hold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model may hang while this file exists."""
+    return tmp_path_factory.mktemp("faulty") / "hold"
+
+
+@pytest.fixture(scope="module")
+def faulty(artifact: Artifact, hold: Path) -> Iterator[ServiceProcess]:
+    """One process for all faults that it survives."""
+    with service_process(artifact.directory, hold=hold, SERVICE_STUCK_S=str(STUCK_S)) as started:
         yield started
         assert started.stop() == 0
 
 
 @pytest.fixture
-def unharmed(faulty: Service) -> Iterator[Service]:
-    """The process is ready and answers as before, before and after the test."""
+def unharmed(faulty: ServiceProcess) -> Iterator[ServiceProcess]:
+    """The process, which after the test must be ready and answer as before it."""
     before = faulty.scores()
     yield faulty
     assert faulty.scores() == pytest.approx(before, abs=1e-4)
@@ -31,12 +38,12 @@ def unharmed(faulty: Service) -> Iterator[Service]:
 
 
 @pytest.mark.parametrize("mark", [RAISE, NAN])
-def test_text_on_which_the_model_fails_is_a_500_of_its_own(unharmed: Service, mark: str) -> None:
+def test_text_on_which_the_model_fails_is_a_500_of_its_own(unharmed: ServiceProcess, mark: str) -> None:
     response = unharmed.predict(f"{TEXT} {mark}")
     assert response.status_code == 500 and response.json()["kind"] == "inference_failed"
 
 
-def test_neighbours_of_failing_texts_are_answered_as_alone(unharmed: Service) -> None:
+def test_neighbours_of_failing_texts_are_answered_as_alone(unharmed: ServiceProcess) -> None:
     texts = [f"{TEXT} {word}" for word in ("goal", RAISE, "vote", NAN, "tax", RAISE, "profit", MEMORY)]
     alone = {text: unharmed.scores(text) for text in texts if RAISE not in text and NAN not in text}
     with unharmed.client() as client:
@@ -48,18 +55,18 @@ def test_neighbours_of_failing_texts_are_answered_as_alone(unharmed: Service) ->
             assert result["kind"] == "inference_failed"
 
 
-def test_panic_of_the_model_is_told_to_who_waits_and_survived(unharmed: Service) -> None:
+def test_panic_of_the_model_is_told_to_callers_and_survived(unharmed: ServiceProcess) -> None:
     response = unharmed.predict(f"{TEXT} {PANIC}")
     assert response.status_code == 500 and response.json()["kind"] == "internal"
-    unharmed.wait_for_log("critical", "it is started again")
+    unharmed.wait_for_log("the batcher's worker has failed; it is started again")
 
 
-def test_panic_of_the_tokenizer_is_a_500_and_survived(unharmed: Service) -> None:
+def test_panic_of_the_tokenizer_is_a_500_and_survived(unharmed: ServiceProcess) -> None:
     assert unharmed.predict(f"{TEXT} {PANIC_ENCODING}").status_code == 500
 
 
-def test_model_that_hangs_is_not_ready_and_comes_back(unharmed: Service) -> None:
-    unharmed.hold.touch()
+def test_model_that_hangs_is_not_ready_and_comes_back(unharmed: ServiceProcess, hold: Path) -> None:
+    hold.touch()
     with ThreadPoolExecutor(2) as callers:
         hung = callers.submit(unharmed.predict, f"{TEXT} {HANG}", timeout_ms=3000)
         while unharmed.readiness()[0] == 200:  # until the batch has been in the model for STUCK_S
@@ -69,12 +76,12 @@ def test_model_that_hangs_is_not_ready_and_comes_back(unharmed: Service) -> None
         for call in (behind, hung):  # each is told when its own time is up, not when the model comes back
             response = call.result()
             assert (response.status_code, response.json()["kind"]) == (504, "deadline_exceeded")
-    unharmed.hold.unlink()
+    hold.unlink()
     while unharmed.readiness()[0] != 200:
         pass
 
 
-def test_wall_clock_that_jumps_moves_no_deadline(unharmed: Service) -> None:
+def test_wall_clock_that_jumps_moves_no_deadline(unharmed: ServiceProcess) -> None:
     def ask(number: int) -> int:
         return unharmed.predict(f"{TEXT} {number} {CLOCK if number % 10 == 0 else ''}", timeout_ms=20_000).status_code
 
@@ -84,8 +91,8 @@ def test_wall_clock_that_jumps_moves_no_deadline(unharmed: Service) -> None:
     assert impatient["kind"] == "deadline_exceeded"
 
 
-def test_model_that_always_fails_stays_down_and_says_so(artifact: Artifact, tmp_path: Any) -> None:
-    with service(artifact, tmp_path, module=FAULTY) as broken:
+def test_model_that_always_fails_stays_down_and_says_so(artifact: Artifact, tmp_path: Path) -> None:
+    with service_process(artifact.directory, hold=tmp_path / "hold") as broken:
         for number in range(3):
             assert broken.predict(f"{TEXT} {PANIC} {number}").json()["kind"] == "internal"
         refused = broken.predict()
@@ -96,4 +103,4 @@ def test_model_that_always_fails_stays_down_and_says_so(artifact: Artifact, tmp_
             assert client.get("/ping").status_code == 503
             assert client.get("/livez").status_code == 200
         assert broken.stop() == 0
-    assert any("it stays down" in line["message"] for line in broken.logged("critical"))
+    assert any("it stays down" in line["message"] for line in broken.lines if line.get("level") == "critical")

@@ -2,21 +2,20 @@
 
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
 from benchmarks.processes import free_port
 from classifier.artifact import Artifact
-from tests.integration.faults.conftest import START_S, service
+from tests.support.service_process import START_S, service_process
 from tests.support.texts import news_rows
 
 TEXTS = [row["text"] for row in news_rows(32)]
 
 
 class RetryingCaller(threading.Thread):
-    """Asks all texts in turn until it is told to stop; asks again where no answer came."""
+    """A caller who sends all texts in turn until it is told to stop, and sends one again if no answer came."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
@@ -31,11 +30,9 @@ class RetryingCaller(threading.Thread):
                 text = TEXTS[len(self.answers) % len(TEXTS)]
                 try:
                     response = client.post("/predict", json={"text": text})
-                except httpx.TransportError:  # cut, or nobody listens; a prediction may be asked twice
-                    self.cut += 1
-                    self.enough.wait(0.02)
-                    continue
-                if response.status_code == 503:  # the new one is loading
+                except httpx.TransportError:  # the connection was cut, or nobody listens
+                    response = None
+                if response is None or response.status_code == 503:  # 503: the new process is loading
                     self.cut += 1
                     self.enough.wait(0.02)
                     continue
@@ -49,11 +46,11 @@ class RetryingCaller(threading.Thread):
         assert len(self.answers) >= count
 
 
-def test_sigkill_and_restart_behind_retrying_callers_gives_no_wrong_answer(artifact: Artifact, tmp_path: Path) -> None:
+def test_sigkill_and_restart_behind_retrying_callers_gives_no_wrong_answer(artifact: Artifact) -> None:
     port = free_port()
     callers = [RetryingCaller(port) for _ in range(4)]
     try:
-        with service(artifact, tmp_path, port=port) as first:
+        with service_process(artifact.directory, port=port) as first:
             alone = {text: first.scores(text) for text in TEXTS}
             for caller in callers:
                 caller.start()
@@ -62,7 +59,7 @@ def test_sigkill_and_restart_behind_retrying_callers_gives_no_wrong_answer(artif
             first.process.kill()
             assert first.process.wait() == -9
         answered = [len(caller.answers) for caller in callers]
-        with service(artifact, tmp_path, port=port) as second:
+        with service_process(artifact.directory, port=port) as second:
             for caller, before in zip(callers, answered, strict=True):
                 caller.wait_for(before + 5)
             finish(callers)

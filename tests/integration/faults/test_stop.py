@@ -1,4 +1,4 @@
-"""SIGTERM while the model does not come back: whoever waits is told so, and the process ends all the same."""
+"""SIGTERM while the model does not come back: waiting callers are told, and the process ends all the same."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -6,12 +6,13 @@ from pathlib import Path
 
 from benchmarks.faulty_service import HANG
 from classifier.artifact import Artifact
-from tests.integration.faults.conftest import FAULTY, TEXT, service
+from tests.support.service_process import TEXT, service_process
 
 
-def test_sigterm_ends_a_service_whose_model_hangs_and_answers_who_waits(artifact: Artifact, tmp_path: Path) -> None:
-    with service(artifact, tmp_path, module=FAULTY, SERVICE_STUCK_S="0.3", SERVICE_DRAIN_S="1") as hung:
-        hung.hold.touch()
+def test_sigterm_ends_a_service_whose_model_hangs_and_answers_its_callers(artifact: Artifact, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    with service_process(artifact.directory, hold=hold, SERVICE_STUCK_S="0.3", SERVICE_DRAIN_S="1") as hung:
+        hold.touch()
         with ThreadPoolExecutor(3) as callers:
             waiting = [callers.submit(hung.predict, f"{TEXT} {HANG} {i}", timeout_ms=20_000) for i in range(3)]
             while hung.readiness()[0] == 200:

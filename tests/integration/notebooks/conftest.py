@@ -12,8 +12,8 @@ import httpx
 import nbformat
 from nbclient import NotebookClient
 
-from tests.conftest import ROOT
 from tests.integration.third_party.sagemaker_endpoint import sagemaker_endpoint
+from tests.support import ROOT
 from tests.support.service_process import ServiceProcess
 
 ACCOUNT, REGION, BUCKET = "123456789012", "us-east-1", "your-bucket"

@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.conftest import ROOT
 from tests.integration.notebooks.conftest import account, executed, printed
-from tests.support.service_process import service_process
+from tests.support import ROOT
+from tests.support.service_process import ServiceProcess
 from tests.support.texts import news_rows
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -53,13 +53,11 @@ def test_train_evaluate_and_predict(base_model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model" / "manifest.json").is_file()
 
 
-def test_the_walk_through_sagemaker(base_model: Path, tmp_path: Path) -> None:
+def test_the_walk_through_sagemaker(base_model: Path, default_service: ServiceProcess, tmp_path: Path) -> None:
     data = write(tmp_path / "articles.csv", 60)
-    with service_process(ROOT / "models" / "default") as service:
-        service.wait_for_log("ready")
-        with account(service, tmp_path) as environment:
-            settings = environment | {"NOTEBOOK_DATA": data.name, "NOTEBOOK_BASE": str(base_model)}
-            text = printed(executed("sagemaker.ipynb", tmp_path, settings))
+    with account(default_service, tmp_path) as environment:
+        settings = environment | {"NOTEBOOK_DATA": data.name, "NOTEBOOK_BASE": str(base_model)}
+        text = printed(executed("sagemaker.ipynb", tmp_path, settings))
     assert "articles: InService" in text and "model.tar.gz" in text
     assert re.search(r"sport.*0\.9", text) and "the text is empty" in text
     assert "deleted" in text or "removed" in text

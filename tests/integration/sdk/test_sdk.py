@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.integration.notebooks.conftest import account
+from tests.support import ROOT
 from tests.support.service_process import service_process
 from training.sagemaker.job.hyperparameters import parse_hyperparameters
 from training.sagemaker.job.pack import export_source, pack
@@ -56,21 +56,19 @@ def ran(python: Path, script: str, directory: Path) -> dict[str, Any]:
     config.write_text(
         "SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n", encoding="utf-8"
     )
-    with service_process(DEFAULT) as service:
-        service.wait_for_log("ready")
-        with account(service, directory) as settings:
-            command = [python, HERE / script, directory / "code", settings["NOTEBOOK_BUCKET"]]
-            command += [settings["NOTEBOOK_ROLE"], directory / "model.tar.gz"]
-            inherited = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
-            where = {"HOME": str(directory), "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config)}
-            done = subprocess.run(
-                list(map(str, command)),
-                cwd=directory,
-                env={**inherited, **settings, **where},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+    with service_process(DEFAULT) as service, account(service, directory) as settings:
+        command = [python, HERE / script, directory / "code", settings["NOTEBOOK_BUCKET"]]
+        command += [settings["NOTEBOOK_ROLE"], directory / "model.tar.gz"]
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+        where = {"HOME": str(directory), "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config)}
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=directory,
+            env={**inherited, **settings, **where},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found

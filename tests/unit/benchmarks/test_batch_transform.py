@@ -33,7 +33,6 @@ def service(artifact: Artifact) -> Iterator[ServiceProcess]:
     with service_process(
         artifact.directory, SERVICE_PRECISION="float32", SERVICE_MAX_BATCH_TOKENS="512", SERVICE_THREADS="1"
     ) as running:
-        running.wait_for_log("ready")
         yield running
 
 

@@ -11,7 +11,7 @@ from classifier import artifact as module
 from classifier.artifact import MANIFEST, REQUIRED, Artifact, check_writable_target, read_artifact, write_artifact
 from classifier.errors import ArtifactError
 from classifier.model import GPT2Classifier, infer_sequences
-from tests.conftest import artifact_of
+from tests.support.tiny_model import artifact_of
 
 TEXT = "shares in the bank fell after the vote"
 

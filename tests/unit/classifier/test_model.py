@@ -11,7 +11,7 @@ from classifier.encoding import pad
 from classifier.errors import ModelError
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, infer, infer_sequences, load_base, load_base_tokenizer, load_weights
-from tests.conftest import LABELS
+from tests.support.tiny_model import LABELS
 
 rows = st.lists(st.lists(st.integers(0, 399), min_size=1, max_size=60), min_size=1, max_size=10)
 

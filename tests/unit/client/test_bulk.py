@@ -16,7 +16,7 @@ from client.errors import TimedOut
 from client.flow import Core, Pace, Send, Wait, drive
 from client.models import Limits
 from client.transport.wire import SERVICE, Call, Options, Reply, encode
-from tests.unit.client.fast_service import result
+from tests.support.fast_service import result
 
 TEXTS = st.lists(st.text(max_size=60), max_size=80)
 

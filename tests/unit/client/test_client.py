@@ -19,8 +19,9 @@ from client.files.progress import Progress
 from client.settings import DEFAULT_URL, Settings, load_settings
 from client.transport.http import HttpTransport
 from client.transport.retry import may_help, retry_after_s
-from tests.conftest import ROOT
-from tests.support.scripted_server import LONE, http, live, scripted
+from tests.support import ROOT
+from tests.support.live_service import live_service
+from tests.support.scripted_server import LONE, http, scripted
 
 
 def test_settings_come_from_the_environment_and_hide_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +157,7 @@ def test_predict_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_json_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with live() as service:
+    with live_service() as service:
         for command in (["predict", "a text"], ["info"], ["ready"], ["watch", "--once", "--interval", "0.001"]):
             assert main([*command, "--json", "--url", service.url]) == 0
             assert isinstance(json.loads(capsys.readouterr().out), dict)

@@ -20,10 +20,10 @@ from client.transport.http import AsyncHttpTransport
 from client.transport.wire import STATUS, OptionFields, Reply, failure
 from service.errors import STATUS as SERVICE_STATUS
 from service.settings import Settings
-from tests.conftest import ROOT
+from tests.support import ROOT
+from tests.support.app import Service, ServiceFactory, reached
 from tests.support.fake_engine import LABELS, FakeEngine, expected_label
-from tests.support.scripted_server import live
-from tests.unit.service.conftest import Service, ServiceFactory, reached
+from tests.support.live_service import live_service
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ async def test_a_caller_who_is_cancelled_takes_the_work_along(service_with: Serv
 
 
 def test_over_a_socket_with_a_full_queue() -> None:
-    with live(max_queue_items=40, max_texts=16) as service, client.Client(service.url) as asking:
+    with live_service(max_queue_items=40, max_texts=16) as service, client.Client(service.url) as asking:
         texts = [f"text {i}" for i in range(400)]
         found = list(asking.predict_many(texts, concurrency=8))
         assert [getattr(one, "label", "") for one in found] == [expected_label(text) for text in texts]

@@ -12,8 +12,8 @@ from types import ModuleType
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.support.service_process import free_port
+from benchmarks.processes import free_port
+from tests.support import ROOT
 
 PATH = ROOT / "scripts" / "entrypoint.py"
 

@@ -5,22 +5,17 @@ import subprocess
 import sys
 import threading
 
-import httpx
 import pytest
 
 from service.app import create_app
 from service.errors import EngineLoadError
 from service.inference.engine import Engine, Progress
 from service.settings import Settings
-from tests.conftest import ROOT
+from tests.support import ROOT
+from tests.support.app import client_of, loaded
 from tests.support.fake_engine import FakeEngine
-from tests.unit.service.conftest import loaded
 
 pytestmark = pytest.mark.anyio
-
-
-def client_of(app: object) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")  # type: ignore[arg-type]
 
 
 async def test_not_ready_before_ready_inside_drained_after() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 from training.config import PretrainConfig, TrainConfig, load_config
 from training.errors import ConfigError
 

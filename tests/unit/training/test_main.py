@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.unit.training.data.test_bbc import archive
 from training.__main__ import main
 

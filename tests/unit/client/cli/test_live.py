@@ -11,7 +11,8 @@ from client.__main__ import main
 from client.cli.live import figures, parse, quantile
 from client.cli.watch import lines, once
 from service.telemetry import Metrics
-from tests.support.scripted_server import http, live, page, scripted
+from tests.support.live_service import live_service
+from tests.support.scripted_server import http, page, scripted
 
 BEFORE = """
 # HELP classifier_texts_total Texts classified.
@@ -98,7 +99,7 @@ def test_every_metric_that_is_read_exists() -> None:
 
 
 def test_of_the_app() -> None:
-    with live() as service, Client(service.url) as client:
+    with live_service() as service, Client(service.url) as client:
 
         def work(_: float) -> None:
             client.predict("a text")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,12 @@ import pytest
 from client.__main__ import main
 from client.files.results import Results, fingerprint
 from client.files.table import MAX_FIELD_CHARS, open_source
-from tests.conftest import ROOT
+from tests.support import ROOT
+from tests.support.fast_service import fast_service, result
 from tests.support.scripted_server import INFO, error, http, scripted
-from tests.unit.client.fast_service import result
 
 ROWS = 2000
 TEXTS = [f'{"word " * (i % 23)}{i}, "quoted"\nand more' if i % 40 else "" for i in range(ROWS)]
-
-
-@contextmanager
-def fast_service(delay_s: float = 0.0) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.unit.client.fast_service", str(delay_s)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture(scope="module")

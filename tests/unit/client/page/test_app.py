@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.conftest import ROOT
-from tests.support.scripted_server import LONE, Scripted, error, http, live, page, scripted
+from tests.support import ROOT
+from tests.support.live_service import live_service
+from tests.support.scripted_server import LONE, Scripted, error, http, page, scripted
 
 APP = ROOT / "client" / "streamlit_app.py"
 MODEL = {"name": "m*", "version": "0123456789ab", "labels": ["sport", "<b>"], "max_tokens": 256}
@@ -69,7 +70,7 @@ def html(app: AppTest) -> str:
 
 
 def test_a_text_is_classified_and_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    with live() as service:
+    with live_service() as service:
         app = classify(opened(monkeypatch, service.url), "One two three. Four <b>five</b> six! Seven eight nine ten?")
         assert label(app)
         assert "gc-bars" in html(app) and "Four &lt;b&gt;five&lt;/b&gt; six!" in html(app)
@@ -80,7 +81,7 @@ def test_a_text_is_classified_and_explained(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_empty_text_is_a_hint_and_a_short_one_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    with live() as service:
+    with live_service() as service:
         app = classify(opened(monkeypatch, service.url), "  ")
         assert "choose an example" in said(app) and not label(app)
         app = classify(app, "Goal!")
@@ -88,7 +89,7 @@ def test_an_empty_text_is_a_hint_and_a_short_one_a_note(monkeypatch: pytest.Monk
 
 
 def test_unsure_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    with live() as service:
+    with live_service() as service:
         app = classify(opened(monkeypatch, service.url), "unsure " * 20)
         assert label(app).endswith("· unsure") and "Better let a person decide" in said(app)
 

@@ -14,14 +14,14 @@ from client.errors import ConnectionFailed
 from client.files.classify import Summary
 from client.files.table import InputError
 from client.page.file import MOST_ROWS, classify_file, columns_of, likely_column, prefix_for, shown
-from tests.support.scripted_server import live
+from tests.support.live_service import live_service
 
 TEXTS = ["a b", "", "c d e", "poison"]
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with live() as service:
+    with live_service() as service:
         yield service.url
 
 

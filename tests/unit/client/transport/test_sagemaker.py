@@ -29,7 +29,8 @@ from client import (
 )
 from client.transport.sagemaker import endpoint_of
 from tests.support.fake_engine import expected_label
-from tests.support.scripted_server import Live, http, live, page, scripted
+from tests.support.live_service import LiveService, live_service
+from tests.support.scripted_server import http, page, scripted
 
 boto3 = pytest.importorskip("boto3")
 
@@ -48,8 +49,8 @@ def runtime_client(url: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Live]:
-    with live() as running:
+def service() -> Iterator[LiveService]:
+    with live_service() as running:
         yield running
 
 
@@ -106,14 +107,14 @@ class _Body:
         return self._content
 
 
-def test_one_text(service: Live) -> None:
+def test_one_text(service: LiveService) -> None:
     with endpoint(service.url) as transport:
         answer = Client(transport=transport).predict("a text", top_k=2)
     assert answer.label == expected_label("a text") and len(answer.scores) == 2
     assert answer.unsure is None and answer.tokens is None, "an endpoint does not say"
 
 
-def test_many_texts_with_an_error_in_its_place(service: Live) -> None:
+def test_many_texts_with_an_error_in_its_place(service: LiveService) -> None:
     texts = [f"text {'x' * (i % 9)}" if i % 10 else "" for i in range(700)]
     with endpoint(service.url) as transport:
         found = list(Client(transport=transport).predict_many(texts))
@@ -122,7 +123,7 @@ def test_many_texts_with_an_error_in_its_place(service: Live) -> None:
     assert [o.label for o in found if not isinstance(o, TextError)] == [expected_label(text) for text in texts if text]
 
 
-def test_on_an_event_loop(service: Live) -> None:
+def test_on_an_event_loop(service: LiveService) -> None:
     async def run(transport: SageMakerTransport) -> list[str]:
         from client.transport.sagemaker import InThreads
 
@@ -134,7 +135,7 @@ def test_on_an_event_loop(service: Live) -> None:
         assert asyncio.run(run(transport)) == [expected_label(text) for text in ("a text", "a", "bb")]
 
 
-def test_errors_of_a_text(service: Live) -> None:
+def test_errors_of_a_text(service: LiveService) -> None:
     with endpoint(service.url) as transport:
         with pytest.raises(BadText, match="SageMaker endpoint news: the text is empty"):
             Client(transport=transport).predict("")
@@ -142,7 +143,7 @@ def test_errors_of_a_text(service: Live) -> None:
             Client(transport=transport).predict("x" * 200_001)
 
 
-def test_options_of_the_endpoint(service: Live) -> None:
+def test_options_of_the_endpoint(service: LiveService) -> None:
     long = "word " * 60
     with endpoint(service.url) as transport:
         client = Client(transport=transport)

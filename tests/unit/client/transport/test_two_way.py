@@ -12,7 +12,8 @@ import pytest
 from client import AsyncClient, Client, ConnectionFailed, StreamCut, TimedOut, Unauthorized, Unsupported
 from client.transport import two_way as duplex
 from tests.support.fake_engine import expected_label
-from tests.support.scripted_server import RESULT, Live, error, hang, live, scripted
+from tests.support.live_service import LiveService, live_service
+from tests.support.scripted_server import RESULT, error, hang, scripted
 from tests.unit.client.transport.test_sagemaker import endpoint
 
 LINE = json.dumps(RESULT).encode() + b"\n"
@@ -20,8 +21,8 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encod
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Live]:
-    with live() as running:
+def service() -> Iterator[LiveService]:
+    with live_service() as running:
         yield running
 
 
@@ -41,7 +42,7 @@ TEXTS = [f"{'x' * (i % 17)} word" if i % 50 else "" for i in range(1500)]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_each_text_has_its_answer_in_order(service: Live, asynchronous: bool) -> None:
+def test_each_text_has_its_answer_in_order(service: LiveService, asynchronous: bool) -> None:
     if asynchronous:
         found = collected(AsyncClient(service.url), TEXTS, top_k=1)
     else:
@@ -52,7 +53,7 @@ def test_each_text_has_its_answer_in_order(service: Live, asynchronous: bool) ->
     assert all(len(outcome.scores) == 1 for outcome in found if outcome.ok)
 
 
-def test_answers_come_while_texts_are_still_being_made(service: Live) -> None:
+def test_answers_come_while_texts_are_still_being_made(service: LiveService) -> None:
     answered = threading.Semaphore(0)
 
     def source() -> Iterator[str]:
@@ -65,7 +66,7 @@ def test_answers_come_while_texts_are_still_being_made(service: Live) -> None:
         answered.release()
 
 
-def test_an_async_source_is_asked_while_answers_come(service: Live) -> None:
+def test_an_async_source_is_asked_while_answers_come(service: LiveService) -> None:
     async def run() -> int:
         answered = asyncio.Semaphore(0)
 
@@ -84,7 +85,7 @@ def test_an_async_source_is_asked_while_answers_come(service: Live) -> None:
     assert asyncio.run(run()) == 5
 
 
-def test_more_than_all_buffers_hold_goes_through_and_who_stops_taking_stops_the_reading(service: Live) -> None:
+def test_more_than_all_buffers_hold_goes_through_and_who_stops_taking_stops_the_reading(service: LiveService) -> None:
     read = 0
 
     def source() -> Iterator[str]:
@@ -100,7 +101,7 @@ def test_more_than_all_buffers_hold_goes_through_and_who_stops_taking_stops_the_
     answers.close()  # type: ignore[attr-defined]
 
 
-def test_a_blank_line_goes_out_while_there_is_no_text(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blank_line_goes_out_while_there_is_no_text(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplex, "ALIVE_S", 0.01)
     blank = threading.Event()
     sent = duplex._Exchange._send
@@ -120,11 +121,11 @@ def test_a_blank_line_goes_out_while_there_is_no_text(service: Live, monkeypatch
     assert [outcome.ok for outcome in Client(service.url).stream(source())] == [True, True]
 
 
-def test_no_texts_no_answers(service: Live) -> None:
+def test_no_texts_no_answers(service: LiveService) -> None:
     assert list(Client(service.url).stream([])) == []
 
 
-def test_the_sources_own_error_comes_out(service: Live) -> None:
+def test_the_sources_own_error_comes_out(service: LiveService) -> None:
     def source() -> Iterator[str]:
         yield "first"
         raise LookupError("the source broke")
@@ -135,7 +136,7 @@ def test_the_sources_own_error_comes_out(service: Live) -> None:
         collected(AsyncClient(service.url), source())
 
 
-def test_the_sources_own_error_comes_out_at_once(service: Live) -> None:
+def test_the_sources_own_error_comes_out_at_once(service: LiveService) -> None:
     async def source(answered: asyncio.Event) -> AsyncIterator[str]:
         yield "first"
         await answered.wait()

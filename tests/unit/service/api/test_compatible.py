@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.app import Service, ServiceFactory
 from tests.support.fake_engine import LABELS, expected_label
-from tests.unit.service.conftest import Service, ServiceFactory
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,8 @@ import pytest
 
 from service.errors import STATUS
 from service.telemetry import JsonFormatter
+from tests.support.app import Service, ServiceFactory, reached
 from tests.support.fake_engine import LABELS, FakeEngine, expected_label
-from tests.unit.service.conftest import Service, ServiceFactory, reached
 
 pytestmark = pytest.mark.anyio
 

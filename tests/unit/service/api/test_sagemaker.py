@@ -9,8 +9,8 @@ import pytest
 from service.api.schemas import TokenizeResponse
 from service.errors import STATUS
 from tests.support import invocation_cases
+from tests.support.app import Service, ServiceFactory, longest_turn_of
 from tests.support.fake_engine import LABELS, expected_label
-from tests.unit.service.conftest import Service, ServiceFactory, longest_turn_of
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from service.api.stream import CHUNK_LINES, GONE, IN_FLIGHT
+from tests.support.app import Service, ServiceFactory, reached
 from tests.support.fake_engine import expected_label
-from tests.unit.service.conftest import Service, ServiceFactory, reached
 
 pytestmark = pytest.mark.anyio
 

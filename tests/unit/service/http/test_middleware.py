@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from service.settings import Settings, SettingsError, load_settings
-from tests.unit.service.conftest import ServiceFactory
+from tests.support.app import ServiceFactory
 
 pytestmark = pytest.mark.anyio
 

@@ -3,14 +3,11 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
 from service.app import create_app
 from service.errors import STATUS
@@ -24,13 +21,12 @@ from service.http.protocol import (
     MAX_PIPELINED,
     PIECE_BYTES,
     STUCK_S,
-    BoundedProtocol,
 )
 from service.inference.engine import Prediction
 from service.inference.pipeline import Answer, AnswerOrError
 from service.settings import Settings
 from tests.support.fake_engine import FakeEngine
-from tests.support.raw_http import KEEP_ALIVE_S, Wire
+from tests.support.raw_http import KEEP_ALIVE_S, Wire, connection
 from tests.support.virtual_time import run
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -521,27 +517,6 @@ def test_an_offered_upgrade_is_answered_like_any_request(caplog: pytest.LogCaptu
     assert not warned, "uvicorn says something about an upgrade it does not know"
 
 
-@asynccontextmanager
-async def server() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection to a server of the protocol."""
-    config = uvicorn.Config(echo, http=BoundedProtocol, lifespan="off", log_config=None)
-    config.load()
-    state = ServerState()
-    loop = asyncio.get_running_loop()
-    listening = await loop.create_server(
-        lambda: BoundedProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-    )
-    port = listening.sockets[0].getsockname()[1]
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        listening.close()
-        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
-        await asyncio.gather(*state.tasks, return_exceptions=True)
-
-
 async def refused(reader: asyncio.StreamReader, kind: str) -> None:
     """The rest of the connection is one error of this kind, and then it ends."""
     answer = await asyncio.wait_for(reader.read(), 30)
@@ -563,19 +538,19 @@ class TestSockets:
     """The same over a socket, whose transport is asyncio's."""
 
     async def test_ordinary_requests_pass_one_after_the_other(self) -> None:
-        async with server() as (reader, writer):
+        async with connection(echo) as (reader, writer):
             for size in (0, 5, 500_000):
                 writer.write(post(b"x" * size) + b"x" * size)
                 assert await answered(reader) == size
 
     async def test_pipelined_requests_pass(self) -> None:
-        async with server() as (reader, writer):
+        async with connection(echo) as (reader, writer):
             writer.write((post(b"xx") + b"xx") * 3)
             assert [await answered(reader) for _ in range(3)] == [2, 2, 2]
 
     @pytest.mark.parametrize("piece", [b"X-A: " + b"y" * 1000 + b"\r\n", b"y" * 5000])
     async def test_a_head_that_never_ends_is_refused(self, piece: bytes) -> None:
-        async with server() as (reader, writer):
+        async with connection(echo) as (reader, writer):
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: ")
             sent = 0
             while sent <= MAX_HEAD_BYTES:
@@ -585,7 +560,7 @@ class TestSockets:
             await refused(reader, "headers_too_large")
 
     async def test_large_bodies_do_not_count_as_heads(self) -> None:
-        async with server() as (reader, writer):
+        async with connection(echo) as (reader, writer):
             for _ in range(3):
                 size = 2 * MAX_HEAD_BYTES
                 writer.write(post(b"x" * size))
@@ -598,6 +573,6 @@ class TestSockets:
         "garbage", [b"\x16\x03\x01\x02\x00", b"hello\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"]
     )
     async def test_what_is_not_http_gets_the_one_error_shape(self, garbage: bytes) -> None:
-        async with server() as (reader, writer):
+        async with connection(echo) as (reader, writer):
             writer.write(garbage)
             await refused(reader, "bad_request")

@@ -15,8 +15,8 @@ from service.inference.batcher import deadline_exceeded
 from service.inference.engine import Prediction
 from service.inference.explain import MAX_PARTS, explain, log_odds, parts_of, sentences
 from service.inference.pipeline import Answer, RequestOptions, Timing
+from tests.support.app import ServiceFactory
 from tests.support.fake_engine import FakeEngine
-from tests.unit.service.conftest import ServiceFactory
 
 pytestmark = pytest.mark.anyio
 

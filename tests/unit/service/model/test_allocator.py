@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from service.model.allocator import tune_allocator
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 MAPPED = """
 import ctypes, sys

@@ -14,8 +14,8 @@ from service.errors import EngineLoadError
 from service.inference.engine import Engine, Progress
 from service.inference.pipeline import SAMPLE_CHARS, Samples
 from service.settings import Settings
+from tests.support.app import Service, ServiceFactory, reached
 from tests.support.fake_engine import LABELS, FakeEngine
-from tests.unit.service.conftest import Service, ServiceFactory, reached
 
 pytestmark = pytest.mark.anyio
 

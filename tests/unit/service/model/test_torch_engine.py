@@ -21,7 +21,7 @@ from service.model import torch_engine
 from service.model.autotune import Precision, Trial
 from service.model.torch_engine import TorchEngine, load_torch_engine
 from service.settings import Settings
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support.texts import news_rows
 from training.report.predict import predict_logits
 

@@ -18,7 +18,7 @@ from transformers import TrainerControl, TrainerState
 
 from classifier.artifact import read_artifact
 from classifier.model import GPT2Classifier
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support.runs import run
 from training.config import TrainConfig
 from training.errors import ConfigError

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from classifier.artifact import read_artifact
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training"]
 

@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
 from classifier.model import load_base, load_base_tokenizer
-from tests.conftest import LABELS, ROOT
+from tests.support import ROOT
 from tests.support.texts import corpus
+from tests.support.tiny_model import LABELS
 from training.config import PretrainConfig
 from training.errors import ConfigError, DataError
 from training.fit.pretrain import pretrain

@@ -103,7 +103,7 @@ def test_options_of_the_loop_learn_too(config: TrainConfig, options: dict[str, o
 
 def test_frozen_layers_are_the_bases_own(config: TrainConfig) -> None:
     from classifier.model import load_base
-    from tests.conftest import LABELS
+    from tests.support.tiny_model import LABELS
 
     artifact = run(changed(config, baseline=False, epochs=1.0, freeze_embeddings=True, freeze_layers=1))
     before, after = load_base(config.base_model, LABELS).state_dict(), artifact.model().state_dict()

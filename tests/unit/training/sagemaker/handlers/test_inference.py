@@ -12,7 +12,7 @@ import pytest
 
 from classifier.artifact import Artifact, read_artifact
 from classifier.decoding import probabilities
-from tests.conftest import ROOT
+from tests.support import ROOT
 from training.report.predict import predict_logits
 from training.sagemaker.handlers import inference
 from training.sagemaker.job.pack import export_source, main, pack

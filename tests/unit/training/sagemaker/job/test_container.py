@@ -14,9 +14,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from benchmarks.processes import free_port
 from classifier.artifact import read_artifact
 from tests.support.sagemaker_emulator import QUICK, Job
-from tests.support.service_process import free_port
 from tests.support.texts import news_rows
 from training.sagemaker.job import worker
 from training.sagemaker.job.container import FAILURE_BYTES, METRIC_DEFINITIONS, _failed, _why, prepare, shorten

@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from classifier.artifact import Artifact
-from tests.support.service_process import client_of, service_process
+from tests.support.service_process import service_process
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -51,8 +51,7 @@ def collector() -> Iterator[Collector]:
 def test_a_request_is_a_span_of_its_callers_trace(artifact: Artifact, collector: Collector) -> None:
     endpoint = f"http://127.0.0.1:{collector.server_port}"
     with service_process(artifact.directory, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as service:
-        service.wait_for_log("ready")
-        with client_of(service) as client:
+        with service.client() as client:
             traced = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
             assert client.post("/predict", json={"text": "a secret text"}, headers=traced).status_code == 200
             assert client.get("/readyz").status_code == 200
@@ -63,13 +62,3 @@ def test_a_request_is_a_span_of_its_callers_trace(artifact: Artifact, collector:
     for name in ("POST /predict", "tokenize", "model"):
         trace_id, attributes = collector.spans[name]
         assert trace_id == TRACE and "secret" not in attributes
-
-
-def test_without_an_endpoint_nothing_is_sent_and_nothing_needed(artifact: Artifact) -> None:
-    with service_process(artifact.directory) as service:
-        service.wait_for_log("ready")
-        with client_of(service) as client:
-            assert client.post("/predict", json={"text": "a"}).status_code == 200
-        assert service.stop() == 0
-    [line] = [line for line in service.lines if line["message"] == "request"]
-    assert "trace_id" not in line

@@ -1,12 +1,18 @@
-"""A service of its own process that answers at once, or slowly: `python -m tests.unit.client.fast_service [SECONDS]`.
+"""A service without a model, in a process of its own: `python -m tests.support.fast_service [SECONDS]`.
 
-Prints its port. A text's label is decided by its length, so that every answer can be checked.
+It prints its port and takes so many seconds for an answer. The label of a text follows from the text's length, so
+that every answer can be checked.
 """
 
 import asyncio
 import json
 import re
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.support import ROOT
 
 LABELS = ("business", "politics", "sport")
 
@@ -30,6 +36,20 @@ def result(text: str) -> dict[str, object]:
 def _ranked(text: str) -> list[str]:
     first = len(text) % len(LABELS)
     return [*LABELS[first:], *LABELS[:first]]
+
+
+@contextmanager
+def fast_service(delay_s: float = 0.0) -> Iterator[str]:
+    """Start the process and yield its URL."""
+    command = [sys.executable, "-m", "tests.support.fast_service", str(delay_s)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

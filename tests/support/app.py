@@ -1,3 +1,5 @@
+"""The app in the test's own event loop, over the fake engine, with a client for it."""
+
 import asyncio
 import gc
 import time
@@ -6,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
-import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
@@ -15,13 +16,8 @@ from service.settings import Settings
 from tests.support.fake_engine import FakeEngine
 
 
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
 class Service:
-    """The app in this process, over a fake engine, with a client for it."""
+    """The app, its client and its engine."""
 
     def __init__(self, app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine) -> None:
         self.app = app
@@ -37,7 +33,7 @@ class Service:
         return await self.client.post(path, json=body)
 
     async def metric(self, line_start: str) -> float:
-        """The value of the first metric line that begins so."""
+        """Return the value of the first line of /metrics that begins so."""
         text = (await self.client.get("/metrics")).text
         [value, *_] = [line.split()[-1] for line in text.splitlines() if line.startswith(line_start)]
         return float(value)
@@ -46,17 +42,15 @@ class Service:
 ServiceFactory = Callable[..., AbstractAsyncContextManager[Service]]
 
 
-@pytest.fixture
-def service_with(engine: FakeEngine) -> ServiceFactory:
-    """`async with service_with(max_texts=2) as service:` a ready service with these settings."""
+def service_factory(engine: FakeEngine) -> ServiceFactory:
+    """Return what starts the app over this engine; its arguments are settings."""
 
     @asynccontextmanager
     async def factory(**settings: Any) -> AsyncIterator[Service]:
         app = create_app(settings=Settings(**settings), load_engine=lambda *_: engine)
         async with app.router.lifespan_context(app):
             await loaded()
-            transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            async with client_of(app) as client:
                 try:
                     yield Service(app, client, engine)
                 finally:
@@ -65,13 +59,23 @@ def service_with(engine: FakeEngine) -> ServiceFactory:
     return factory
 
 
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+
+
 async def loaded() -> None:
     """Wait for the app's own loading task."""
     await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "load"))
 
 
+async def reached(engine: FakeEngine, batches: int = 1) -> None:
+    """Wait until so many more batches have reached the model."""
+    for _ in range(batches):
+        assert await asyncio.to_thread(engine.entered.acquire, timeout=30)
+
+
 async def longest_turn_of(call: Coroutine[Any, Any, httpx.Response]) -> tuple[httpx.Response, float]:
-    """The answer, and the most seconds of the event loop's own thread between two turns of others meanwhile."""
+    """Return the answer, and the most CPU seconds that the event loop's thread took between two turns of others."""
     gc.collect()
     gc.disable()  # its pauses are pytest's, not the call's
     try:
@@ -83,9 +87,3 @@ async def longest_turn_of(call: Coroutine[Any, Any, httpx.Response]) -> tuple[ht
     finally:
         gc.enable()
     return await task, longest
-
-
-async def reached(engine: FakeEngine, batches: int = 1) -> None:
-    """Wait until so many more batches have reached the model."""
-    for _ in range(batches):
-        assert await asyncio.to_thread(engine.entered.acquire, timeout=30)

@@ -1,3 +1,0 @@
-from tests.unit.service.conftest import engine, service_with
-
-__all__ = ["engine", "service_with"]
