@@ -17,6 +17,7 @@ from typing import Any
 def train(arguments: Sequence[str] | None = None) -> int:
     """Train by the flags and the job's channels, and return the exit code."""
     from training.config import TrainConfig
+    from training.options import flag, help_text
     from training.sagemaker.job.container import run_job
     from training.sagemaker.job.hyperparameters import PLACED
     from training.sagemaker.job.settings import Places
@@ -24,16 +25,17 @@ def train(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train_deploy.py", description=__doc__, allow_abbrev=False)
     for field in dataclasses.fields(TrainConfig):
         if field.name not in PLACED:
-            flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"].replace("%", "%%")
-            parser.add_argument(flag, nargs="?", const="true", default=argparse.SUPPRESS, help=text)
+            parser.add_argument(
+                flag(field.name), nargs="?", const="true", default=argparse.SUPPRESS, help=help_text(field)
+            )
     places = parser.add_argument_group("places, by default the platform's")
     variables = {
         "--model-dir": "SM_MODEL_DIR", "--train-dir": "SM_CHANNEL_TRAIN", "--val-dir": "SM_CHANNEL_VAL",
         "--test-dir": "SM_CHANNEL_TEST", "--num-gpus": "SM_NUM_GPUS", "--hosts": "SM_HOSTS",
         "--current-host": "SM_CURRENT_HOST",
     }  # fmt: skip
-    for flag, variable in variables.items():
-        places.add_argument(flag, dest=variable, default=argparse.SUPPRESS, help=f"default: ${variable}")
+    for option, variable in variables.items():
+        places.add_argument(option, dest=variable, default=argparse.SUPPRESS, help=f"default: ${variable}")
     known, rest = parser.parse_known_args(arguments)
     given = vars(known)
     # argparse would end the process where nobody looks: what it does not know is for the failure file

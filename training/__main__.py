@@ -4,16 +4,15 @@ Exit codes: 0 done, 2 something about the input that the message explains (nothi
 """
 
 import argparse
-import dataclasses
 import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from training.config import Config, PretrainConfig, TrainConfig, load_config
 from training.errors import TrainingError
+from training.options import add_options, given_options
 
 INPUT_ERROR = 2
 INTERRUPTED = 130
@@ -47,12 +46,12 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="fine-tune GPT-2 on labelled texts and write an artifact")
     train.add_argument("--config", type=Path, help="a TOML file with settings, see training/configs")
-    _add_settings(train, TrainConfig)
+    add_options(train, TrainConfig)
     train.set_defaults(command=_train)
 
     pretrain = commands.add_parser("pretrain", help="make a compact GPT-2 language model to fine-tune from")
     pretrain.add_argument("--config", type=Path, help="a TOML file with settings, see training/configs")
-    _add_settings(pretrain, PretrainConfig)
+    add_options(pretrain, PretrainConfig)
     pretrain.set_defaults(command=_pretrain)
 
     evaluate = commands.add_parser("evaluate", help="measure an artifact on a file of labelled texts")
@@ -103,21 +102,6 @@ def _add_columns(parser: argparse.ArgumentParser, data: str) -> None:
     parser.add_argument("--encoding", default="utf-8")
 
 
-def _add_settings(parser: argparse.ArgumentParser, settings: type[TrainConfig] | type[PretrainConfig]) -> None:
-    for field in dataclasses.fields(settings):
-        flag = "--" + field.name.replace("_", "-")
-        text = field.metadata["help"].replace("%", "%%")
-        keywords: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
-        if field.type is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text, **keywords)
-        elif field.type == tuple[str, ...]:
-            parser.add_argument(flag, nargs="+", help=text, **keywords)
-        else:
-            shown = text if field.default == "" else f"{text} (default: {field.default})"
-            choices = field.metadata["choices"] or None
-            parser.add_argument(flag, type=field.type, help=shown, choices=choices, **keywords)
-
-
 def _train(parsed: argparse.Namespace) -> None:
     config = _config(TrainConfig, parsed)
     from training.fit.run import report_directory, run
@@ -142,9 +126,8 @@ def _pretrain(parsed: argparse.Namespace) -> None:
 
 
 def _config(kind: type[Config], parsed: argparse.Namespace) -> Config:
-    """The command's settings: the file's, and on top of them those given as flags."""
-    names = {field.name for field in dataclasses.fields(kind)}
-    return load_config(kind, parsed.config, {key: value for key, value in vars(parsed).items() if key in names})
+    """Return the settings of the file given by --config, with those given as options on top."""
+    return load_config(kind, parsed.config, given_options(kind, parsed))
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:

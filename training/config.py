@@ -1,6 +1,7 @@
-"""Every setting of a training run: typed, ranged, with its unit, from a TOML file and the command line.
+"""Settings of `python -m training train` and `pretrain`: typed, ranged, with units.
 
-The command line wins over the file, the file over the default. A key that does not exist is an error.
+They come from a TOML file and the command line. The command line wins over the file, the file over the default, and a
+key that does not exist is an error.
 """
 
 import dataclasses
@@ -11,211 +12,212 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.errors import ConfigError
-
-
-def _setting(
-    default: Any, text: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
-) -> Any:
-    """A field with its help text and its range; both ends belong to the range."""
-    return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices})
-
+from training.options import check, setting
 
 MAX_SEED = 2**32 - 1
-"""NumPy's generator takes no larger one."""
+"""The largest seed that NumPy's generator accepts."""
 PRECISIONS = ("auto", "float32", "bfloat16")
 PRECISION_HELP = (
-    "of matrix products while training; the weights that learn stay float32. auto: bfloat16 where the hardware is "
-    "fast at it (CUDA from Ampere on, CPUs with AMX or AVX-512 BF16), else float32"
+    "precision of matrix products during training; the weights themselves stay float32. auto: bfloat16 where the "
+    "hardware is fast at it (CUDA from Ampere on, CPUs with AMX or AVX-512 BF16), else float32"
 )
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One training run. See `python -m training train --help`, which is made from these texts.
+class DataConfig:
+    """Labelled texts: where they are, and how they are laid out in their files."""
+
+    data: str = setting(
+        "",
+        "a file (CSV, TSV, JSON Lines, Parquet), a directory with train, val and test files, or a directory with one "
+        "folder of .txt files per label; a local path or any URL that fsspec opens",
+    )
+    text_column: str = setting("text", "column of the texts")
+    label_column: str = setting("", "column of the labels; default: 'label' or 'category'")
+    title_column: str = setting("", "column of the titles; default: 'title' if there is one")
+    group_column: str = setting(
+        "", "column of near-duplicate groups; default: 'near_dup_group' or 'group', else groups are computed"
+    )
+    use_title: bool = setting(True, "put the title before the text")
+    encoding: str = setting("utf-8", "encoding of text files")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class TrainConfig(DataConfig):
+    """One training run.
 
     Raises:
-        ConfigError: a value out of its range, or two values that contradict each other.
+        ConfigError: a value is out of its range, or two values contradict each other.
     """
 
-    # Data
-    data: str = _setting(
-        "",
-        "a file to split (CSV, TSV, JSON Lines, Parquet), a directory with train, val and test files, or with a "
-        "folder of .txt files for each label; local, or anything fsspec opens",
-    )
-    output: str = _setting("", "the artifact's directory")
-    text_column: str = _setting("text", "column of the texts")
-    label_column: str = _setting("", "column of the labels; default: 'label' or 'category'")
-    title_column: str = _setting("", "column of the titles; default: 'title' where there is one")
-    group_column: str = _setting(
-        "", "column of near-duplicate groups; default: 'near_dup_group' or 'group', else computed"
-    )
-    use_title: bool = _setting(True, "put the title in front of the text")
-    encoding: str = _setting("utf-8", "encoding of text files")
-    val_fraction: float = _setting(0.1, "part of the rows for validation, where no file is given", low=0.01, high=0.5)
-    test_fraction: float = _setting(0.1, "part of the rows for the test, where no file is given", low=0.01, high=0.5)
-    near_duplicates: bool = _setting(True, "keep texts that tell the same story on one side of the split")
-    allow_leaks: bool = _setting(False, "go on although texts of one given split stand in another")
+    output: str = setting("", "directory of the artifact")
+    val_fraction: float = setting(0.1, "fraction of the rows for validation, if no file is given", low=0.01, high=0.5)
+    test_fraction: float = setting(0.1, "fraction of the rows for the test, if no file is given", low=0.01, high=0.5)
+    near_duplicates: bool = setting(True, "keep texts that tell the same story on one side of the split")
+    allow_leaks: bool = setting(False, "train even if texts of one given split also occur in another")
 
     # Model
-    base_model: str = _setting("gpt2", "a Hugging Face name or a local directory with a GPT-2")
-    hidden_size: int = _setting(0, "width of the base model, checked against it; 0: whatever it has", low=0)
-    max_seq_len: int = _setting(
-        512, "tokens of a text read at once; longer texts are cut in training and read by windows after it", low=1
+    base_model: str = setting("gpt2", "GPT-2 to start from: a Hugging Face name or a local directory")
+    hidden_size: int = setting(0, "expected width of the base model; 0 accepts any width", low=0)
+    max_seq_len: int = setting(
+        512, "tokens of one window; longer texts are cut in training and read in several windows afterwards", low=1
     )
-    head: str = _setting(
+    head: str = setting(
         "last_token",
-        "last_token: a linear layer on the last token; flatten: on all max-seq-len left-padded positions",
+        "last_token: a linear layer on the last token; flatten: one on all max-seq-len left-padded positions",
         choices=("last_token", "flatten"),
     )
-    window_stride: int = _setting(0, "tokens between the starts of windows; 0: three quarters of max-seq-len", low=0)
-    crops: bool = _setting(
-        False, "train on a random stretch of max-seq-len tokens of a longer text, every other time; else its beginning"
+    window_stride: int = setting(0, "tokens between the starts of windows; 0: three quarters of max-seq-len", low=0)
+    crops: bool = setting(
+        False, "train on a random stretch of a longer text half of the time; otherwise always on its beginning"
     )
-    lowercase: bool = _setting(False, "lower-case every text, in serving too")
-    sources: str = _setting("", "where texts and base model come from, and their licences; stands in the model card")
-    limits: str = _setting("", "what the model is not for; stands in the model card")
-    name: str = _setting("", "the model's name in its card; default: the output directory's name")
+    lowercase: bool = setting(False, "lower-case every text, also when serving")
+    sources: str = setting("", "origin and licences of the texts and the base model, for the model card")
+    limits: str = setting("", "what the model must not be used for, for the model card")
+    name: str = setting("", "name of the model; default: the name of the output directory")
 
     # Optimisation
-    epochs: float = _setting(3.0, "passes over the training texts", low=0.001, high=1000)
-    batch_size: int = _setting(16, "texts a step and process", low=1, high=4096)
-    gradient_accumulation: int = _setting(1, "steps summed before the weights move", low=1, high=4096)
-    lr: float = _setting(2e-4, "peak learning rate of AdamW", low=1e-9, high=1.0)
-    warmup: float = _setting(0.1, "part of all steps in which the learning rate rises from 0", low=0.0, high=0.9)
-    weight_decay: float = _setting(0.01, "AdamW's weight decay, on matrices", low=0.0, high=1.0)
-    average: float = _setting(
+    epochs: float = setting(3.0, "passes over the training texts", low=0.001, high=1000)
+    batch_size: int = setting(16, "texts per step and process", low=1, high=4096)
+    gradient_accumulation: int = setting(1, "batches summed before the weights are updated", low=1, high=4096)
+    lr: float = setting(2e-4, "peak learning rate of AdamW", low=1e-9, high=1.0)
+    warmup: float = setting(0.1, "fraction of all steps in which the learning rate rises from 0", low=0.0, high=0.9)
+    weight_decay: float = setting(0.01, "weight decay of AdamW, on matrices only", low=0.0, high=1.0)
+    average: float = setting(
         0.0,
-        "part of all steps, the last ones, whose weights are averaged, at a learning rate that stays; 0: it falls "
-        "to 0 and the weights of the best evaluation are kept",
+        "fraction of all steps, at the end, over which the weights are averaged at a constant learning rate; 0: the "
+        "learning rate falls to 0, and the weights of the best evaluation are kept",
         low=0.0,
         high=1.0,
     )
-    label_smoothing: float = _setting(0.0, "probability mass spread over all labels", low=0.0, high=0.5)
-    dropout: float = _setting(
-        0.1, "dropout in embeddings and residuals while training; none in attention", low=0.0, high=0.9
+    label_smoothing: float = setting(0.0, "probability mass spread over all labels", low=0.0, high=0.5)
+    dropout: float = setting(
+        0.1, "dropout in embeddings and residuals during training; attention has none", low=0.0, high=0.9
     )
-    precision: str = _setting("auto", PRECISION_HELP, choices=PRECISIONS)
-    class_weights: bool = _setting(False, "weigh each text by how rare its label is, for data with few of some label")
-    patience: int = _setting(0, "stop after so many evaluations (one an epoch) without a better one; 0: never", low=0)
-    dense_from: int = _setting(
-        0, "half of the loss is taken after every token from this one on; 0: all of it after the last token", low=0
+    precision: str = setting("auto", PRECISION_HELP, choices=PRECISIONS)
+    class_weights: bool = setting(False, "weight each text by the rarity of its label, for unbalanced data")
+    patience: int = setting(0, "stop after this many evaluations (one per epoch) without improvement; 0: never", low=0)
+    dense_from: int = setting(
+        0, "take half of the loss after every token from this one on; 0: all of it after the last token", low=0
     )
-    freeze_embeddings: bool = _setting(
-        False, "keep the base's embeddings: words that training never sees stay comparable with those it does"
+    freeze_embeddings: bool = setting(
+        False,
+        "do not train the embeddings, so that words that training never sees stay comparable with the others",
     )
-    freeze_layers: int = _setting(0, "keep the base's lowest blocks, this many", low=0)
-    layer_lr_decay: float = _setting(
+    freeze_layers: int = setting(0, "number of lowest blocks that are not trained", low=0)
+    layer_lr_decay: float = setting(
         1.0,
-        "each block learns this much slower than the one above it, embeddings slowest; 1: all alike",
+        "factor from the learning rate of a block to that of the block below it, embeddings last; 1: one rate for all",
         low=0.01,
         high=1,
     )
-    max_grad_norm: float = _setting(1.0, "gradients are scaled down to this norm", low=0.0)
-    seed: int = _setting(
-        42, "of the split, the head's first weights, dropout and the order of texts", low=0, high=MAX_SEED
+    max_grad_norm: float = setting(1.0, "norm to which larger gradients are scaled down", low=0.0)
+    seed: int = setting(
+        42, "seed of the split, the first weights of the head, dropout and the order of texts", low=0, high=MAX_SEED
     )
 
-    checkpoints: str = _setting("", "directory for checkpoints; a run that finds its own there goes on from them")
-    save_steps: int = _setting(0, "steps between checkpoints; 0: one an epoch", low=0)
+    # Checkpoints
+    checkpoints: str = setting("", "directory of checkpoints; a run continues from its own checkpoints there")
+    save_steps: int = setting(0, "steps between checkpoints; 0: one checkpoint per epoch", low=0)
 
     # Artifact
-    weights_dtype: str = _setting(
-        "float32", "precision in which the weights are stored", choices=("float32", "float16", "bfloat16")
+    weights_dtype: str = setting("float32", "precision of the stored weights", choices=DTYPES)
+    unsure_error: float = setting(
+        0.02, "allowed share of wrong answers among those that are not marked unsure", low=0.0, high=1.0
     )
-    unsure_error: float = _setting(
-        0.02, "share of wrong answers allowed among those not marked unsure", low=0.0, high=1.0
-    )
-    overwrite: bool = _setting(False, "replace an artifact that stands at the output")
-    report: bool = _setting(True, "write OUTPUT-report/ with report.html, metrics.json and plots")
-    baseline: bool = _setting(True, "also fit TF-IDF + logistic regression on the same split, for comparison")
+    overwrite: bool = setting(False, "replace an existing artifact at the output")
+    report: bool = setting(True, "write report.html, metrics.json and plots to OUTPUT-report/")
+    baseline: bool = setting(True, "also fit TF-IDF + logistic regression on the same split, for comparison")
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+        super().__post_init__()
         if self.val_fraction + self.test_fraction > 0.8:
-            raise ConfigError("val-fraction and test-fraction leave less than a fifth of the rows to train on")
+            raise ConfigError("val-fraction and test-fraction leave less than a fifth of the rows for training")
         if self.window_stride > self.max_seq_len:
             raise ConfigError(
                 f"window-stride {self.window_stride} is above max-seq-len {self.max_seq_len}: texts would have gaps"
             )
-
         if self.average and self.patience:
-            raise ConfigError("average takes the last steps, patience may stop before them: give one of the two")
+            raise ConfigError("average needs the last steps, but patience may stop before them: set one of the two")
         if self.head == "flatten" and self.dense_from:
-            raise ConfigError("head flatten answers once a text: dense-from needs the head last_token")
+            raise ConfigError("head flatten gives one answer per text: dense-from needs head last_token")
 
     def resolved_stride(self) -> int:
-        """Tokens between the starts of windows."""
+        """Return the number of tokens between the starts of windows."""
         return self.window_stride or max(1, self.max_seq_len * 3 // 4)
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run. See `python -m training pretrain --help`, which is made from these texts.
+    """One pre-training run.
 
     Raises:
-        ConfigError: a value out of its range, or two values that contradict each other.
+        ConfigError: a value is out of its range, or two values contradict each other.
     """
 
     # Text
-    corpus: tuple[str, ...] = _setting(
+    corpus: tuple[str, ...] = setting(
         (),
-        "text files, local or anything fsspec opens, .gz and .xz too; documents end with a line <|endoftext|>",
+        "text files: local paths or any URLs that fsspec opens, optionally .gz, .bz2 or .xz; a line <|endoftext|> "
+        "separates documents",
     )
-    output: str = _setting("", "the base model's directory")
-    val_fraction: float = _setting(0.01, "part of the documents held out to measure on", low=1e-6, high=0.5)
-    sources: str = _setting("", "where the text comes from, and its licences; stands in the README beside the model")
+    output: str = setting("", "directory of the base model")
+    val_fraction: float = setting(0.01, "fraction of the documents held out for validation", low=1e-6, high=0.5)
+    sources: str = setting("", "origin and licences of the text, for the README of the model")
 
     # Model
-    base_model: str = _setting("", "go on from this model, with its tokenizer and shape; default: begin anew")
-    vocab_size: int = _setting(16384, "tokens of the byte-level BPE trained on the corpus", low=257)
-    layers: int = _setting(6, "transformer blocks", low=1)
-    hidden_size: int = _setting(320, "width; a multiple of heads", low=1)
-    heads: int = _setting(5, "attention heads", low=1)
-    positions: int = _setting(1024, "longest text that the model can ever read, in tokens", low=1)
+    base_model: str = setting("", "model to continue from, with its tokenizer and shape; default: a new model")
+    vocab_size: int = setting(16384, "tokens of the byte-level BPE that is trained on the corpus", low=257)
+    layers: int = setting(6, "number of transformer blocks", low=1)
+    hidden_size: int = setting(320, "width of the model, a multiple of heads", low=1)
+    heads: int = setting(5, "number of attention heads", low=1)
+    positions: int = setting(1024, "longest text that the model can read, in tokens", low=1)
 
     # Optimisation
-    block: int = _setting(512, "tokens of one row", low=2)
-    batch_size: int = _setting(16, "rows a step and process", low=1, high=4096)
-    gradient_accumulation: int = _setting(1, "steps summed before the weights move", low=1, high=4096)
-    steps: int = _setting(2000, "optimiser steps", low=1)
-    lr: float = _setting(1.5e-3, "peak learning rate of AdamW", low=1e-9, high=1.0)
-    warmup: float = _setting(0.04, "part of all steps in which the learning rate rises from 0", low=0.0, high=0.9)
-    decay: float = _setting(0.7, "part of all steps, the last ones, in which it falls to a fiftieth", low=0.0, high=1.0)
-    weight_decay: float = _setting(0.1, "AdamW's weight decay, on matrices", low=0.0, high=1.0)
-    max_grad_norm: float = _setting(1.0, "gradients are scaled down to this norm", low=0.0)
-    precision: str = _setting("auto", PRECISION_HELP, choices=PRECISIONS)
-    seed: int = _setting(
-        42, "of the first weights, the order of blocks and the documents held out", low=0, high=MAX_SEED
+    block: int = setting(512, "tokens per row", low=2)
+    batch_size: int = setting(16, "rows per step and process", low=1, high=4096)
+    gradient_accumulation: int = setting(1, "batches summed before the weights are updated", low=1, high=4096)
+    steps: int = setting(2000, "optimiser steps", low=1)
+    lr: float = setting(1.5e-3, "peak learning rate of AdamW", low=1e-9, high=1.0)
+    warmup: float = setting(0.04, "fraction of all steps in which the learning rate rises from 0", low=0.0, high=0.9)
+    decay: float = setting(
+        0.7, "fraction of all steps, at the end, in which the learning rate falls to a fiftieth", low=0.0, high=1.0
+    )
+    weight_decay: float = setting(0.1, "weight decay of AdamW, on matrices only", low=0.0, high=1.0)
+    max_grad_norm: float = setting(1.0, "norm to which larger gradients are scaled down", low=0.0)
+    precision: str = setting("auto", PRECISION_HELP, choices=PRECISIONS)
+    seed: int = setting(
+        42, "seed of the first weights, the order of blocks and the choice of held-out documents", low=0, high=MAX_SEED
     )
 
-    checkpoints: str = _setting("", "directory for checkpoints and tokens, which stay; default: OUTPUT-checkpoints")
-    save_steps: int = _setting(200, "steps between checkpoints", low=1)
-    eval_steps: int = _setting(500, "steps between measurements on the documents held out", low=1)
-    weights_dtype: str = _setting(
-        "float16", "precision in which the weights are stored", choices=("float32", "float16", "bfloat16")
-    )
+    # Checkpoints
+    checkpoints: str = setting("", "directory of checkpoints and tokens, which is kept; default: OUTPUT-checkpoints")
+    save_steps: int = setting(200, "steps between checkpoints", low=1)
+    eval_steps: int = setting(500, "steps between measurements on the held-out documents", low=1)
+    weights_dtype: str = setting("float16", "precision of the stored weights", choices=DTYPES)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+        check(self)
         if self.hidden_size % self.heads:
             raise ConfigError(f"hidden-size {self.hidden_size} is not a multiple of heads {self.heads}")
         if self.block > self.positions and not self.base_model:
             raise ConfigError(f"block {self.block} is above positions {self.positions}")
         if self.warmup + self.decay > 1:
-            raise ConfigError(f"warmup {self.warmup} and decay {self.decay} are more than the whole run together")
+            raise ConfigError(f"warmup {self.warmup} and decay {self.decay} together exceed the whole run")
 
 
 Config = TypeVar("Config", TrainConfig, PretrainConfig)
 
 
 def load_config(kind: type[Config], file: Path | None, overrides: Mapping[str, Any]) -> Config:
-    """Settings from a TOML file, with `overrides` on top.
+    """Return the settings of a TOML file, with `overrides` on top.
 
     Raises:
-        ConfigError: the file is missing or no TOML, a key does not exist, or a value has the wrong type or range.
+        ConfigError: the file is missing or is not TOML, a key does not exist, or a value has the wrong type or range.
     """
     values: dict[str, Any] = {}
     if file is not None:
@@ -224,32 +226,13 @@ def load_config(kind: type[Config], file: Path | None, overrides: Mapping[str, A
         except FileNotFoundError:
             raise ConfigError(f"{file}: no such file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
-            raise ConfigError(f"{file}: not readable as TOML: {exc}") from exc
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - set(fields))
+            raise ConfigError(f"{file}: cannot be read as TOML: {exc}") from exc
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ConfigError(f"{file}: unknown setting {', '.join(unknown)}; known are {', '.join(fields)}")
-    merged: dict[str, Any] = values | dict(overrides)
-    merged = {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
+        raise ConfigError(f"{file}: unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
-        return kind(**merged)
+        return kind(**values | dict(overrides))
     except ConfigError as exc:
         raise ConfigError(f"{file}: {exc}" if file else str(exc)) from exc
-
-
-def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
-    flag = field.name.replace("_", "-")
-    if field.type == tuple[str, ...]:
-        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{flag} must be a list of strings, is {value!r}")
-        return
-    kinds = (int, float) if field.type is float else (field.type,)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and field.type is not bool):  # type: ignore[arg-type]
-        raise ConfigError(f"{flag} must be {field.type.__name__}, is {value!r}")  # type: ignore[union-attr]
-    low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
-    if choices and value not in choices:
-        raise ConfigError(f"{flag} must be one of {', '.join(choices)}, is {value!r}")
-    if low is not None and not value >= low:
-        raise ConfigError(f"{flag} must be at least {low}, is {value}")
-    if high is not None and not value <= high:
-        raise ConfigError(f"{flag} must be at most {high}, is {value}")

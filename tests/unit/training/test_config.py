@@ -28,15 +28,15 @@ def test_command_line_wins_over_file_and_file_over_default(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("epoch = 3", "unknown setting epoch; known are data, output"),
+        ("epoch = 3", "unknown setting epoch; known are data, text_column"),
         ("epochs = 0", "epochs must be at least 0.001, is 0"),
-        ("batch_size = 1.5", "batch-size must be int, is 1.5"),
-        ("batch_size = true", "batch-size must be int, is True"),
+        ("batch_size = 1.5", "batch-size must be a whole number, is 1.5"),
+        ("batch_size = true", "batch-size must be a whole number, is True"),
         ('weights_dtype = "int4"', "weights-dtype must be one of float32, float16, bfloat16, is 'int4'"),
         ("lr = nan", "lr must be at least"),
         ("val_fraction = 0.5\ntest_fraction = 0.5", "leave less than a fifth"),
         ("max_seq_len = 100\nwindow_stride = 101", "window-stride 101 is above max-seq-len 100"),
-        ("epochs =", "not readable as TOML"),
+        ("epochs =", "cannot be read as TOML"),
     ],
 )
 def test_wrong_files_are_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
@@ -78,7 +78,7 @@ def test_lists_come_from_the_file_too(tmp_path: Path) -> None:
     [
         ({"hidden_size": 100, "heads": 3}, "hidden-size 100 is not a multiple of heads 3"),
         ({"block": 2048}, "block 2048 is above positions 1024"),
-        ({"warmup": 0.5, "decay": 0.6}, "more than the whole run"),
+        ({"warmup": 0.5, "decay": 0.6}, "exceed the whole run"),
     ],
 )
 def test_contradictions_of_pre_training_are_refused(values: dict[str, float], message: str) -> None:
@@ -87,5 +87,5 @@ def test_contradictions_of_pre_training_are_refused(values: dict[str, float], me
 
 
 def test_flatten_head_refuses_losses_at_inner_tokens() -> None:
-    with pytest.raises(ConfigError, match="answers once a text"):
+    with pytest.raises(ConfigError, match="one answer per text"):
         TrainConfig(head="flatten", dense_from=5)
