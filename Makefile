@@ -44,11 +44,12 @@ test: .venv/.dev  ## run the tests: ARGS="-k batcher"
 test-slow: .venv/.dev  ## run the slow tests (minutes)
 	@$(python) -m pytest -m slow $(ARGS)
 
-check: .venv/.dev  ## check style, format and types, and that openapi.yaml is up to date
+check: .venv/.dev  ## check style, format and types, and that generated files are up to date
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
 	@$(python) -m mypy
 	@$(python) scripts/export_openapi.py --check
+	@$(python) scripts/export_settings.py --check
 
 train: need-data .venv/.train  ## fine-tune a model: DATA=articles.csv OUTPUT=models/trained ARGS="--epochs 2"
 	@exec $(python) -m training train --config '$(CONFIG)' --data '$(DATA)' --output '$(OUTPUT)' $(ARGS)
@@ -77,8 +78,9 @@ audit: .venv/.audit  ## look up the locked packages in the database of vulnerabi
 		.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/$$lock.txt $(ARGS) || exit 1; \
 	done
 
-openapi: .venv/.dev  ## write openapi.yaml from the code
+openapi: .venv/.dev  ## write openapi.yaml and the table of docs/settings.md from the code
 	@$(python) scripts/export_openapi.py
+	@$(python) scripts/export_settings.py
 
 lock: .venv/.dev  ## write requirements/*.txt from pyproject.toml: ARGS=--upgrade
 	@TORCH_INDEX='$(TORCH_INDEX)' sh scripts/lock.sh $(ARGS)

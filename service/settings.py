@@ -1,4 +1,7 @@
-"""Every environment variable of the service: typed, frozen, ranged, documented. Nobody else reads the environment."""
+"""Every environment variable of the service, typed and documented. No other module reads the environment.
+
+docs/settings.md is generated from these fields (`make openapi`).
+"""
 
 import logging
 import os
@@ -26,71 +29,92 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True)
 
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 in a container")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; containers set 0.0.0.0.")
     port: int = Field(
         8080,
         ge=0,
         le=65535,
         validation_alias=AliasChoices(SAGEMAKER_PORT, "SERVICE_PORT"),
-        description="port to listen on; SAGEMAKER_BIND_TO_PORT wins over it; 0 takes a free one",
+        description="Port to listen on; 0 takes a free one. SAGEMAKER_BIND_TO_PORT overrides it.",
     )
     model_dir: Path = Field(
         default_factory=lambda: SAGEMAKER_MODEL if (SAGEMAKER_MODEL / "manifest.json").is_file() else DEFAULT_MODEL,
-        description="the artifact; default: /opt/ml/model if an artifact is there, else models/default",
+        description="Directory of the artifact; /opt/ml/model by default if it holds one, else models/default.",
     )
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "auto", description="of matrix products; auto: the fastest that agrees with float32, measured at start"
+        "auto",
+        description="Precision of matrix products; auto takes the fastest that agrees with float32, measured at start.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
-    threads: int = Field(0, ge=0, le=1024, description="threads of the model; 0: the CPUs that this process may use")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device that the model runs on. auto takes a GPU if there is one."
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="Threads of the model; 0 takes the number of CPUs that this process may use."
+    )
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="keys, with commas between; each request needs one, health checks aside; none: open to everyone",
+        description="Comma-separated keys. Every request but health checks needs one; the service is open without.",
     )
     admin_keys: SecretStr = Field(
-        SecretStr(""), description="keys for /admin, with commas between; none: /admin is closed, SIGHUP reloads, too"
+        SecretStr(""),
+        description="Comma-separated keys for /admin; without keys /admin is closed. SIGHUP reloads the model as well.",
     )
     reload_samples: int = Field(
-        64, ge=0, le=4096, description="recent texts kept in memory to compare a new model on; 0: none"
+        64,
+        ge=0,
+        le=4096,
+        description="Number of recent texts kept in memory to compare a new model with the running one; 0 keeps none.",
     )
-    max_body_bytes: int = Field(6_000_000, ge=1_000, description="bytes of a request's body")
-    max_text_chars: int = Field(200_000, ge=1, description="characters of one text")
-    max_texts: int = Field(256, ge=1, description="texts of one request")
+    max_body_bytes: int = Field(6_000_000, ge=1_000, description="Largest body of a request, in bytes.")
+    max_text_chars: int = Field(200_000, ge=1, description="Longest text, in characters.")
+    max_texts: int = Field(256, ge=1, description="Most texts in one request.")
     max_requests: int = Field(
-        1024, ge=1, description="POST requests in flight; health checks, /metrics and /info are none"
+        1024, ge=1, description="Most POST requests in flight; health checks, /metrics and /info do not count."
     )
-    max_queue_items: int = Field(4096, ge=1, description="windows of texts waiting or in the model")
-    max_queue_tokens: int = Field(1_000_000, ge=1, description="tokens waiting or in the model")
+    max_queue_items: int = Field(4096, ge=1, description="Most windows that wait for the model or are in it.")
+    max_queue_tokens: int = Field(1_000_000, ge=1, description="Most tokens that wait for the model or are in it.")
     max_batch_tokens: int = Field(
         0,
         ge=0,
         le=262_144,
-        description="tokens computed at once; 0: the least that give full speed, measured",
+        description="Most tokens in one batch; 0 measures at start and takes the smallest batch that gives full speed.",
     )
-    cache_items: int = Field(0, ge=0, description="windows whose answers are kept for equal ones to come; 0: none")
-    stuck_s: float = Field(120.0, gt=0, description="seconds of one batch after which the service is not ready")
+    cache_items: int = Field(
+        0, ge=0, description="Number of windows whose logits are cached for equal windows; 0 disables the cache."
+    )
+    stuck_s: float = Field(120.0, gt=0, description="Seconds after which a running batch makes the service not ready.")
     default_timeout_ms: int = Field(
-        30_000, ge=1, description="time for a request that names none; of many lines, for every 64 of them"
+        30_000,
+        ge=1,
+        description="Deadline of a request that names none, in milliseconds; a stream has it for every 64 lines.",
     )
-    max_timeout_ms: int = Field(55_000, ge=1, description="most time a request may ask for; SageMaker hangs up at 60 s")
+    max_timeout_ms: int = Field(
+        55_000,
+        ge=1,
+        description="Longest deadline that a request may name, in milliseconds; SageMaker disconnects after 60 s.",
+    )
     drain_s: float = Field(
-        20.0, ge=0, le=25, description="seconds for accepted work after SIGTERM; SageMaker kills at 30"
+        20.0,
+        ge=0,
+        le=25,
+        description="Seconds that accepted work has after SIGTERM; SageMaker kills the process after 30.",
     )
     default_accept: str = Field(
         "",
         validation_alias=AliasChoices(SAGEMAKER_ACCEPT, "SERVICE_DEFAULT_ACCEPT"),
-        description="Accept where a caller of /invocations sends none; SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT wins",
+        description="Accept header assumed where a caller of /invocations sends none. "
+        "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT overrides it.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
 
     @property
     def keys(self) -> tuple[bytes, ...]:
-        """Of those who may classify."""
+        """Return the keys that allow every path but /admin."""
         return _keys(self.api_keys)
 
     @property
     def keys_of_admins(self) -> tuple[bytes, ...]:
-        """Of those who may call /admin."""
+        """Return the keys that allow /admin."""
         return _keys(self.admin_keys)
 
     @model_validator(mode="after")
@@ -114,7 +138,7 @@ def _keys(secret: SecretStr) -> tuple[bytes, ...]:
 
 
 def load_settings() -> Settings:
-    """Settings from the environment.
+    """Return the settings from the environment.
 
     Raises:
         SettingsError: naming every wrong variable and its value.
@@ -139,6 +163,6 @@ def load_settings() -> Settings:
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:
-    """Variables with our prefix that are no setting: most likely misspelt."""
+    """Return the variables that have the prefix but are no setting, most likely misspelt."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     return sorted(name for name in names if name.startswith(PREFIX) and name not in known)

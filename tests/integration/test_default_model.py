@@ -69,16 +69,20 @@ def test_64_concurrent_articles_of_all_lengths_equal_each_alone(default_service:
         assert (one["tokens"], one["windows"]) == (other["tokens"], other["windows"])
 
 
-CURL = re.findall(
-    r"^```sh\n(curl .*?)\n```\n+(?:Answer[^\n]*:\n+```json\n(.*?)\n```)?",
-    (ROOT / "README.md").read_text(encoding="utf-8"),
-    re.MULTILINE | re.DOTALL,
-)
+CURL = [
+    block
+    for page in ("README.md", "docs/api.md", "docs/operations.md")
+    for block in re.findall(
+        r"^```sh\n((?:curl|printf) .*?)\n```\n+(?:Answer[^\n]*:\n+```json\n(.*?)\n```)?",
+        (ROOT / page).read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize(("command", "expected"), CURL, ids=[command.split("\n")[0][:60] for command, _ in CURL])
-def test_curl_lines_of_the_readme_work(default_service: ServiceProcess, command: str, expected: str) -> None:
+def test_curl_lines_of_the_documents_work(default_service: ServiceProcess, command: str, expected: str) -> None:
     local = command.replace("localhost:8080", f"127.0.0.1:{default_service.port}").replace(
         "curl ", "curl --fail-with-body ", 1
     )
@@ -90,5 +94,5 @@ def test_curl_lines_of_the_readme_work(default_service: ServiceProcess, command:
         assert f'"label":"{label}"' in ran.stdout
 
 
-def test_the_readme_has_curl_lines() -> None:
-    assert len(CURL) >= 3 and any(expected for _, expected in CURL)
+def test_the_documents_have_curl_lines() -> None:
+    assert len(CURL) == 8 and CURL[0][1]
