@@ -1,7 +1,6 @@
 """Draw docs/images/speed.svg, the README's chart, from the tables in benchmarks/results.md."""
 
 import re
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -73,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
