@@ -1,6 +1,7 @@
-"""The suite mirrors the packages; nothing in it needs a network."""
+"""The tests. `unit` mirrors the source, `integration` starts processes, `contract` holds documents and rules."""
 
 import os
 
-# huggingface_hub reads this once, when it is imported: a fixture would come too late, and look for the hub for 20 s.
-os.environ["HF_HUB_OFFLINE"] = "1"
+# Libraries read these when they are imported, which is too early for a fixture; processes of tests inherit them.
+os.environ["HF_HUB_OFFLINE"] = "1"  # else huggingface_hub looks for the hub for 20 s
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models spend most of a second thread's time waiting for the first
