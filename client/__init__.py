@@ -8,7 +8,8 @@
 Depends on no code of the service: openapi.yaml is what the two share.
 """
 
-from client.client import AsyncClient, Client
+from client.async_client import AsyncClient
+from client.client import Client
 from client.errors import (
     AnswerError,
     BadRequest,

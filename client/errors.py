@@ -1,4 +1,4 @@
-"""What can go wrong for a caller, one branch for each thing that he can do about it.
+"""What can go wrong for a caller: one class for each thing that the caller can do about it.
 
     ClientError
       ConfigurationError      the URL, key or an option cannot be used: correct it
@@ -7,7 +7,7 @@
         ConnectionFailed      refused, unknown host, TLS, cut: is it running, is the URL right?
         TimedOut              too slow: allow more time, or send less
       NotOurService           something else answers there: check the URL, or the proxy in between
-        BrokenAnswer          the service's address, but not its wire format: versions differ, or a proxy cut it
+        BrokenAnswer          the answer does not match openapi.yaml: versions differ, or a proxy cut it
       AnswerError             the service answered with an error (status, kind, request_id, details)
         Unauthorized          401, 403: give an API key
         TooLarge              413: send less
@@ -16,20 +16,20 @@
         Overloaded            429, still after all retries: come back later, send less at a time
         Unavailable           502, 503, 504 of a proxy: starting, stopping, no instance; come back later
         DeadlineExceeded      504 of the service: not done within `timeout_ms`
-        ServiceFault          500: its log has `request_id`
+        ServiceFault          500: the service's log has `request_id`
 
-Every message says what was wrong, where, and what to do. None holds a text or a key.
+Every message says what was wrong, where, and what to do. No message contains a text or a key.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 TEXT_KINDS = frozenset({"empty_text", "invalid_text", "text_too_long"})
-"""Kinds of error that concern one text and would come again for it."""
+"""Kinds of error that one text causes and would cause again."""
 
 
 class ClientError(Exception):
-    """Anything that this package raises on purpose."""
+    """Any error that this package raises on purpose."""
 
 
 class ConfigurationError(ClientError, ValueError):
@@ -37,7 +37,7 @@ class ConfigurationError(ClientError, ValueError):
 
 
 class Unsupported(ClientError):
-    """The transport in use has no such thing, for instance `/info` through a SageMaker endpoint."""
+    """The transport in use cannot do this, for instance `/info` through a SageMaker endpoint."""
 
 
 class NoAnswer(ClientError):
@@ -45,11 +45,7 @@ class NoAnswer(ClientError):
 
 
 class ConnectionFailed(NoAnswer):
-    """No connection, or one that was cut.
-
-    Attributes:
-        retry: another try may succeed; false for a certificate that is not trusted.
-    """
+    """No connection was made, or it was cut. `retry` is false if another try cannot help (an untrusted certificate)."""
 
     def __init__(self, message: str, *, retry: bool = True) -> None:
         super().__init__(message)
@@ -57,11 +53,7 @@ class ConnectionFailed(NoAnswer):
 
 
 class StreamCut(ConnectionFailed):
-    """A stream ended before all texts were answered.
-
-    Attributes:
-        answered: how many were; the texts after these can be sent again.
-    """
+    """A stream ended before all texts were answered. The first `answered` texts were; the others can be sent again."""
 
     def __init__(self, message: str, answered: int) -> None:
         super().__init__(message)
@@ -69,11 +61,7 @@ class StreamCut(ConnectionFailed):
 
 
 class TimedOut(NoAnswer):
-    """No answer in time.
-
-    Attributes:
-        connected: false if there was not even a connection.
-    """
+    """No answer came in time. `connected` is false if there was not even a connection."""
 
     def __init__(self, message: str, *, connected: bool = True) -> None:
         super().__init__(message)
@@ -81,22 +69,22 @@ class TimedOut(NoAnswer):
 
 
 class NotOurService(ClientError):
-    """What answers at the URL is something else: another program, or a proxy's own page."""
+    """Another program, or a proxy's own page, answers at the URL."""
 
 
 class BrokenAnswer(NotOurService):
-    """The answer is not JSON, or not of the shape that openapi.yaml gives it."""
+    """The answer is not JSON, or does not have the shape that openapi.yaml gives it."""
 
 
 class AnswerError(ClientError):
     """The service answered with an error.
 
     Attributes:
-        status: of HTTP.
-        kind: the service's word for it; "" if a proxy answered.
-        request_id: to look for in the service's log; "" if a proxy answered.
-        details: one object a problem, where there are several.
-        retry_after_s: seconds that the service asked to wait; None: it did not say.
+        status: the HTTP status.
+        kind: the service's name for the error; "" if a proxy answered.
+        request_id: the id of the request in the service's log; "" if a proxy answered.
+        details: one object for each problem, where there are several.
+        retry_after_s: seconds that the service asked to wait; None if it did not say.
     """
 
     def __init__(
@@ -110,58 +98,54 @@ class AnswerError(ClientError):
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = status
-        self.kind = kind
-        self.request_id = request_id
-        self.details = tuple(details)
-        self.retry_after_s = retry_after_s
+        self.status, self.kind, self.request_id = status, kind, request_id
+        self.details, self.retry_after_s = tuple(details), retry_after_s
 
 
 class Unauthorized(AnswerError):
-    """401 or 403."""
+    """The status is 401 or 403."""
 
 
 class TooLarge(AnswerError):
-    """413."""
+    """The status is 413."""
 
 
 class BadRequest(AnswerError):
-    """Another 4xx: the request is wrong."""
+    """The status is another 4xx: the request is wrong."""
 
 
 class BadText(BadRequest):
-    """422 of a kind in `TEXT_KINDS`."""
+    """The status is 422 and the kind is one of `TEXT_KINDS`."""
 
 
 class Overloaded(AnswerError):
-    """429."""
+    """The status is 429."""
 
 
 class Unavailable(AnswerError):
-    """503, or 502 or 504 of a proxy."""
+    """The status is 503, or 502 or 504 from a proxy."""
 
 
 class DeadlineExceeded(AnswerError):
-    """504 of the service itself."""
+    """The status is 504, from the service itself."""
 
 
 class ServiceFault(AnswerError):
-    """500."""
+    """The status is 500."""
+
+
+_BY_STATUS: Mapping[int, type[AnswerError]] = {
+    **dict.fromkeys((401, 403), Unauthorized),
+    413: TooLarge,
+    429: Overloaded,
+    **dict.fromkeys((502, 503, 504), Unavailable),
+}
 
 
 def error_class(status: int, kind: str) -> type[AnswerError]:
-    """The branch for a status and the service's kind ("" if a proxy answered)."""
+    """Return the class for an HTTP status and the service's kind of error ("" if a proxy answered)."""
     if kind in TEXT_KINDS:
         return BadText
     if status == 504 and kind == "deadline_exceeded":
         return DeadlineExceeded
-    by_status: Mapping[int, type[AnswerError]] = {
-        401: Unauthorized,
-        403: Unauthorized,
-        413: TooLarge,
-        429: Overloaded,
-        502: Unavailable,
-        503: Unavailable,
-        504: Unavailable,
-    }
-    return by_status.get(status, ServiceFault if status >= 500 else BadRequest)
+    return _BY_STATUS.get(status, ServiceFault if status >= 500 else BadRequest)

@@ -1,7 +1,7 @@
-"""What the service answers, as frozen pydantic models. Fields that a newer service adds are ignored.
+"""The service's answers as frozen pydantic models. Fields that a newer service adds are ignored.
 
-The contract is openapi.yaml; a test holds these models to it. Through a SageMaker endpoint only labels and scores come
-back, and the fields that are None by default stay so.
+The contract is openapi.yaml; a test compares these models with it. A SageMaker endpoint answers with labels and scores
+only: all fields that are None by default stay None there.
 """
 
 from typing import Annotated, Any, Literal
@@ -23,108 +23,84 @@ class Score(_Answer):
 
 
 class Span(_Answer):
-    """One window of a long text, and what the model made of it alone."""
+    """One window of a long text, and the model's answer for that window alone."""
 
-    start: int
-    """First character, counted in the text as it was sent."""
-    end: int
-    """The character after the last one."""
+    start: int  # first character, counted in the text as it was sent
+    end: int  # the character after the last one
     tokens: int
     label: str
     score: float
 
 
 class Sentence(_Answer):
-    """A part of the text and its share in the answer."""
+    """One sentence of the text and its share in the answer."""
 
-    start: int
-    """First character, counted in the text as it was sent."""
-    end: int
-    """The character after the last one."""
+    start: int  # first character, counted in the text as it was sent
+    end: int  # the character after the last one
     contribution: float | None = None
-    """Log-odds of the answer's label with it minus without it: above 0 it speaks for the label. None: nothing is left
-    without it."""
-    alone: float | None = None
-    """Log-odds of the label for the sentence alone."""
+    """Log-odds of the label for the text with this sentence minus those without it: above 0, the sentence speaks for
+    the label. None if nothing is left without it."""
+    alone: float | None = None  # log-odds of the label for the sentence alone
 
 
 class Explanation(_Answer):
-    """What each sentence did for the answer, if asked for with `explain`."""
+    """Each sentence's share in the answer; the option `explain` asks for it."""
 
     label: str
-    log_odds: float
-    """ln(p / (1 - p)) of the label, for the whole text."""
+    log_odds: float  # ln(p / (1 - p)) of the label, for the whole text
     sentences: list[Sentence]
-    sum: float
-    """Of all contributions; they need not add up to `log_odds`."""
-    remainder: float
-    """`log_odds` - `sum`."""
+    sum: float  # of all contributions; they need not add up to `log_odds`
+    remainder: float  # `log_odds` - `sum`
 
 
 class Model(_Answer):
-    """What answered."""
+    """The model that answered."""
 
     name: str
-    version: str
-    """First 12 hex digits of the weights' SHA-256."""
+    version: str  # first 12 hex digits of the weights' SHA-256
 
 
 class Timing(_Answer):
-    """Milliseconds within the service."""
+    """Milliseconds spent within the service."""
 
     tokenize_ms: float
-    model_ms: float
-    """Waiting for a place in a batch included."""
+    model_ms: float  # including the wait for a place in a batch
     total_ms: float
 
 
 class Prediction(_Answer):
-    """One text's answer."""
+    """The answer for one text."""
 
-    label: str
-    """The most probable label."""
-    score: float
-    """Its calibrated probability, 0 to 1."""
-    scores: list[Score]
-    """Labels with their probabilities, most probable first; `top_k` of them if asked so."""
-    unsure: bool | None = None
-    """The score is below the model's threshold: better let a person look."""
-    tokens: int | None = None
-    """Of the whole text."""
-    tokens_read: int | None = None
-    """That the model read."""
-    truncated: bool | None = None
-    """Only the beginning was read."""
-    windows: int | None = None
-    """Windows that the text was read by."""
-    spans: list[Span] | None = None
-    """One a window, if asked for."""
-    explanation: Explanation | None = None
-    """If asked for."""
-    model: Model | None = None
-    """Not through a stream; see `Client.info`."""
-    timing: Timing | None = None
-    """For a lone text."""
+    label: str  # the most probable label
+    score: float  # its calibrated probability, 0 to 1
+    scores: list[Score]  # labels with their probabilities, most probable first; `top_k` of them if asked so
+    unsure: bool | None = None  # the score is below the model's threshold: a person should look
+    tokens: int | None = None  # of the whole text
+    tokens_read: int | None = None  # of these, how many the model read
+    truncated: bool | None = None  # only the beginning was read
+    windows: int | None = None  # overlapping windows that the text was read in
+    spans: list[Span] | None = None  # one a window; the option `spans` asks for them
+    explanation: Explanation | None = None  # the option `explain` asks for it
+    model: Model | None = None  # a stream's answers lack it; see `Client.info`
+    timing: Timing | None = None  # for a lone text
 
     @property
     def ok(self) -> Literal[True]:
-        """Tells an answer from a `TextError`."""
+        """True; a `TextError` has False here."""
         return True
 
 
 class TextError(_Answer):
-    """Stands in the place of a text that has no answer; the others have theirs."""
+    """Stands in the place of one text that has no answer; the other texts have theirs."""
 
-    error: str
-    """A sentence that says what to do."""
-    kind: str
-    """The service's word for it, for instance "empty_text"."""
+    error: str  # a sentence that says what to do
+    kind: str  # the service's name for the error, for instance "empty_text"
     request_id: str = ""
     details: list[dict[str, Any]] | None = None
 
     @property
     def ok(self) -> Literal[False]:
-        """Tells an answer from a `TextError`."""
+        """False; a `Prediction` has True here."""
         return False
 
 
@@ -132,15 +108,12 @@ def _which(value: Any) -> str:
     return "error" if isinstance(value, TextError) or (isinstance(value, dict) and "error" in value) else "answer"
 
 
-Outcome = Annotated[
-    Annotated[Prediction, Tag("answer")] | Annotated[TextError, Tag("error")],
-    Discriminator(_which),
-]
-"""What became of one text among many. `outcome.ok` tells which."""
+Outcome = Annotated[Annotated[Prediction, Tag("answer")] | Annotated[TextError, Tag("error")], Discriminator(_which)]
+"""The result of one text among many; `outcome.ok` tells a Prediction from a TextError."""
 
 
 class Batch(_Answer):
-    """The answer to `/batch`; `usage` and `timing` are left out."""
+    """The answer of `/batch`, without its `usage` and `timing`."""
 
     results: list[Outcome]
     model: Model | None = None
@@ -156,48 +129,38 @@ class ServiceError(_Answer):
 
 
 class Limits(_Answer):
-    """Of the service; the defaults are its own, for where it cannot be asked."""
+    """The service's limits. The defaults are those of the service, for a transport that cannot ask for them."""
 
-    max_body_bytes: int = Field(6_000_000, ge=1)
-    """Of a request."""
-    max_text_chars: int = Field(200_000, ge=1)
-    """Of one text."""
-    max_texts: int = Field(256, ge=1)
-    """Of one request."""
-    default_timeout_ms: int = Field(30_000, ge=1)
-    """For a request that names none."""
-    max_timeout_ms: int = Field(55_000, ge=1)
-    """Most that a request may ask for."""
+    max_body_bytes: int = Field(6_000_000, ge=1)  # of a request
+    max_text_chars: int = Field(200_000, ge=1)  # of one text
+    max_texts: int = Field(256, ge=1)  # of one request
+    default_timeout_ms: int = Field(30_000, ge=1)  # for a request without `timeout_ms`
+    max_timeout_ms: int = Field(55_000, ge=1)  # the largest `timeout_ms`
 
 
 class ModelInfo(_Answer):
-    """What is served; `model_extra` has all other fields of `/info`."""
+    """The model in service; `model_extra` has all other fields of `/info`."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
     name: str
     version: str
     labels: list[str]
-    max_tokens: int
-    """Read at once."""
-    on_long: OnLong = "windows"
-    """What becomes of longer texts where a caller does not say."""
+    max_tokens: int  # that the model reads at once
+    on_long: OnLong = "windows"  # how longer texts are read where a request does not say
     precision: str = ""
 
 
 class Info(_Answer):
-    """The answer to `/info`."""
+    """The answer of `/info`."""
 
-    service: str
-    """The service's release."""
+    service: str  # the service's release
     model: ModelInfo
     limits: Limits
 
 
 class Readiness(_Answer):
-    """The answer to `/readyz`."""
+    """The answer of `/readyz`."""
 
-    status: str
-    """ "ready", "loading", "draining", "failed" or "unhealthy"."""
-    stage: str | None = None
-    """While loading: what it is about now."""
+    status: str  # "ready", "loading", "draining", "failed" or "unhealthy"
+    stage: str | None = None  # the step of loading that is under way

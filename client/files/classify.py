@@ -1,4 +1,4 @@
-"""A file of texts in, the same file with labels out: any size at constant memory, resumable, one bad row harms none."""
+"""Classify a file of texts: the same file with labels comes out, at constant memory, and a stopped run can go on."""
 
 import json
 import time
@@ -9,60 +9,51 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from client.client import CONCURRENCY, AsyncClient
+from client.async_client import CONCURRENCY, AsyncClient
 from client.errors import Unsupported
 from client.files.results import COLUMNS, Results, fingerprint, result_of
-from client.files.table import InputError, Source, format_of, open_sink, open_source
+from client.files.table import DELIMITERS, InputError, Source, format_of, open_source, write_csv, write_lines
 from client.models import Outcome, Prediction
-from client.transport.wire import OptionFields
+from client.transport.messages import OptionFields
 
-FLUSH_S = 0.5
-"""At most so much work is lost by a kill, beside what is under way."""
+FLUSH_S = 0.5  # between two writes of results: a kill loses at most this much work, beside the requests under way
 
 
 class Watcher(Protocol):
-    """Is told how far it is."""
+    """Is told how far a run is."""
 
-    def begin(self, rows: int) -> None:
-        """So many rows were done by an earlier run."""
+    def begin(self, rows: int, total: int) -> None:
+        """An earlier run has done `rows` of `total` rows."""
 
-    def update(self, rows: int, share: float) -> None:
-        """Rows done by all runs, and the share of the file that has been read; 1 once all is done."""
+    def update(self, rows: int) -> None:
+        """All runs together have done `rows`."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to do; the command line's arguments."""
+    """What to classify, and how; the command line's arguments."""
 
     source: Path
     output: Path
     text_column: str = "text"
     options: OptionFields = field(default_factory=OptionFields)
-    concurrency: int = CONCURRENCY
-    """Requests at a time, at most."""
-    all_scores: bool = False
-    """A column for each label's probability, too."""
-    prefix: str = ""
-    """Before the names of the added columns."""
-    restart: bool = False
-    """Forget what an interrupted run has done."""
-    overwrite: bool = False
-    """Replace an output that is there."""
+    concurrency: int = CONCURRENCY  # requests at a time, at most
+    all_scores: bool = False  # add a column for each label's probability
+    prefix: str = ""  # before the names of the added columns
+    restart: bool = False  # forget what an interrupted run has done
+    overwrite: bool = False  # replace an existing output
 
 
 @dataclass
 class Summary:
-    """What came out."""
+    """The result of a run."""
 
     rows: int = 0
-    resumed_at: int = 0
-    """Rows that an earlier run had done."""
-    seconds: float = 0.0
-    """Of this run, until the last answer."""
+    resumed_at: int = 0  # rows that an earlier run had done
+    seconds: float = 0.0  # of this run, until the last answer
     labels: Counter[str] = field(default_factory=Counter)
     unsure: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    """Rows without a label, by kind of error."""
+    failed: Counter[str] = field(default_factory=Counter)  # rows without a label, by kind of error
 
     def as_json(self) -> dict[str, Any]:
         done = self.rows - self.resumed_at
@@ -74,12 +65,7 @@ class Summary:
 
 
 class Interrupted(Exception):
-    """The run ended before its time; what is done is kept.
-
-    Attributes:
-        rows: done so far.
-        path: of the state.
-    """
+    """A run ended early; `rows` rows are done and kept in the file `path`."""
 
     def __init__(self, rows: int, path: Path) -> None:
         super().__init__(f"{rows} rows are done and kept in {path}; the same command goes on there")
@@ -89,45 +75,29 @@ class Interrupted(Exception):
 async def classify(
     job: Job, client: AsyncClient, watcher: Watcher, now: Callable[[], float] = time.monotonic
 ) -> Summary:
-    """Do it, or go on with it.
+    """Classify a file, or go on with an interrupted run.
 
     Raises:
         InputError: the input or output cannot be used, or an interrupted run was about something else.
-        Interrupted: from a ClientError or a cancellation, which is its cause.
+        Interrupted: a ClientError or a cancellation, which is its cause, ended the run.
     """
-    kind = format_of(job.output)
-    source = open_source(job.source, job.text_column)
-    if job.output.is_dir():
-        raise InputError(f"{job.output} is a directory")
-    if job.output.exists() and not job.overwrite:
-        raise InputError(f"{job.output} exists; --overwrite replaces it")
-    if job.output.resolve() == job.source.resolve():
-        raise InputError(f"{job.output} is the input itself")
-    model, labels = await _model(client)
-    if job.all_scores and not labels:
-        raise InputError("--all-scores needs the labels' names, which an endpoint does not tell")
-    wanted = labels if job.all_scores else []
-    scores = {f"score_{label}": float for label in wanted}
-    added = {f"{job.prefix}{name}": kind for name, kind in {**COLUMNS, **scores}.items()}
-    taken = [name for name in source.columns() if name in added]
-    if taken:
-        raise InputError(f"{job.source} has a column {taken[0]!r} of its own; --prefix renames those that are added")
+    run = await _Run.prepared(job, client)
+    total = sum(1 for _ in run.source.rows(job.text_column))
     try:
-        about = _about(job, model)
-        results = Results(job.output, about, job.restart)
+        results = Results(job.output, run.about, job.restart)
     except OSError as exc:
         raise InputError(f"{job.output}: {exc.strerror or exc}") from exc
     with results:
         summary = Summary(resumed_at=results.done)
-        watcher.begin(results.done)
+        watcher.begin(results.done, total)
         began = now()
         try:
-            await _answer(job, source, client, results, wanted, model, watcher, now)
+            await run.answer(results, watcher, now)
             summary.seconds = now() - began
             results.sync()
-            if fingerprint(job.source) != about["input"]:
+            if fingerprint(job.source) != run.about["input"]:
                 raise InputError(f"{job.source} has changed while it was classified; begin anew with --restart")
-            _write(job, kind, source, results, added, summary)
+            run.write(results, summary)
         except OSError as exc:
             raise InputError(
                 f"{exc.filename or job.output}: {exc.strerror or exc}; what is done is kept in {results.path}, and "
@@ -137,117 +107,129 @@ async def classify(
     return summary
 
 
-async def _model(client: AsyncClient) -> tuple[dict[str, str] | None, list[str]]:
-    """Name and version of the model, and its labels, where they can be asked for."""
-    try:
-        info = await client.info()
-    except Unsupported:
-        return None, []
-    return {"name": info.model.name, "version": info.model.version}, info.model.labels
+@dataclass(frozen=True)
+class _Run:
+    job: Job
+    client: AsyncClient
+    source: Source
+    kind: str  # format of the output
+    model: Mapping[str, str] | None  # name and version, None if the service cannot be asked
+    labels: list[str]  # that have a column for their probability
+    added: Mapping[str, type]  # columns and their types
+    about: Mapping[str, Any]  # what must be the same for a run that goes on
 
-
-def _about(job: Job, model: Mapping[str, str] | None) -> dict[str, Any]:
-    return {
-        "format": 2,
-        "input": fingerprint(job.source),
-        "text_column": job.text_column,
-        "options": dict(job.options),
-        "all_scores": job.all_scores,
-        "model": model,
-    }
-
-
-async def _answer(
-    job: Job,
-    source: Source,
-    client: AsyncClient,
-    results: Results,
-    labels: list[str],
-    model: Mapping[str, str] | None,
-    watcher: Watcher,
-    now: Callable[[], float],
-) -> None:
-    """Append the results of all rows that have none.
-
-    Raises:
-        OSError: of the disk.
-        Interrupted: from anything else.
-    """
-    problems: deque[str] = deque()
-    rows, flushed = results.done, now()
-    try:
-        texts = _texts(source, results.done, problems)
-        answers = client.predict_many(texts, concurrency=job.concurrency, **job.options)
-        async with aclosing(answers):
-            async for outcome in answers:
-                _check_model(outcome, model)
-                results.append(result_of(outcome, problems.popleft(), labels))
-                rows += 1
-                if now() - flushed >= FLUSH_S:
-                    results.flush()
-                    flushed = now()
-                    watcher.update(rows, min(source.share(), 0.999))
-    except OSError:
-        raise
-    except BaseException as exc:  # cancellation, too
-        results.flush()
-        raise Interrupted(rows, results.path) from exc
-    watcher.update(rows, 1.0)
-
-
-def _check_model(outcome: Outcome, model: Mapping[str, str] | None) -> None:
-    """Raises InputError: the service has changed its model since the run began."""
-    if model is None or not isinstance(outcome, Prediction) or outcome.model is None:
-        return
-    if (outcome.model.name, outcome.model.version) != (model["name"], model["version"]):
-        raise InputError(
-            f"the service answers by the model {json.dumps(outcome.model.model_dump())} now, the run began with "
-            f"{json.dumps(model)}; go back to that, or begin anew with --restart"
-        )
-
-
-async def _texts(source: Source, skip: int, problems: deque[str]) -> AsyncIterator[str]:
-    """The texts after the first `skip` rows. A row without one goes as "": each then has one answer in its turn."""
-    for number, row in enumerate(source.rows()):
-        if number >= skip:
-            problems.append(row.problem)
-            yield row.text
-
-
-def _write(job: Job, kind: str, source: Source, results: Results, added: Mapping[str, type], summary: Summary) -> None:
-    """The output, from the input and the results."""
-    unfinished = job.output.with_name(f".{job.output.name}.writing")
-    try:
-        _write_to(unfinished, job, kind, source, _counted(results, job.prefix, added, summary), added)
-        unfinished.replace(job.output)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _write_to(
-    path: Path, job: Job, kind: str, source: Source, found: Iterator[dict[str, Any]], added: Mapping[str, type]
-) -> None:
-    if kind == format_of(job.source) == "parquet":
-        from client.files.parquet import ParquetSource, merge
-
-        assert isinstance(source, ParquetSource)
-        merge(source, found, added, path)
-    else:
-        sink = open_sink(path, kind, [*source.columns(), *added], added)
+    @classmethod
+    async def prepared(cls, job: Job, client: AsyncClient) -> "_Run":
+        """Check the job. Raises InputError."""
+        kind, source = format_of(job.output), open_source(job.source)
+        source.check_column(job.text_column)
+        if job.output.is_dir():
+            raise InputError(f"{job.output} is a directory")
+        if job.output.exists() and not job.overwrite:
+            raise InputError(f"{job.output} exists; --overwrite replaces it")
+        if job.output.resolve() == job.source.resolve():
+            raise InputError(f"{job.output} is the input itself")
+        model, labels = None, []
         try:
-            for row, result in zip(source.rows(), found, strict=True):
-                sink.write({**row.values, **result})
+            info = (await client.info()).model
+            model, labels = {"name": info.name, "version": info.version}, info.labels
+        except Unsupported:
+            if job.all_scores:
+                raise InputError("--all-scores needs the labels' names, which an endpoint does not tell") from None
+        labels = labels if job.all_scores else []
+        scores = {f"score_{label}": float for label in labels}
+        added = {f"{job.prefix}{name}": type_ for name, type_ in {**COLUMNS, **scores}.items()}
+        if taken := [name for name in source.columns() if name in added]:
+            raise InputError(
+                f"{job.source} has a column {taken[0]!r} of its own; --prefix renames those that are added"
+            )
+        about = {
+            "format": 2,
+            "input": fingerprint(job.source),
+            "text_column": job.text_column,
+            "options": dict(job.options),
+            "all_scores": job.all_scores,
+            "model": model,
+        }
+        return cls(job, client, source, kind, model, labels, added, about)
+
+    async def answer(self, results: Results, watcher: Watcher, now: Callable[[], float]) -> None:
+        """Append the results of all rows that have none.
+
+        Raises:
+            OSError: the disk failed.
+            Interrupted: anything else happened.
+        """
+        problems: deque[str] = deque()
+        rows, flushed = results.done, now()
+        try:
+            texts = self._texts(results.done, problems)
+            answers = self.client.predict_many(texts, concurrency=self.job.concurrency, **self.job.options)
+            async with aclosing(answers):
+                async for outcome in answers:
+                    self._check_model(outcome)
+                    results.append(result_of(outcome, problems.popleft(), self.labels))
+                    rows += 1
+                    if now() - flushed >= FLUSH_S:
+                        results.flush()
+                        flushed = now()
+                        watcher.update(rows)
+        except OSError:
+            raise
+        except BaseException as exc:  # cancellation, too
+            results.flush()
+            raise Interrupted(rows, results.path) from exc
+        watcher.update(rows)
+
+    def _check_model(self, outcome: Outcome) -> None:
+        """Raises InputError: the service has changed its model since the run began."""
+        if self.model is None or not isinstance(outcome, Prediction) or outcome.model is None:
+            return
+        if outcome.model.model_dump() != self.model:
+            raise InputError(
+                f"the service answers by the model {json.dumps(outcome.model.model_dump())} now, the run began with "
+                f"{json.dumps(self.model)}; go back to that, or begin anew with --restart"
+            )
+
+    async def _texts(self, skip: int, problems: deque[str]) -> AsyncIterator[str]:
+        """Yield the texts after the first rows. A row without one yields "", so that each row has one answer."""
+        for number, row in enumerate(self.source.rows(self.job.text_column)):
+            if number >= skip:
+                problems.append(row.problem)
+                yield row.text
+
+    def write(self, results: Results, summary: Summary) -> None:
+        """Write the output from the input and the results."""
+        unfinished = self.job.output.with_name(f".{self.job.output.name}.writing")
+        try:
+            self._write(unfinished, self._columns(results, summary))
+            unfinished.replace(self.job.output)
         finally:
-            sink.close()
+            unfinished.unlink(missing_ok=True)
 
+    def _write(self, path: Path, found: Iterator[dict[str, Any]]) -> None:
+        if self.kind == "parquet":
+            from client.files.parquet import ParquetSource, merge, write_parquet
 
-def _counted(results: Results, prefix: str, added: Mapping[str, type], summary: Summary) -> Iterator[dict[str, Any]]:
-    """The added columns of every row, null where there is nothing."""
-    for result in results.read():
-        summary.rows += 1
-        if "error_kind" in result:
-            summary.failed[result["error_kind"]] += 1
+            if isinstance(self.source, ParquetSource):
+                return merge(self.source, found, self.added, path)
+        columns = [*self.source.columns(), *self.added]
+        pairs = zip(self.source.rows(self.job.text_column), found, strict=True)
+        rows = ({**row.values, **result} for row, result in pairs)
+        if self.kind == "parquet":
+            write_parquet(path, columns, rows, self.added)
+        elif self.kind == "lines":
+            write_lines(path, rows)
         else:
-            summary.labels[result["prediction"]] += 1
-            summary.unsure += bool(result.get("unsure"))
-        yield {name: result.get(name.removeprefix(prefix)) for name in added}
+            write_csv(path, columns, rows, DELIMITERS[self.kind])
+
+    def _columns(self, results: Results, summary: Summary) -> Iterator[dict[str, Any]]:
+        """Yield the added columns of every row, and count them."""
+        for result in results.read():
+            summary.rows += 1
+            if "error_kind" in result:
+                summary.failed[result["error_kind"]] += 1
+            else:
+                summary.labels[result["prediction"]] += 1
+                summary.unsure += bool(result.get("unsure"))
+            yield {name: result.get(name.removeprefix(self.job.prefix)) for name in self.added}

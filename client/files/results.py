@@ -1,11 +1,10 @@
-"""What `classify` has found so far, beside the output: one line a row, so that a killed run goes on where it stopped.
+"""The results of a run so far, in a file beside the output, so that an interrupted run goes on where it stopped.
 
-    OUTPUT.partial.jsonl     line 1: what the run is about; every further line: one input row's result, in order
+    OUTPUT.partial.jsonl     line 1: what the run is about; each further line: the result of one input row, in order
 
-Lines are only ever appended. After a kill the last one may be broken off: it is cut away, and the row asked again. The
-output itself is written from the input and this file when all rows are there, under another name first; so it is whole
-or absent, and the same however often the run was interrupted: to the byte if the service's answers are, whose last
-digit may depend on the texts that share a batch.
+Lines are only appended. After a kill the last one may be broken off: it is cut away, and its row classified again. The
+output is written from the input and this file when all rows are there, under another name first: it is whole or absent,
+and the same however often the run was interrupted, to the byte if the service's answers are the same.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from client.models import Outcome, Prediction
 
 try:
     import fcntl
-except ImportError:  # no such thing on this platform: two runs with one output are the user's to avoid
+except ImportError:  # Windows: two runs with one output are the user's to avoid
     fcntl = None  # type: ignore[assignment]
 
 COLUMNS: Mapping[str, type] = {
@@ -33,43 +32,43 @@ COLUMNS: Mapping[str, type] = {
     "error_kind": str,
     "error": str,
 }
-"""Added to each row; with all scores, one "score_LABEL" each label more."""
+"""The added columns; with all scores, there is also one "score_LABEL" for each label."""
 
 SCORE_DIGITS = 4
-"""Significant digits that are written. A score's last bits depend on what it was computed beside: of 4,000 scores with
-six digits, two were others when the same file was classified again."""
+"""Significant digits of a score. Its last bits depend on the texts that share its batch: of 4,000 scores with six
+digits, two differed when the same file was classified again."""
 
 BAD_ROW = "bad_row"
-"""Kind of error of a row that has no text; the service has no part in it."""
+"""Kind of error of a row that has no text; it does not come from the service."""
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Tells a file from another: its size, and a hash over all of it, which takes a second or two a gigabyte."""
+    """Return a file's size and a hash over all of it, which takes a second or two a gigabyte."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"bytes": file.tell(), "sha256": digest}
 
 
 def result_of(outcome: Outcome, problem: str, labels: list[str]) -> dict[str, Any]:
-    """The added columns of one row.
+    """Return the added columns of one row.
 
     Args:
         outcome: the service's.
-        problem: the row's own, which wins.
-        labels: whose scores are wanted one by one.
+        problem: why the row has no text, "" if it has one.
+        labels: labels that have a column for their probability.
     """
     if problem:
         return {"error_kind": BAD_ROW, "error": problem}
     if not isinstance(outcome, Prediction):
         return {"error_kind": outcome.kind, "error": outcome.error}
-    given = {score.label: score.score for score in outcome.scores}
+    scores = {score.label: score.score for score in outcome.scores}
     return {
         "prediction": outcome.label,
         "score": _rounded(outcome.score),
         "unsure": outcome.unsure,
         "tokens_read": outcome.tokens_read,
         "truncated": outcome.truncated,
-        **{f"score_{label}": _rounded(given[label]) for label in labels if label in given},
+        **{f"score_{label}": _rounded(scores[label]) for label in labels if label in scores},
     }
 
 
@@ -77,8 +76,8 @@ def _rounded(score: float) -> float:
     return float(f"{score:.{SCORE_DIGITS}g}")
 
 
-class Results:
-    """The file. Use as a context manager; `done` rows are in it already.
+class Results(contextlib.AbstractContextManager["Results"]):
+    """The file of results; `done` rows are in it already.
 
     Args:
         output: the file that is to be made.
@@ -86,47 +85,39 @@ class Results:
         restart: forget what is there.
 
     Raises:
-        InputError: a run about something else, or another process at work.
+        InputError: the file is about something else, or another process writes it.
     """
 
     def __init__(self, output: Path, about: Mapping[str, Any], restart: bool = False) -> None:
         self.path = output.with_name(output.name + ".partial.jsonl")
         self._file: BinaryIO = self.path.open("ab+")
         try:
-            self._lock()
+            if fcntl is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if restart:
                 self._file.truncate(0)
             self.done = self._checked(about)
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(f"{self.path}: another run is at work on it; wait for it or end it") from None
         except BaseException:
             self._file.close()
             raise
 
-    def _lock(self) -> None:
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{self.path}: another run is at work on it; wait for it or end it") from None
-
     def _checked(self, about: Mapping[str, Any]) -> int:
-        """Cut off what is incomplete; the rows that are there."""
+        """Cut off what is incomplete. Return how many rows are there."""
         self._file.seek(0)
-        whole, lines, first = 0, 0, b""
+        size, lines, first = 0, 0, b""
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
             first = first or line
-            whole += len(line)
-            lines += 1
-        self._file.truncate(whole)
+            size, lines = size + len(line), lines + 1
+        self._file.truncate(size)
         if not lines:
             self._file.write(json.dumps(about).encode() + b"\n")
             self._file.flush()
             return 0
-        self._compare(first, about)
-        return lines - 1
-
-    def _compare(self, first: bytes, about: Mapping[str, Any]) -> None:
         try:
             was = json.loads(first)
         except ValueError:
@@ -137,34 +128,31 @@ class Results:
                     f"{self.path}: the run to go on with had {name} {json.dumps(was.get(name))}, now it is "
                     f"{json.dumps(value)}; go back to that, or begin anew with --restart"
                 )
+        return lines - 1
 
     def append(self, result: Mapping[str, Any]) -> None:
-        """One row more; in the file after `flush`."""
+        """Add one row; it is in the file after `flush`."""
         self._file.write(json.dumps(result, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
     def flush(self) -> None:
-        """What was appended survives the end of this process."""
+        """Write what was appended, so that it survives the end of this process."""
         self._file.flush()
 
     def sync(self) -> None:
-        """What was appended survives the machine's end, too."""
+        """Write what was appended, so that it survives the machine's end."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """All rows' results."""
+        """Yield the results of all rows."""
         with self.path.open("rb") as file:
             next(file)
-            for line in file:
-                yield json.loads(line)
+            yield from map(json.loads, file)
 
     def remove(self) -> None:
-        """The output is whole."""
+        """Delete the file: the output is whole."""
         self.path.unlink(missing_ok=True)
 
-    def __enter__(self) -> "Results":
-        return self
-
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # a full disk has been reported as such
+        with contextlib.suppress(OSError):  # a full disk has been reported already
             self._file.close()

@@ -1,43 +1,34 @@
-"""Rows of CSV, TSV, JSON Lines and Parquet, read and written one after the other; never a whole file in memory.
+"""Rows of CSV, TSV, JSON Lines and Parquet files, read and written one after the other at constant memory.
 
-A row that cannot be read keeps its place, with what is wrong with it. Bytes that are not UTF-8 pass through unchanged.
+A row that cannot be read keeps its place and says what is wrong with it. Bytes that are not UTF-8 pass unchanged.
 """
 
 import csv
 import io
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 from client.errors import ConfigurationError
 
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "lines",
-    ".ndjson": "lines",
-    ".parquet": "parquet",
-}
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "lines", ".ndjson": "lines", ".parquet": "parquet"}
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 MAX_FIELD_CHARS = 16 * 2**20
-"""Of one CSV cell. A quote that is never closed takes in the rest of the file; it should not take in the memory."""
-
-NOT_UTF8 = "the text is not UTF-8"
+"""Characters of one CSV cell, at most: a quote that is never closed takes in the rest of the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record."""
+    """One row of a file."""
 
-    values: Mapping[str, Any]
-    """By column, in the file's order."""
-    text: str
-    """"" if there is a problem."""
-    problem: str = ""
-    """Why there is no text."""
+    values: Mapping[str, Any]  # by column, in the file's order
+    text: str  # "" if there is a problem
+    problem: str = ""  # why there is no text
 
 
 class InputError(ConfigurationError):
@@ -45,74 +36,66 @@ class InputError(ConfigurationError):
 
 
 def format_of(path: Path) -> str:
-    """Raises InputError: the name's ending says nothing."""
+    """Return the value of `FORMATS` for the name's ending. Raises InputError: there is none."""
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
         raise InputError(f"{path}: {path.suffix or 'no ending'}; known are {', '.join(FORMATS)}") from None
 
 
-class Source(Protocol):
+class Source(ABC):
     """A file of rows."""
 
-    def rows(self) -> Iterator[Row]:
-        """From the beginning. Raises InputError if the file breaks off in a way that hides where rows begin."""
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
+    @abstractmethod
     def columns(self) -> list[str]:
-        """All that any row has."""
+        """Return the names of all columns."""
 
-    def share(self) -> float:
-        """Of the file that has been read, 0 to 1."""
+    @abstractmethod
+    def rows(self, text_column: str) -> Iterator[Row]:
+        """Yield the rows from the beginning. Raises InputError: the file breaks off where rows cannot be told apart."""
+
+    def check_column(self, name: str) -> None:
+        """Raises InputError: the column does not exist, or more than once."""
+        columns = self.columns()
+        if name not in columns:
+            shown = ", ".join(map(repr, columns))
+            raise InputError(f"{self.path}: no column {name!r}; there are {shown}; see --text-column")
+        twice = sorted({column for column in columns if columns.count(column) > 1})
+        if twice:
+            raise InputError(f"{self.path}: column {twice[0]!r} stands in the header more than once")
 
 
-def open_source(path: Path, text_column: str) -> Source:
-    """Raises InputError: no such file, or no such column."""
+def open_source(path: Path) -> Source:
+    """Open a file of rows. Raises InputError: there is no such file, or its format is not what its ending says."""
     kind = format_of(path)
     try:
+        with path.open("rb"):
+            pass
         if kind == "parquet":
             from client.files.parquet import ParquetSource  # pyarrow takes half a second to import
 
-            return ParquetSource(path, text_column)
-        if kind == "lines":
-            return _Lines(path, text_column)
-        return _Csv(path, text_column, "\t" if kind == "tsv" else ",")
+            return ParquetSource(path)
+        return LinesSource(path) if kind == "lines" else CsvSource(path, DELIMITERS[kind])
     except OSError as exc:
         raise InputError(f"{path}: {exc.strerror or exc}") from exc
 
 
-def missing_column(path: Path, column: str, columns: Iterable[str]) -> InputError:
-    return InputError(f"{path}: no column {column!r}; there are {', '.join(map(repr, columns))}; see --text-column")
+def _opened(path: Path) -> io.TextIOWrapper:
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-class _File:
-    """A text file whose reading position is known."""
-
-    def __init__(self, path: Path, text_column: str) -> None:
-        self.path, self.text_column = path, text_column
-        self._bytes = path.stat().st_size
-        self._raw: BinaryIO | None = None
-
-    def opened(self) -> io.TextIOWrapper:
-        self._raw = self.path.open("rb")
-        return io.TextIOWrapper(self._raw, "utf-8-sig", errors="surrogateescape", newline="")
-
-    def share(self) -> float:
-        if self._raw is None or not self._bytes:
-            return 0.0
-        return 1.0 if self._raw.closed else min(1.0, self._raw.tell() / self._bytes)
-
-
-class _Csv(_File):
-    def __init__(self, path: Path, text_column: str, delimiter: str) -> None:
-        super().__init__(path, text_column)
+class CsvSource(Source):
+    def __init__(self, path: Path, delimiter: str) -> None:
+        super().__init__(path)
         self._delimiter = delimiter
-        with self.opened() as file:
-            self._header = next(self._reader(file), [])
-        if text_column not in self._header:
-            raise missing_column(path, text_column, self._header)
-        twice = sorted({name for name in self._header if self._header.count(name) > 1})
-        if twice:
-            raise InputError(f"{path}: column {twice[0]!r} stands in the header more than once")
+        with _opened(path) as file:
+            try:
+                self._header = next(self._reader(file), [])
+            except csv.Error as exc:
+                raise InputError(f"{path}: the first line names no columns: {exc}") from exc
 
     def _reader(self, file: io.TextIOWrapper) -> Iterator[list[str]]:
         csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARS))  # the whole process has one
@@ -121,139 +104,90 @@ class _Csv(_File):
     def columns(self) -> list[str]:
         return list(self._header)
 
-    def rows(self) -> Iterator[Row]:
-        with self.opened() as file:
+    def rows(self, text_column: str) -> Iterator[Row]:
+        with _opened(self.path) as file:
             reader = self._reader(file)
             next(reader, None)
             number = 0
             try:
-                for cells in reader:
-                    if cells:
-                        number += 1
-                        yield self._row(number, cells)
+                for number, cells in enumerate(filter(None, reader), 1):
+                    yield self._row(number, cells, text_column)
             except csv.Error as exc:
                 hint = f"a quote that is never closed? The row after row {number} is where it begins"
                 raise InputError(f"{self.path}: {exc}: {hint}") from exc
 
-    def _row(self, number: int, cells: list[str]) -> Row:
+    def _row(self, number: int, cells: list[str], text_column: str) -> Row:
         width = len(self._header)
         values = dict(zip(self._header, cells + [""] * (width - len(cells)), strict=False))
         if len(cells) != width:
             more = "; the surplus is left out" if len(cells) > width else ""
             return Row(values, "", f"row {number} has {len(cells)} cells, the header has {width}{more}")
-        return with_text(values, values[self.text_column])
+        return with_text(values, values[text_column])
 
 
-class _Lines(_File):
+class LinesSource(Source):
     def columns(self) -> list[str]:
-        found: dict[str, None] = {}
-        for row in self.rows():
-            found.update(dict.fromkeys(row.values))
-        return list(found)
+        return list({name: None for row in self.rows("") for name in row.values})
 
-    def rows(self) -> Iterator[Row]:
-        with self.opened() as file:
+    def rows(self, text_column: str) -> Iterator[Row]:
+        with _opened(self.path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield self._row(number, line)
+                    yield self._row(number, line, text_column)
 
-    def _row(self, number: int, line: str) -> Row:
+    def check_column(self, name: str) -> None:
+        """Check nothing: each line may have columns of its own, and a line without the text says so."""
+
+    def _row(self, number: int, line: str, text_column: str) -> Row:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as exc:
             return Row({}, "", f"line {number} is not JSON: {exc}")
         if not isinstance(value, dict):
-            return Row({}, "", f"line {number} is no object; expected {{{self.text_column!r}: ...}}")
-        text = value.get(self.text_column)
+            return Row({}, "", f"line {number} is no object; expected {{{text_column!r}: ...}}")
+        text = value.get(text_column)
         if not isinstance(text, str):
             what = "has no" if text is None else "has no text as its"
-            return Row(value, "", f"line {number} {what} {self.text_column!r}")
+            return Row(value, "", f"line {number} {what} {text_column!r}")
         return with_text(value, text)
 
 
 def with_text(values: Mapping[str, Any], text: str) -> Row:
-    """A row, unless its text has bytes that were not UTF-8."""
+    """Return a row, with a problem if its text has bytes that were not UTF-8."""
     if text.isascii() or not any("\udc80" <= c <= "\udcff" for c in text):
         return Row(values, text)
-    return Row(values, "", NOT_UTF8)
+    return Row(values, "", "the text is not UTF-8")
 
 
-class Sink(Protocol):
-    """A file being written."""
-
-    def write(self, values: Mapping[str, Any]) -> None:
-        """One row; what it lacks of the columns stays empty."""
-
-    def close(self) -> None:
-        """Everything is in the file."""
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], delimiter: str) -> None:
+    """Write rows; what a row lacks of the columns stays empty."""
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([cell(row.get(name)) for name in columns] for row in rows)
 
 
-def open_sink(path: Path, kind: str, columns: Sequence[str], added: Mapping[str, type]) -> Sink:
-    """A new file of a format.
-
-    Args:
-        path: where; what stands there is lost.
-        kind: a value of `FORMATS`.
-        columns: the rows' own and those that are added.
-        added: the types of the latter, for the formats that have types; all others are strings there.
-    """
-    if kind == "parquet":
-        from client.files.parquet import ParquetSink
-
-        return ParquetSink(path, columns, added)
-    if kind == "lines":
-        return _LinesSink(path)
-    return _CsvSink(path, columns, "\t" if kind == "tsv" else ",")
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON Lines. Half a surrogate pair out of the input's own escapes stays an escape."""
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for row in rows:
+            line = json.dumps(row, ensure_ascii=False, default=str)
+            try:
+                line.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                line = json.dumps(row, default=str)
+            file.write(line + "\n")
 
 
 def cell(value: Any) -> str:
-    """A value as CSV has it: strings as they are, nothing for null, JSON for lists and objects."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _writable(value)
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, default=str)
+    """Return a value as CSV has it: strings as they are, nothing for null, JSON for lists and objects."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case dict() | list():
+            return json.dumps(value, ensure_ascii=False, default=str)
+        case str():  # half a surrogate pair, which only JSON's escapes can hold, becomes U+FFFD
+            return value if value.isascii() else re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", value)
     return str(value)
-
-
-def _writable(text: str) -> str:
-    """Half a surrogate pair, which only JSON's escapes can hold, becomes U+FFFD."""
-    return text if text.isascii() else re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", text)
-
-
-class _CsvSink:
-    def __init__(self, path: Path, columns: Sequence[str], delimiter: str) -> None:
-        self._file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self._writer = csv.writer(self._file, delimiter=delimiter, lineterminator="\n")
-        self._columns = list(columns)
-        self._writer.writerow(self._columns)
-
-    def write(self, values: Mapping[str, Any]) -> None:
-        self._writer.writerow([cell(values.get(name)) for name in self._columns])
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _LinesSink:
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-
-    def write(self, values: Mapping[str, Any]) -> None:
-        self._file.write(as_json(values) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def as_json(values: Mapping[str, Any]) -> str:
-    """One line. Half a surrogate pair out of the input's own escapes stays an escape."""
-    line = json.dumps(values, ensure_ascii=False, default=str)
-    try:
-        line.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        line = json.dumps(values, default=str)
-    return line

@@ -1,8 +1,8 @@
-"""The page's own HTML: bars of probabilities, and sentences coloured by what they did. Whatever comes from outside is
-escaped here, and nowhere else does text become HTML.
+"""The page's own HTML: bars of probabilities, and sentences coloured by their share. All text from outside is escaped
+here, and nowhere else does text become HTML.
 
 Colours are veils over the theme's background, so that one set serves light and dark; a test computes their contrast.
-They are never alone: each sentence has its figure, each bar its percentage.
+Colour never stands alone: each sentence has its number, each bar its percentage.
 """
 
 from collections.abc import Sequence
@@ -10,15 +10,10 @@ from html import escape
 
 from client.models import Explanation, Score, Sentence
 
-FOR, AGAINST = (25, 118, 210), (230, 110, 0)
-"""Blue and orange, which nearly everyone can tell apart."""
-
-MOST = 0.42
-"""Opacity of the strongest veil: with more, text on it falls below 4.5 : 1 in one of the themes."""
-
+FOR, AGAINST = (25, 118, 210), (230, 110, 0)  # blue and orange, which nearly everyone can tell apart
+MOST = 0.42  # opacity of the strongest veil; with more, text on it falls below a contrast of 4.5 : 1 in one theme
 LEAST = 0.06
-FAINT = 0.05
-"""Contributions below this are shown without a colour."""
+FAINT = 0.05  # a contribution below this has no colour
 
 STYLE = """<style>
 .stMainBlockContainer {padding-top: 3.5rem}
@@ -38,37 +33,35 @@ STYLE = """<style>
 
 
 def small(text: str) -> str:
-    """A line in small letters, in the theme's own colour: Streamlit's captions are too faint to be read easily."""
+    """Return a line in small letters, in the theme's own colour: Streamlit's captions are too faint."""
     return f'{STYLE}<p class="gc-small">{escape(text)}</p>'
 
 
 def bars(scores: Sequence[Score]) -> str:
-    """A bar a label, most probable first."""
-    rows = []
-    for score in scores:
-        rows.append(
-            f'<span class="gc-name">{escape(score.label)}</span>'
-            f'<span class="gc-track"><span class="gc-fill" style="width:{100 * score.score:.2f}%"></span></span>'
-            f'<span class="gc-share">{100 * score.score:.1f} %</span>'
-        )
+    """Return a bar for each label, most probable first."""
+    rows = "".join(
+        f'<span class="gc-name">{escape(score.label)}</span>'
+        f'<span class="gc-track"><span class="gc-fill" style="width:{100 * score.score:.2f}%"></span></span>'
+        f'<span class="gc-share">{100 * score.score:.1f} %</span>'
+        for score in scores
+    )
     said = ", ".join(f"{score.label} {100 * score.score:.1f} percent" for score in scores)
-    return f'{STYLE}<div class="gc-bars" role="img" aria-label="Probabilities: {escape(said)}">{"".join(rows)}</div>'
+    return f'{STYLE}<div class="gc-bars" role="img" aria-label="Probabilities: {escape(said)}">{rows}</div>'
 
 
 def coloured(text: str, explanation: Explanation) -> str:
-    """The text, each of its sentences coloured by its contribution."""
+    """Return the text, each of its sentences coloured by its contribution."""
     most = max((abs(one.contribution or 0.0) for one in explanation.sentences), default=0.0)
-    pieces, at = [], 0
+    pieces, at = "", 0
     for one in explanation.sentences:
-        pieces.append(escape(text[at : one.start]))
-        pieces.append(_sentence(text[one.start : one.end], one, most))
+        pieces += escape(text[at : one.start]) + _sentence(text[one.start : one.end], one, most)
         at = one.end
-    pieces.append(escape(text[at:]))
-    key = (
-        f'<div class="gc-key"><mark style="background:{veil(1.0)}">speaks for {escape(explanation.label)}</mark> '
+    label = escape(explanation.label)
+    return (
+        f'{STYLE}<div class="gc-key"><mark style="background:{veil(1.0)}">speaks for {label}</mark> '
         f'<mark style="background:{veil(-1.0)}">speaks against it</mark></div>'
+        f'<div class="gc-text">{pieces}{escape(text[at:])}</div>'
     )
-    return f'{STYLE}{key}<div class="gc-text">{"".join(pieces)}</div>'
 
 
 def _sentence(words: str, one: Sentence, most: float) -> str:
@@ -79,11 +72,7 @@ def _sentence(words: str, one: Sentence, most: float) -> str:
 
 
 def veil(strength: float) -> str:
-    """A CSS colour.
-
-    Args:
-        strength: from -1 (against) to 1 (for).
-    """
+    """Return a CSS colour for a strength from -1 (against) to 1 (for)."""
     red, green, blue = FOR if strength >= 0 else AGAINST
     return f"rgba({red}, {green}, {blue}, {opacity(strength):.2f})"
 

@@ -1,4 +1,4 @@
-"""What the page shows of the model: facts, limits, and the picture of its calibration. No Streamlit in here."""
+"""The model on the page: its facts, its limits, and the picture of its calibration. No Streamlit in here."""
 
 from typing import Any
 
@@ -6,19 +6,19 @@ from client.models import Info
 
 
 def facts(info: Info) -> dict[str, str]:
-    """Names and values, of the model first, then the service's limits."""
+    """Return names and values of what `/info` tells: the model's, then the service's limits."""
     model, more = info.model, info.model.model_extra or {}
     found = {
         "parameters": _number(more.get("parameters")),
         "tokens read at once": _number(model.max_tokens),
-        "longer texts": "overlapping windows" if model.on_long == "windows" else model.on_long,
+        "longer texts": "read in overlapping windows" if model.on_long == "windows" else model.on_long,
         "precision": model.precision,
-        "tokens a batch": _number(more.get("max_batch_tokens")),
+        "tokens in a batch": _number(more.get("max_batch_tokens")),
         "unsure below": _number(more.get("unsure_below")),
         "temperature": _number(more.get("temperature")),
+        **{name.replace("_", " "): _number(value) for name, value in info.limits},
     }
-    limits = {name.replace("_", " "): _number(value) for name, value in info.limits.model_dump().items()}
-    return {name: value for name, value in (found | limits).items() if value}
+    return {name: value for name, value in found.items() if value}
 
 
 def _number(value: Any) -> str:
@@ -28,20 +28,17 @@ def _number(value: Any) -> str:
 
 
 def calibration_picture() -> dict[str, Any]:
-    """Vega-Lite: share of right answers over confidence, a dot a bin."""
+    """Return Vega-Lite: the share of right answers over the probability that the model gave, a dot a bin."""
     axis = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"format": "%"}}
-    line = {"values": [{"x": 0, "y": 0}, {"x": 1, "y": 1}]}
     dots = {
-        "x": {"field": "confidence", "title": "probability it gave", **axis},
+        "x": {"field": "confidence", "title": "probability that the model gave", **axis},
         "y": {"field": "right", "title": "right answers", **axis},
         "size": {"field": "rows", "type": "quantitative", "title": "texts", "scale": {"range": [40, 600]}},
         "tooltip": [{"field": name, "format": ".3~g"} for name in ("confidence", "right", "rows")],
     }
-    diagonal = {"x": {"field": "x", **axis}, "y": {"field": "y", **axis}}
-    return {
-        "height": 300,
-        "layer": [
-            {"data": line, "mark": {"type": "line", "strokeDash": [4, 4], "color": "gray"}, "encoding": diagonal},
-            {"mark": {"type": "circle", "opacity": 0.9}, "encoding": dots},
-        ],
+    diagonal = {
+        "data": {"values": [{"x": 0, "y": 0}, {"x": 1, "y": 1}]},
+        "mark": {"type": "line", "strokeDash": [4, 4], "color": "gray"},
+        "encoding": {"x": {"field": "x", **axis}, "y": {"field": "y", **axis}},
     }
+    return {"height": 300, "layer": [diagonal, {"mark": {"type": "circle", "opacity": 0.9}, "encoding": dots}]}

@@ -1,96 +1,77 @@
-"""What the page says, as plain functions of what the client gives: no Streamlit in here."""
+"""The sentences of the page, made from what the client returns. No Streamlit in here."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from client.errors import (
-    BadRequest,
-    BadText,
-    ClientError,
-    ConfigurationError,
-    ConnectionFailed,
-    DeadlineExceeded,
-    NotOurService,
-    Overloaded,
-    ServiceFault,
-    TimedOut,
-    TooLarge,
-    Unauthorized,
-    Unavailable,
-    Unsupported,
-)
+from client import errors
+from client.errors import ClientError
 from client.models import Explanation, Prediction
 
 SHORT_WORDS = 15
-"""Below this a text says little. models/default is right about 56 % of its 223 test articles by 4 words, about
+"""Words that a text should have. models/default is right about 56 % of its 223 test articles by 4 words, about
 83 % by 8, 90 % by 16 and 98 % by all."""
 
-TITLES: Sequence[tuple[type[ClientError], str]] = (
-    (Unauthorized, "The service wants an API key"),
-    (Overloaded, "The service has too much to do"),
-    (Unavailable, "The service is not ready"),
-    (DeadlineExceeded, "It was not done in time"),
-    (TimedOut, "No answer in time"),
-    (ConnectionFailed, "The service does not answer"),
-    (NotOurService, "Something else answers at this address"),
-    (TooLarge, "That is too much for the service"),
-    (BadText, "This text cannot be classified"),
-    (BadRequest, "The service does not take this request"),
-    (ServiceFault, "The service failed"),
-    (Unsupported, "Not through a SageMaker endpoint"),
-    (ConfigurationError, "This address, key or file cannot be used"),
-)
-NEXT: dict[type[ClientError], str] = {
-    ConnectionFailed: "Is it running? `make serve` starts it. The address stands at the left.",
-    Unavailable: "It may still be loading its model. Try again in some seconds.",
-    Unauthorized: "Enter the key at the left.",
-    TooLarge: "Take a shorter text, or a file with shorter ones.",
-    NotOurService: "Check the address at the left.",
+TROUBLE: Mapping[type[ClientError], tuple[str, str]] = {
+    errors.Unauthorized: ("The service asks for an API key", "Enter the key at the left."),
+    errors.Overloaded: ("The service is busy", "Try again in some seconds."),
+    errors.Unavailable: ("The service is not ready", "It may still be loading its model. Try again in some seconds."),
+    errors.DeadlineExceeded: ("The service took too long", ""),
+    errors.TimedOut: ("No answer came in time", ""),
+    errors.ConnectionFailed: (
+        "The service does not answer",
+        "Is it running? `make serve` starts it. Its address stands at the left.",
+    ),
+    errors.NotOurService: ("Another program answers at this address", "Check the address at the left."),
+    errors.TooLarge: ("This is too much for the service", "Take a shorter text, or a file with shorter ones."),
+    errors.BadText: ("This text cannot be classified", ""),
+    errors.BadRequest: ("The service does not accept this request", ""),
+    errors.ServiceFault: ("The service failed", ""),
+    errors.Unsupported: ("A SageMaker endpoint cannot do this", ""),
+    errors.ConfigurationError: ("This address, key or file cannot be used", ""),
 }
+"""Title and advice for each class of error, special classes before those that they belong to."""
 
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~:$^=&@/])")
 
 
 def plain(text: str) -> str:
-    """Text as Markdown that shows just it: no links, images, colours or formulas. Line breaks become spaces."""
+    """Return Markdown that shows this text as it is: no links, images, colours or formulas, spaces for line breaks."""
     return _MARKS.sub(r"\\\1", " ".join(text.split()))
 
 
 def trouble(error: ClientError) -> tuple[str, str]:
-    """A title, and Markdown that says what is wrong and what to do."""
-    title = next((title for kind, title in TITLES if isinstance(error, kind)), "Something went wrong")
-    advice = next((advice for kind, advice in NEXT.items() if isinstance(error, kind)), "")
+    """Return a title, and Markdown that says what is wrong and what to do."""
+    found = (said for kind, said in TROUBLE.items() if isinstance(error, kind))
+    title, advice = next(found, ("Something went wrong", ""))
     return title, f"{plain(str(error))}  \n{advice}" if advice else plain(str(error))
 
 
 def notes(text: str, prediction: Prediction) -> list[str]:
-    """What a reader of the answer should know, in plain sentences."""
-    found = []
-    words = len(text.split())
+    """Return what a reader of the answer should know."""
+    found, words = [], len(text.split())
     if prediction.unsure:
-        found.append("The model is unsure: its best probability is below its threshold. Better let a person decide.")
+        found.append("The model is unsure: a person should check this answer.")
     if words < SHORT_WORDS:
         found.append(
-            f"{words} {'word is' if words == 1 else 'words are'} little to judge by; "
-            f"from about {SHORT_WORDS} words on, answers are better."
+            f"The text has only {words} word{'' if words == 1 else 's'}. The answer is more reliable for "
+            f"{SHORT_WORDS} words or more."
         )
     if prediction.truncated:
-        found.append(f"Only the first {prediction.tokens_read:,} of {prediction.tokens:,} tokens were read.")
+        found.append(f"The model read only the first {prediction.tokens_read:,} of {prediction.tokens:,} tokens.")
     return found
 
 
 def reading(prediction: Prediction, seconds: float) -> list[tuple[str, str]]:
-    """Names and values: what was read, and how long it took."""
+    """Return names and values: how much was read, and how long it took."""
     found = []
     if prediction.tokens is not None:
         found.append(("Tokens", f"{prediction.tokens:,}"))
     if prediction.windows is not None:
         found.append(("Windows", f"{prediction.windows:,}"))
     if prediction.timing is not None:
-        found.append(("In the service", milliseconds(prediction.timing.total_ms)))
-    found.append(("In all", milliseconds(1000 * seconds)))
-    return found
+        found.append(("Time in the service", milliseconds(prediction.timing.total_ms)))
+    return [*found, ("Time in all", milliseconds(1000 * seconds))]
 
 
 def milliseconds(ms: float) -> str:
@@ -98,27 +79,28 @@ def milliseconds(ms: float) -> str:
 
 
 def explained(explanation: Explanation) -> str:
-    """What the figures mean, so that nobody reads more into them."""
-    left = (
-        "The rest is what sentences say together: where several say the same, leaving out one changes little."
+    """Return what the numbers behind the sentences mean, so that nobody reads more into them."""
+    rest = (
+        "Sentences that say the same share this rest: the model hardly misses one of them while the others are there."
         if abs(explanation.remainder) > 0.5
-        else "Nearly all of it is theirs."
+        else "The sentences explain nearly all of it."
     )
     return (
-        f"Each figure is how much the log-odds of {explanation.label} fall if that sentence alone is left out. They "
-        f"add up to {explanation.sum:+.1f}; the whole text has {explanation.log_odds:+.1f}, "
-        f"so {explanation.remainder:+.1f} is left over. {left} This is about the model, not about what is true."
+        f"The number behind each sentence says how much it speaks for {explanation.label}: the log-odds of "
+        f"{explanation.label} fall by so much when that sentence alone is left out (0.7 doubles the odds). The numbers "
+        f"add up to {explanation.sum:+.1f}; the whole text has {explanation.log_odds:+.1f}, so "
+        f"{explanation.remainder:+.1f} is left over. {rest} This shows what the model relies on, not what is true."
     )
 
 
 def sentence_rows(text: str, explanation: Explanation) -> list[dict[str, Any]]:
-    """A table of the sentences, the strongest first."""
+    """Return a table of the sentences, the strongest first."""
     ranked = sorted(explanation.sentences, key=lambda one: -abs(one.contribution or 0.0))
     return [{"sentence": text[one.start : one.end], "left out": one.contribution, "alone": one.alone} for one in ranked]
 
 
 def pace(rows: int, share: float, seconds: float) -> str:
-    """How far a file is: "1,200 rows, 85 rows/s, 40 s left"."""
+    """Return how far a file is: "1,200 rows, 85 rows/s, 40 s left"."""
     rate = rows / max(seconds, 1e-9)
     left = f", {seconds * (1 - share) / share:,.0f} s left" if 0 < share < 1 and seconds > 1 else ""
     return f"{rows:,} rows, {rate:,.0f} rows/s{left}"

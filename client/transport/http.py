@@ -1,58 +1,116 @@
-"""How calls travel: over httpx to the service, or through boto3 to a SageMaker endpoint. No retries here."""
+"""HTTP calls to the service, by httpx. Nothing is retried here."""
 
 import ssl
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from base64 import b64encode
 from typing import Protocol
 
 import httpx
 
 from client.errors import BrokenAnswer, ClientError, ConfigurationError, ConnectionFailed, NotOurService, TimedOut
-from client.transport.wire import SERVICE, Call, Dialect, Reply
+from client.models import Limits
+from client.threads import in_thread
+from client.transport.messages import JSON, Call, Reply, encode
 
-CONNECT_S = 5.0
-"""Seconds for a connection."""
-
-MAX_ANSWER_BYTES = 256 * 2**20
-"""Of one answer; far above what the service sends, so that a stray URL cannot fill the memory."""
-
+CONNECT_S = 5.0  # seconds for a connection
+CONNECTIONS = 64  # at a time
+MAX_ANSWER_BYTES = 256 * 2**20  # far above what the service sends, so that a stray URL cannot fill the memory
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Transport(Protocol):
-    """Carries calls; several threads may use it at a time."""
+    """A way to send calls; several may be under way at a time."""
 
-    dialect: Dialect
-    where: str
-    """The service's URL, for messages."""
+    @property
+    def where(self) -> str:
+        """The service's URL, for messages."""
 
-    def send(self, call: Call, timeout_s: float) -> Reply:
-        """The reply, whatever its status. Raises ClientError: there is none."""
-
-    def close(self) -> None:
-        """Give up connections."""
-
-
-class AsyncTransport(Protocol):
-    """The same for an event loop."""
-
-    dialect: Dialect
-    where: str
+    @property
+    def limits(self) -> Limits | None:
+        """The service's limits, None if `/info` tells them."""
 
     async def send(self, call: Call, timeout_s: float) -> Reply:
-        """The reply, whatever its status. Raises ClientError: there is none."""
+        """Return the reply, whatever its status. Raises ClientError: there is none."""
 
     async def close(self) -> None:
-        """Give up connections."""
+        """Close all connections."""
 
 
-def base_url(url: str) -> httpx.URL:
-    """The service's URL without a slash at its end.
+class HttpTransport:
+    """Calls over httpx.
+
+    Args:
+        url: the service's URL; a user's name and password in it are sent by Basic authentication.
+        api_key: one of the service's keys, "" for none.
+        tls: certificates to trust for https; None for httpx's.
+        http: an httpx client of the caller's own, which `close` leaves open; None to make one.
 
     Raises:
-        ConfigurationError: it is none that can be asked.
+        ConfigurationError: the URL, the key or the environment's proxies or certificates cannot be used.
     """
+
+    limits: Limits | None = None
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str = "",
+        tls: ssl.SSLContext | None = None,
+        http: httpx.Client | httpx.AsyncClient | None = None,
+    ) -> None:
+        parsed = _parsed(url)
+        self.base = parsed.copy_with(userinfo=b"")
+        self.where = str(self.base)
+        self.headers = _headers(parsed, api_key)
+        self._own = http is None
+        self.trust_env = self.base.host not in LOOPBACK  # a service on this machine is never behind a proxy
+        limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+        try:
+            self.tls = tls or httpx.create_ssl_context(trust_env=self.trust_env)
+            self._http = http or httpx.AsyncClient(verify=self.tls, trust_env=self.trust_env, limits=limits)
+        except (ImportError, ValueError, OSError, httpx.InvalidURL) as exc:
+            raise ConfigurationError(
+                f"{self.where}: the environment's proxies or certificates cannot be used ({exc}); see HTTP_PROXY, "
+                "HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+            ) from exc
+
+    async def send(self, call: Call, timeout_s: float) -> Reply:
+        headers = self.headers | {"Accept": call.accept}
+        if call.content is not None:
+            headers["Content-Type"] = JSON
+        request = self._http.build_request(
+            "GET" if call.content is None else "POST",
+            f"{self.base}{call.path}",
+            content=None if call.content is None else encode(call.content),
+            headers=headers,
+            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s / 2)),
+        )
+        try:
+            return await self._sent(request)
+        except httpx.RequestError as exc:
+            raise _explained(self.where, timeout_s, exc) from exc
+
+    async def _sent(self, request: httpx.Request) -> Reply:
+        if isinstance(self._http, httpx.Client):
+            http, body = self._http, bytearray()
+            response = await in_thread(lambda: http.send(request))
+            body += response.content
+        else:
+            response, body = await self._http.send(request, stream=True), bytearray()
+            try:
+                async for piece in response.aiter_bytes():
+                    body += piece
+                    if len(body) > MAX_ANSWER_BYTES:
+                        raise NotOurService(f"{self.where}: an answer of more than {MAX_ANSWER_BYTES} bytes")
+            finally:
+                await response.aclose()
+        return Reply(response.status_code, bytes(body), {k.lower(): v for k, v in response.headers.items()})
+
+    async def close(self) -> None:
+        if self._own and isinstance(self._http, httpx.AsyncClient):
+            await self._http.aclose()
+
+
+def _parsed(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url.strip().rstrip("/"))
     except httpx.InvalidURL as exc:
@@ -62,152 +120,19 @@ def base_url(url: str) -> httpx.URL:
     return parsed
 
 
-def shown(url: httpx.URL) -> str:
-    """A URL for messages: without a user's name and password."""
-    return str(url.copy_with(userinfo=b""))
-
-
-def headers(api_key: str) -> dict[str, str]:
-    """Sent with every call.
-
-    Raises:
-        ConfigurationError: the key cannot stand in a header.
-    """
+def _headers(url: httpx.URL, api_key: str) -> dict[str, str]:
+    """Return the headers of every call. The key has a header of its own where a user's password takes the usual one."""
     if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
         raise ConfigurationError("the API key has characters that cannot be sent; is a line break or quote part of it?")
-    return {"User-Agent": "gpt2-classifier-client"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-
-
-class _Http:
-    """What both transports over httpx share."""
-
-    dialect = SERVICE
-
-    def __init__(self, url: str, api_key: str) -> None:
-        self._base = base_url(url)
-        self._headers = headers(api_key)
-        self.where = shown(self._base)
-
-    @property
-    def environment(self) -> bool:
-        """Take proxies from the environment; a service on this machine is never behind one."""
-        return self._base.host not in LOOPBACK
-
-    def request(self, http: httpx.Client | httpx.AsyncClient, call: Call, timeout_s: float) -> httpx.Request:
-        more = {"Accept": call.accept} | ({"Content-Type": call.content_type} if call.method == "POST" else {})
-        return http.build_request(
-            call.method,
-            f"{self._base}{call.path}",
-            content=call.body or None,
-            headers=self._headers | more,
-            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
-        )
-
-
-class HttpTransport(_Http):
-    """Over httpx, in the caller's thread.
-
-    Args:
-        url: of the service.
-        api_key: one of its keys; "": none.
-        tls: certificates to trust for https; None: the usual ones.
-        http: an httpx client of the caller's own, who closes it; None: one is made.
-        connections: at most so many at a time, for the client made here.
-
-    Raises:
-        ConfigurationError: the URL or the key cannot be used.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        api_key: str = "",
-        tls: ssl.SSLContext | None = None,
-        http: httpx.Client | None = None,
-        connections: int = 64,
-    ) -> None:
-        super().__init__(url, api_key)
-        self._own = http is None
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        with _usable_environment(self.where):
-            self._http = http or httpx.Client(verify=tls or True, trust_env=self.environment, limits=limits)
-
-    def send(self, call: Call, timeout_s: float) -> Reply:
-        request = self.request(self._http, call, timeout_s)
-        until = time.monotonic() + timeout_s
-        with _translated(self.where, timeout_s):
-            response = self._http.send(request, stream=True)
-            try:
-                body = bytearray()
-                for piece in response.iter_bytes():
-                    body += piece
-                    _check(self.where, len(body), until, timeout_s)
-            finally:
-                response.close()
-        return Reply(response.status_code, bytes(body), {k.lower(): v for k, v in response.headers.items()})
-
-    def close(self) -> None:
-        if self._own:
-            self._http.close()
-
-
-class AsyncHttpTransport(_Http):
-    """Over httpx, on an event loop of asyncio; arguments and errors as `HttpTransport`."""
-
-    def __init__(
-        self,
-        url: str,
-        api_key: str = "",
-        tls: ssl.SSLContext | None = None,
-        http: httpx.AsyncClient | None = None,
-        connections: int = 64,
-    ) -> None:
-        super().__init__(url, api_key)
-        self._own = http is None
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        with _usable_environment(self.where):
-            self._http = http or httpx.AsyncClient(verify=tls or True, trust_env=self.environment, limits=limits)
-
-    async def send(self, call: Call, timeout_s: float) -> Reply:
-        request = self.request(self._http, call, timeout_s)
-        until = time.monotonic() + timeout_s
-        with _translated(self.where, timeout_s):
-            response = await self._http.send(request, stream=True)
-            try:
-                body = bytearray()
-                async for piece in response.aiter_bytes():
-                    body += piece
-                    _check(self.where, len(body), until, timeout_s)
-            finally:
-                await response.aclose()
-        return Reply(response.status_code, bytes(body), {k.lower(): v for k, v in response.headers.items()})
-
-    async def close(self) -> None:
-        if self._own:
-            await self._http.aclose()
-
-
-@contextmanager
-def _usable_environment(where: str) -> Iterator[None]:
-    """httpx reads proxies and certificates from the environment when a client is made."""
-    try:
-        yield
-    except (ImportError, ValueError, OSError, httpx.InvalidURL) as exc:
-        raise ConfigurationError(
-            f"{where}: the environment's proxies or certificates cannot be used ({exc}); see HTTP_PROXY, HTTPS_PROXY, "
-            "ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
-        ) from exc
-
-
-def _check(where: str, size: int, until: float, timeout_s: float) -> None:
-    if size > MAX_ANSWER_BYTES:
-        raise NotOurService(f"{where}: an answer of more than {MAX_ANSWER_BYTES} bytes; check the URL")
-    if time.monotonic() > until:
-        raise TimedOut(f"{where}: the answer had begun but was not whole within {timeout_s:g} s")
+    headers = {"User-Agent": "gpt2-classifier-client"}
+    if url.userinfo:
+        headers["Authorization"] = f"Basic {b64encode(f'{url.username}:{url.password}'.encode()).decode()}"
+        return headers | ({"X-API-Key": api_key} if api_key else {})
+    return headers | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
 
 
 def refused(where: str, reason: object) -> ConnectionFailed:
-    """There is no connection, for a reason of the operating system's or of TLS's."""
+    """Return the error for a connection that the operating system or TLS refused."""
     text = str(reason) or type(reason).__name__
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return ConnectionFailed(
@@ -219,49 +144,48 @@ def refused(where: str, reason: object) -> ConnectionFailed:
     return ConnectionFailed(f"{where}: no connection ({text}); is the service running there, and is the URL right?")
 
 
+def unconnected(where: str) -> TimedOut:
+    """Return the error for a connection that was not made in time."""
+    return TimedOut(
+        f"{where}: no connection within {CONNECT_S:g} s; is the host right, and does a firewall let it through?",
+        connected=False,
+    )
+
+
 def slow(where: str, timeout_s: float) -> TimedOut:
-    """There is a connection, and no answer."""
+    """Return the error for a connection without an answer."""
     return TimedOut(
         f"{where}: no answer within {timeout_s:.3g} s; allow more (timeout_s, timeout_ms), or send less at once"
     )
 
 
 def cut(where: str, reason: object) -> ConnectionFailed:
-    """There was a connection."""
+    """Return the error for a connection that ended early."""
     return ConnectionFailed(
         f"{where}: the connection broke before the answer was complete ({str(reason) or type(reason).__name__})"
     )
 
 
-_TRANSLATION: tuple[tuple[type[Exception], Callable[[str, float, Exception], ClientError]], ...] = (
-    (
-        httpx.ConnectTimeout,
-        lambda where, _, __: TimedOut(
-            f"{where}: no connection within {CONNECT_S:g} s; is the host right, and does a firewall let it through?",
-            connected=False,
-        ),
-    ),
-    (
-        httpx.TimeoutException,
-        lambda where, timeout_s, _: slow(where, timeout_s),
-    ),
-    (httpx.ProxyError, lambda where, _, exc: refused(where, f"proxy: {exc}")),
-    (httpx.ConnectError, lambda where, _, exc: refused(where, exc)),
-    (httpx.UnsupportedProtocol, lambda where, _, exc: ConfigurationError(f"{where}: {exc}")),
-    (httpx.LocalProtocolError, lambda where, _, exc: ConfigurationError(f"{where}: {exc}")),
-    (httpx.TransportError, lambda where, _, exc: cut(where, exc)),
-    (httpx.DecodingError, lambda where, _, exc: BrokenAnswer(f"{where}: the answer's compression is broken: {exc}")),
-    (httpx.RequestError, lambda where, _, exc: cut(where, exc)),
-)
-"""httpx's exceptions, the more special first: https://www.python-httpx.org/exceptions/"""
+def _explained(where: str, timeout_s: float, exc: httpx.RequestError) -> ClientError:
+    """Return this package's error for httpx's; see https://www.python-httpx.org/exceptions/."""
+    match exc:
+        case httpx.ConnectTimeout():
+            return unconnected(where)
+        case httpx.TimeoutException():
+            return slow(where, timeout_s)
+        case httpx.ProxyError():
+            return refused(where, f"proxy: {exc}")
+        case httpx.ConnectError():
+            return refused(where, _first_cause(exc))
+        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
+            return ConfigurationError(f"{where}: {exc}")
+        case httpx.DecodingError():
+            return BrokenAnswer(f"{where}: the answer's compression is broken: {exc}")
+    return cut(where, exc)
 
 
-@contextmanager
-def _translated(where: str, timeout_s: float) -> Iterator[None]:
-    try:
-        yield
-    except httpx.RequestError as exc:
-        for kind, made in _TRANSLATION:
-            if isinstance(exc, kind):
-                raise made(where, timeout_s, exc) from exc
-        raise
+def _first_cause(exc: BaseException) -> BaseException:
+    """Return the operating system's own error; those that wrap it say only that all attempts failed."""
+    while (cause := exc.exceptions[0] if isinstance(exc, BaseExceptionGroup) else exc.__cause__) is not None:
+        exc = cause
+    return exc

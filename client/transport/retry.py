@@ -1,87 +1,81 @@
-"""When to ask again, and how long to wait before: pure decisions, without a clock or a socket of their own.
+"""When a call is sent again, and after which wait.
 
-Classifying changes nothing at the service, so asking again is always safe; it is done only where it can help:
+Classifying changes nothing in the service, so sending a call again is always safe; it is done only where it can help:
 
     no connection, or cut                    again after a growing, random wait
     429, 503; 502 and 504 of a proxy         again after Retry-After, or else the growing wait
     no answer in time                        not again: the work would be done twice
     other errors                             not again: the same would come back
 
-All tries together end within `total_s`.
+All tries and waits together end within `total_s`.
 """
 
+import asyncio
 import email.utils
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from client.errors import AnswerError, ClientError, ConnectionFailed, Overloaded, TimedOut, Unavailable
 
-MOST_DOUBLINGS = 64
-"""Of the wait; a float has no room for as many as a patient caller may make."""
+MOST_DOUBLINGS = 64  # of the wait: a float cannot hold as many doublings as a patient caller may make tries
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How patient to be.
+    """How patient a client is.
 
     Raises:
         ValueError: a number is out of range.
     """
 
-    total_s: float = 60.0
-    """Seconds for all tries and waits of one call."""
-    tries: int = 8
-    """At most so many."""
-    first_wait_s: float = 0.25
-    """Bound of the random wait after the first try; doubled each time."""
-    most_wait_s: float = 8.0
-    """Bound of the random waits; what Retry-After says may be more."""
-    spread: float = 0.25
-    """Retry-After is stretched by up to this share: callers who were refused together should not return together."""
+    total_s: float = 60.0  # seconds for one call, all its tries and waits together
+    tries: int = 8  # at most
+    first_wait_s: float = 0.25  # upper bound of the random wait after the first try; it doubles with each try
+    most_wait_s: float = 8.0  # upper bound of all random waits; Retry-After may ask for more
+    spread: float = 0.25  # Retry-After is stretched by up to this share, so that refused callers do not return together
 
     def __post_init__(self) -> None:
         if self.total_s <= 0 or self.tries < 1 or self.first_wait_s < 0 or self.most_wait_s < 0 or self.spread < 0:
             raise ValueError(f"{self}: seconds and tries must be positive")
 
     def wait_s(self, tries: int, error: ClientError, left_s: float, draw: Callable[[], float]) -> float | None:
-        """Seconds to wait before the next try, or None if there is to be none.
+        """Return the seconds to wait before the next try, or None if there is to be none.
 
         Args:
-            tries: made so far, at least 1.
-            error: of the latest.
-            left_s: of `total_s`.
-            draw: a random number from 0 to 1.
+            tries: how many were made, at least 1.
+            error: the error of the latest try.
+            left_s: how much of `total_s` is left.
+            draw: returns a random number from 0 to 1.
         """
         if tries >= self.tries or not may_help(error):
             return None
         asked = error.retry_after_s if isinstance(error, AnswerError) else None
         if asked:
             wait = asked * (1 + self.spread * draw())
-        else:  # or asked for none: a date that has passed by this clock; to ask again at once would be a storm
+        else:  # Retry-After may also be 0, a date that has passed: asking again at once would be a storm
             doublings = min(tries - 1, MOST_DOUBLINGS)
             wait = min(self.most_wait_s, self.first_wait_s * 2.0**doublings) * draw()
         return wait if wait < left_s else None
 
 
 NEVER = Retry(tries=1)
-"""One try."""
+"""Try once."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Time and chance, replaced in tests."""
+    """Time and chance; tests replace them."""
 
-    now: Callable[[], float] = time.monotonic
-    """Seconds."""
-    draw: Callable[[], float] = random.random
-    """From 0 to 1."""
+    now: Callable[[], float] = time.monotonic  # seconds
+    draw: Callable[[], float] = random.random  # a random number from 0 to 1
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep  # waits this many seconds
 
 
 def may_help(error: ClientError) -> bool:
-    """Another try may succeed."""
+    """Return whether another try may succeed."""
     if isinstance(error, ConnectionFailed):
         return error.retry
     if isinstance(error, TimedOut):
@@ -90,7 +84,7 @@ def may_help(error: ClientError) -> bool:
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for (RFC 9110, section 10.2.3); None if it says nothing usable."""
+    """Return the seconds that a Retry-After header asks for, None if it says nothing usable (RFC 9110, 10.2.3)."""
     if header is None or not header.strip():
         return None
     if header.strip().isdecimal():
@@ -99,6 +93,5 @@ def retry_after_s(header: str | None) -> float | None:
         when = email.utils.parsedate_to_datetime(header)
     except ValueError:
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -1,125 +1,62 @@
-"""Asking a SageMaker endpoint: boto3's `invoke_endpoint` carries the calls, `/invocations` of the service answers them.
+"""Calls to a SageMaker endpoint, by boto3's `invoke_endpoint`.
 
-An endpoint passes on one path only. Its answers have labels and scores, but neither tokens nor "unsure"; there is no
-/info, readiness, metrics nor two-way stream, and of the options only `top_k` and `on_long` ("windows", "truncate").
-Needs `boto3`, which is imported with the first `SageMakerTransport`; credentials come from where boto3 looks for them.
+An endpoint passes on one path, `/invocations`, which takes Hugging Face's form: a text a line. So calls and replies are
+translated here. Answers have labels and scores, but neither tokens nor "unsure"; of the options there are `top_k` and
+`on_long` ("windows", "truncate"). The first `SageMakerTransport` imports boto3, which looks for credentials as usual.
 
 Contract: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html
 """
 
-import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from client.errors import BrokenAnswer, ClientError, ConfigurationError, Unauthorized, Unsupported
-from client.models import Limits, Outcome, Prediction, Score, TextError
-from client.transport.http import CONNECT_S, Transport, cut, refused
-from client.transport.http import slow as too_slow
-from client.transport.wire import Call, Dialect, Options, Reply, counted, encode, raised
+from client.errors import BrokenAnswer, ConfigurationError, Unauthorized, Unsupported
+from client.models import Limits, Score
+from client.threads import in_thread
+from client.transport.http import CONNECT_S, cut, refused, slow
+from client.transport.messages import STATUS, Call, Reply, encode
 
 JSON_LINES = "application/jsonlines"
-MAX_BODY_BYTES = 5_000_000
-"""Below the 6 MB that older endpoints and the service itself take."""
+MAX_BODY_BYTES = 5_000_000  # below the 6 MB that older endpoints and the service itself take
+ANSWER_S = 60.0  # after so long, SageMaker gives up on the container
+READ_S = 70.0  # longer, so that SageMaker's error arrives
 
-ANSWER_S = 60.0
-"""After so long SageMaker itself gives up on the container."""
-READ_S = 70.0
-"""Longer than that, so that its error arrives."""
-
-THROTTLED = frozenset({"ThrottlingException", "TooManyRequestsException", "ModelNotReadyException"})
-STATUS_OF_CODE = {
-    **dict.fromkeys(THROTTLED, 429),
-    "ServiceUnavailable": 503,
-    "ServiceUnavailableException": 503,
-    "InternalDependencyException": 503,
-    "InternalFailure": 503,
+UNSUPPORTED = {
+    "/info": "a SageMaker endpoint has no /info; describe the endpoint, or ask the service itself",
+    "/readyz": "SageMaker checks readiness itself; wait for EndpointStatus InService",
+    "/metrics": "a SageMaker endpoint has no /metrics; see CloudWatch, or ask the service itself",
 }
-"""Of SageMaker's own errors: those that pass."""
+PASSING_ERRORS = {
+    **dict.fromkeys(("ThrottlingException", "TooManyRequestsException", "ModelNotReadyException"), 429),
+    **dict.fromkeys(("ServiceUnavailable", "ServiceUnavailableException"), 503),
+    **dict.fromkeys(("InternalDependencyException", "InternalFailure"), 503),
+}
+"""HTTP statuses for those of SageMaker's own errors that pass."""
 
-DENIED = frozenset(
-    {
-        "AccessDeniedException",
-        "ExpiredTokenException",
-        "InvalidClientTokenId",
-        "InvalidSignatureException",
-        "UnrecognizedClientException",
-    }
+DENIED = (
+    *("AccessDeniedException", "ExpiredTokenException", "InvalidClientTokenId"),
+    *("InvalidSignatureException", "UnrecognizedClientException"),
 )
-
 _SCORES = TypeAdapter(list[Score])
 
 
-class _Endpoint:
-    """`/invocations` in Hugging Face's form, a text a line."""
-
-    def predict(self, text: str, options: Options) -> Call:
-        return self.batch([text], options)
-
-    def read_prediction(self, reply: Reply, where: str) -> Prediction:
-        [outcome] = self.read_batch(reply, where, 1)
-        if isinstance(outcome, TextError):
-            raise raised(outcome, where)
-        return outcome
-
-    def batch(self, texts: Sequence[str], options: Options) -> Call:
-        for name in ("timeout_ms", "spans", "explain"):
-            if getattr(options, name):
-                raise Unsupported(f"{name}: a SageMaker endpoint has no such option; ask the service itself")
-        if options.on_long == "error":
-            raise Unsupported('on_long="error": a SageMaker endpoint knows "windows" and "truncate" only')
-        parameters: dict[str, Any] = {"top_k": options.top_k}
-        if options.on_long == "truncate":
-            parameters["truncation"] = True
-        lines = [encode({"inputs": text, "parameters": parameters}) for text in texts]
-        return Call("POST", "/invocations", b"\n".join(lines), JSON_LINES, JSON_LINES)
-
-    def read_batch(self, reply: Reply, where: str, count: int) -> list[Outcome]:
-        return counted([_outcome(line, where) for line in reply.body.split(b"\n") if line.strip()], where, count)
-
-    def info(self) -> Call:
-        raise Unsupported("a SageMaker endpoint has no /info; describe the endpoint, or ask the service itself")
-
-    def ready(self) -> Call:
-        raise Unsupported("SageMaker asks for readiness itself; wait for EndpointStatus InService")
-
-    def metrics(self) -> Call:
-        raise Unsupported("a SageMaker endpoint has no /metrics; see CloudWatch, or ask the service itself")
-
-    def limits(self) -> Limits | None:
-        return Limits(max_body_bytes=MAX_BODY_BYTES)
-
-
-def _outcome(line: bytes, where: str) -> Outcome:
-    try:
-        value = json.loads(line)
-        if isinstance(value, dict):
-            return TextError.model_validate(value)
-        scores = _SCORES.validate_python(value)
-        return Prediction(label=scores[0].label, score=scores[0].score, scores=scores)
-    except (ValueError, ValidationError, IndexError):
-        raise BrokenAnswer(
-            f"{where}: a line that is no list of labels and scores; does the endpoint run this service's image?"
-        ) from None
-
-
 class SageMakerTransport:
-    """Calls through an endpoint.
+    """Calls through a SageMaker endpoint.
 
     Args:
         endpoint: its name.
-        region: None: boto3's default.
-        client: a boto3 client for "sagemaker-runtime" of your own, which `close` leaves open; None: one is made.
+        region: the region; None for boto3's default.
+        client: a boto3 client for "sagemaker-runtime" of the caller's own, which `close` leaves open; None to make one.
         **more: further arguments of `invoke_endpoint`, for instance TargetVariant.
 
     Raises:
         ConfigurationError: boto3 is not installed, or knows no region.
     """
 
-    dialect: Dialect = _Endpoint()
+    limits: Limits | None = Limits(max_body_bytes=MAX_BODY_BYTES)
 
     def __init__(self, endpoint: str, region: str | None = None, client: Any = None, **more: str) -> None:
         self.where = f"SageMaker endpoint {endpoint}"
@@ -140,15 +77,38 @@ class SageMakerTransport:
                 f"{self.where}: {exc}; for instance sagemaker://{endpoint}?region=eu-west-1"
             ) from exc
 
-    def send(self, call: Call, timeout_s: float) -> Reply:
+    async def send(self, call: Call, timeout_s: float) -> Reply:
+        if call.content is None:
+            raise Unsupported(UNSUPPORTED[call.path])
+        body = _lines(dict(call.content))
+        reply = await in_thread(lambda: self._invoke(body))
+        if reply.status != 200:
+            return reply
+        results = [self._result(line) for line in reply.body.split(b"\n") if line.strip()]
+        if call.path == "/batch":
+            return Reply(200, encode({"results": results}))
+        if len(results) != 1:
+            raise BrokenAnswer(f"{self.where}: {len(results)} results came for one text")
+        return Reply(STATUS.get(results[0]["kind"], 422) if "error" in results[0] else 200, encode(results[0]))
+
+    def _result(self, line: bytes) -> dict[str, Any]:
+        """Return the line in the form of `/batch`."""
+        try:
+            value = json.loads(line)
+            if isinstance(value, dict) and {"error", "kind"} <= set(value):
+                return {"request_id": "", **value}
+            scores = [score.model_dump() for score in _SCORES.validate_python(value)]
+            return {**scores[0], "scores": scores}
+        except (ValueError, IndexError):
+            raise BrokenAnswer(
+                f"{self.where}: a line is no list of labels and scores; does the endpoint run this service's image?"
+            ) from None
+
+    def _invoke(self, body: bytes) -> Reply:
         errors = self._errors
         try:
             answer = self._client.invoke_endpoint(
-                EndpointName=self._endpoint,
-                Body=call.body,
-                ContentType=call.content_type,
-                Accept=call.accept,
-                **self._more,
+                EndpointName=self._endpoint, Body=body, ContentType=JSON_LINES, Accept=JSON_LINES, **self._more
             )
             return Reply(200, answer["Body"].read())
         except errors.ClientError as exc:
@@ -158,56 +118,49 @@ class SageMakerTransport:
         except (errors.ConnectTimeoutError, errors.EndpointConnectionError) as exc:
             raise refused(self.where, exc) from exc
         except errors.ReadTimeoutError as exc:
-            raise too_slow(self.where, READ_S) from exc
+            raise slow(self.where, READ_S) from exc
         except errors.HTTPClientError as exc:
             raise cut(self.where, exc) from exc
         except errors.BotoCoreError as exc:
             raise ConfigurationError(f"{self.where}: {exc}") from exc
 
     def _reply(self, error: Any) -> Reply:
-        """The container's own answer out of SageMaker's error, or what SageMaker itself has to say."""
-        code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        if code == "ModelError" and error.response.get("OriginalStatusCode"):
-            return Reply(int(error.response["OriginalStatusCode"]), error.response.get("OriginalMessage", "").encode())
+        """Return the container's own answer out of SageMaker's error, or SageMaker's."""
+        response = error.response
+        code, message = response["Error"]["Code"], response["Error"].get("Message", "")
+        if code == "ModelError" and response.get("OriginalStatusCode"):
+            return Reply(int(response["OriginalStatusCode"]), response.get("OriginalMessage", "").encode())
         if code == "ModelError" and "timed out" in message:
-            raise too_slow(self.where, ANSWER_S) from error
-        if code in STATUS_OF_CODE or code == "ModelError" or _status(error) >= 500:
-            return Reply(STATUS_OF_CODE.get(code, 503), f"{code}: {message}".encode())
+            raise slow(self.where, ANSWER_S) from error
+        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in PASSING_ERRORS or code == "ModelError" or status >= 500:
+            return Reply(PASSING_ERRORS.get(code, 503), f"{code}: {message}".encode())
+        said = f"{self.where}: {code}: {message}"
         if code in DENIED:
-            raise Unauthorized(
-                f"{self.where}: {code}: {message}; the credentials need sagemaker:InvokeEndpoint", status=403
-            ) from error
-        raise _said(self.where, code, message) from error
+            raise Unauthorized(f"{said}; the credentials need sagemaker:InvokeEndpoint", status=403) from error
+        raise ConfigurationError(f"{said}; check the endpoint's name and region") from error
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._own:
             self._client.close()
 
 
-def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _said(where: str, code: str, message: str) -> ClientError:
-    return ConfigurationError(f"{where}: {code}: {message}; check the endpoint's name and region")
-
-
-class InThreads:
-    """A transport that blocks, for an event loop."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self.dialect, self.where = transport.dialect, transport.where
-
-    async def send(self, call: Call, timeout_s: float) -> Reply:
-        return await asyncio.to_thread(self._transport.send, call, timeout_s)
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self._transport.close)
+def _lines(content: dict[str, Any]) -> bytes:
+    """Return the texts and options of a call for `/invocations`. Raises Unsupported: an option does not exist there."""
+    texts = content.pop("texts", None) or [content.pop("text")]
+    parameters = {"top_k": content.pop("top_k", None)}
+    on_long = content.pop("on_long", None)
+    if on_long == "error":
+        raise Unsupported('on_long="error": a SageMaker endpoint knows "windows" and "truncate" only')
+    if on_long == "truncate":
+        parameters["truncation"] = True
+    for name in content:
+        raise Unsupported(f"{name}: a SageMaker endpoint has no such option; ask the service itself")
+    return b"\n".join(encode({"inputs": text, "parameters": parameters}) for text in texts)
 
 
 def endpoint_of(url: str) -> SageMakerTransport | None:
-    """The transport that sagemaker://ENDPOINT[?region=REGION] names; None for any other URL."""
+    """Return the transport for sagemaker://ENDPOINT[?region=REGION], None for any other URL."""
     if not url.startswith("sagemaker:"):
         return None
     parts = urlsplit(url)

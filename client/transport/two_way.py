@@ -1,224 +1,176 @@
 """Texts out and answers in over one HTTP/1.1 request, at the same time.
 
-httpx sends a request's whole body before it reads the answer, in its sync and in its async client. `/batch` over lines
-is answered while it comes in, and not read from while its answers are not taken: a long stream over httpx would stand
-still for ever. So this speaks HTTP/1.1 over asyncio's streams by itself, by h11, which is what httpx does that by too.
+httpx sends a request's whole body before it reads the answer. The service answers `/batch` over lines while they come
+in, and stops reading while nobody takes its answers: over httpx a long stream would stand still for ever. So this sends
+and reads h11's events, which httpx uses too, over asyncio's streams.
 
-    source --> writer task --> socket --> service
-    caller <-- reader      <-- socket <--
-
-Memory does not grow: the writer waits while the service does not read, and the service does not read while the caller
-takes no answers. Connects directly, not by a proxy.
+Memory does not grow: the sender waits while the service does not read, and the service does not read while the caller
+takes no answers. The connection goes directly to the service, never through a proxy.
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from typing import Any
 
 import h11
-import httpx
 
-from client.errors import ClientError, ConnectionFailed, NoAnswer, StreamCut, TimedOut
+from client.errors import ClientError, ConnectionFailed, StreamCut, TimedOut
 from client.models import Outcome, Prediction, TextError
-from client.transport.http import CONNECT_S, cut, refused
-from client.transport.wire import LINES, Options, Reply, encode, failure, read
+from client.transport.http import CONNECT_S, HttpTransport, cut, refused, unconnected
+from client.transport.messages import LINES, Reply, encode, failure, read
 
 READ_BYTES = 65_536
-
-ALIVE_S = 10.0
-"""After so long without a text a blank line goes out: the service hangs up on bodies that stand still for 20 s."""
-
-MAX_LINE_BYTES = 16 * 2**20
-"""Of one answer."""
+ALIVE_S = 10.0  # without a text for so long, a blank line goes out: the service hangs up on bodies that rest for 20 s
+MAX_LINE_BYTES = 16 * 2**20  # of one answer
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where to, and how."""
+class TwoWayStream:
+    """One exchange of texts and answers.
 
-    base: httpx.URL
-    where: str
-    headers: Mapping[str, str]
-    tls: ssl.SSLContext | None
-    timeout_s: float
-    """Longest wait for the next answer while a text is without one."""
-
-
-def line_of(text: str, options: Options) -> bytes:
-    """One text as a line of the request."""
-    fields = options.fields()
-    return encode({"text": text, **fields} if fields else text) + b"\n"
-
-
-async def exchange(target: Target, texts: AsyncIterator[str], options: Options) -> AsyncGenerator[Outcome]:
-    """One outcome a text, in order, while texts are still being sent.
-
-    Raises:
-        ClientError: the service refused the stream, or nobody answered.
-        StreamCut: it ended before all texts had their answer.
+    Args:
+        transport: tells where the service is, and how it is reached.
+        options: sent with each text.
+        timeout_s: longest wait for the next answer while a text is without one.
     """
-    exchange = _Exchange(target, options)
-    async with exchange.connected():
-        writer = asyncio.create_task(exchange.write(texts), name="send texts")
-        try:
-            async for line in exchange.lines(writer):
-                exchange.answered += 1
-                yield _outcome(line, target.where)
-            exchange.finished()
-        finally:
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
 
-
-def _outcome(line: bytes, where: str) -> Outcome:
-    if b'"error"' in line and b'"kind"' in line:
-        with suppress(ClientError):
-            return read(TextError, line, where)
-    return read(Prediction, line, where)
-
-
-class _Exchange:
-    def __init__(self, target: Target, options: Options) -> None:
-        self._target = target
-        self._options = options
+    def __init__(self, transport: HttpTransport, options: Mapping[str, Any], timeout_s: float) -> None:
+        self._transport, self._options, self._timeout_s = transport, options, timeout_s
+        self._where = transport.where
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=READ_BYTES)
-        self.sent = 0
-        self.answered = 0
+        self._texts = self._answers = 0
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
+        self._blank_line: asyncio.TimerHandle | None = None
+        self._source_error: BaseException | None = None
 
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[None]:
-        base, where = self._target.base, self._target.where
-        secure = base.scheme == "https"
-        tls = (self._target.tls or ssl.create_default_context()) if secure else None
+    async def outcomes(self, texts: AsyncIterator[str]) -> AsyncGenerator[Outcome]:
+        """Yield one outcome a text, in order, while texts are still being sent.
+
+        Raises:
+            ClientError: the service refused the stream, or does not answer.
+            StreamCut: it ended before all texts had their answer.
+        """
+        await self._connect()
+        sender = asyncio.create_task(self._send_all(texts), name="send texts")
+        sender.add_done_callback(self._stop_reading)
         try:
-            async with asyncio.timeout(CONNECT_S):
-                self._reader, self._writer = await asyncio.open_connection(
-                    base.host, base.port or (443 if secure else 80), ssl=tls
-                )
-        except TimeoutError:
-            raise TimedOut(f"{where}: no connection within {CONNECT_S:g} s", connected=False) from None
-        except OSError as exc:
-            raise refused(where, exc) from exc
-        try:
-            yield
+            async for line in self._lines():
+                self._answers += 1
+                yield self._outcome(line)
+            if self._answers != self._texts or self._http.our_state in (h11.IDLE, h11.SEND_BODY):
+                raise self._cut("the service ended it")
         finally:
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+            self._rest()
             self._writer.close()
 
-    async def write(self, texts: AsyncIterator[str]) -> None:
-        """The whole request; a connection that breaks is the reader's to report."""
-        base = self._target.base
+    async def _connect(self) -> None:
+        base = self._transport.base
+        tls = self._transport.tls if base.scheme == "https" else None
+        port = base.port or (443 if tls else 80)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                self._reader, self._writer = await asyncio.open_connection(base.host, port, ssl=tls)
+        except TimeoutError:
+            raise unconnected(self._where) from None
+        except OSError as exc:
+            raise refused(self._where, exc) from exc
         head = {"Host": base.netloc.decode("ascii"), "Transfer-Encoding": "chunked", "Content-Type": LINES}
-        request = h11.Request(
-            method="POST",
-            target=f"{base.raw_path.decode('ascii').rstrip('/')}/batch",
-            headers=list((head | dict(self._target.headers) | {"Accept": LINES}).items()),
-        )
-        with suppress(ConnectionError):
-            await self._send(request)
-            async for line in _alive(texts):
-                if line is None:
-                    await self._send(h11.Data(data=b"\n"))
-                else:
-                    self.sent += 1
-                    await self._send(h11.Data(data=line_of(line, self._options)))
-            await self._send(h11.EndOfMessage())
+        path = f"{base.raw_path.decode('ascii').rstrip('/')}/batch"
+        headers = list((head | self._transport.headers | {"Accept": LINES}).items())
+        self._write(h11.Request(method="POST", target=path, headers=headers))
 
-    async def _send(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
+    async def _send_all(self, texts: AsyncIterator[str]) -> None:
+        async for text in texts:
+            self._texts += 1
+            line = encode({"text": text, **self._options} if self._options else text) + b"\n"
+            if not await self._sent(h11.Data(data=line)):
+                return
+        await self._sent(h11.EndOfMessage())
+
+    async def _sent(self, event: h11.Data | h11.EndOfMessage) -> bool:
+        """Send, and wait while the service does not read. False: the connection broke, which the reader reports."""
+        self._write(event)
+        try:
+            await self._writer.drain()
+        except ConnectionError:
+            return False
+        return True
+
+    def _write(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
+        self._rest()
         self._writer.write(self._http.send(event) or b"")
-        await self._writer.drain()
+        if self._http.our_state is h11.SEND_BODY:
+            self._blank_line = asyncio.get_running_loop().call_later(ALIVE_S, self._write, h11.Data(data=b"\n"))
 
-    async def lines(self, writer: "asyncio.Task[None]") -> AsyncIterator[bytes]:
-        """The lines of an answer of status 200, as they come."""
+    def _rest(self) -> None:
+        if self._blank_line is not None:
+            self._blank_line.cancel()
+
+    def _stop_reading(self, sender: "asyncio.Task[None]") -> None:
+        """Let the reader raise the error that the caller's texts ended in."""
+        if not sender.cancelled() and (error := sender.exception()):
+            self._source_error = error
+            self._reader.set_exception(error)  # type: ignore[arg-type]
+
+    async def _lines(self) -> AsyncIterator[bytes]:
+        """Yield the lines of an answer of status 200 as they come."""
         rest = b""
-        while True:
-            event = await self._event(writer)
+        while not isinstance(event := await self._event(), h11.EndOfMessage):
             if isinstance(event, h11.Response) and event.status_code != 200:
-                raise failure(await self._whole(event, writer), self._target.where)
+                raise failure(await self._whole(event), self._where)
             if isinstance(event, h11.Data):
-                *complete, rest = (rest + bytes(event.data)).split(b"\n")
-                for line in complete:
-                    if line.strip():
-                        yield line
+                *complete, rest = (rest + event.data).split(b"\n")
+                for line in filter(bytes.strip, complete):
+                    yield line
                 if len(rest) > MAX_LINE_BYTES:
                     raise self._cut(f"a line of more than {MAX_LINE_BYTES} bytes")
-            if isinstance(event, h11.EndOfMessage):
-                return
 
-    async def _whole(self, response: h11.Response, writer: "asyncio.Task[None]") -> Reply:
+    async def _whole(self, response: h11.Response) -> Reply:
+        """Read an error's body, or what comes of it."""
         body = b""
-        with suppress(NoAnswer):  # what has come will do
-            while isinstance(event := await self._event(writer), h11.Data) and len(body) < READ_BYTES:
-                body += bytes(event.data)
+        with suppress(ClientError):
+            while isinstance(event := await self._event(), h11.Data) and len(body) < READ_BYTES:
+                body += event.data
         return Reply(response.status_code, body, {k.decode(): v.decode("latin-1") for k, v in response.headers})
 
-    async def _event(self, writer: "asyncio.Task[None]") -> object:
-        """The next event of the answer."""
+    async def _event(self) -> object:
+        """Return the next event of the answer."""
         while True:
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as exc:
                 raise self._cut(exc) from exc
             if event is h11.NEED_DATA:
-                self._http.receive_data(await self._read(writer))
+                self._http.receive_data(await self._read())
             elif not isinstance(event, h11.InformationalResponse):
                 return event
 
-    async def _read(self, writer: "asyncio.Task[None]") -> bytes:
-        """More of the answer. Raises the caller's own error if his texts end in one."""
+    async def _read(self) -> bytes:
         while True:
-            if writer.done():
-                writer.result()
-            reading = asyncio.ensure_future(self._reader.read(READ_BYTES))
-            running = set() if writer.done() else {writer}
             try:
-                done, _ = await asyncio.wait(
-                    {reading} | running, timeout=self._target.timeout_s, return_when=asyncio.FIRST_COMPLETED
-                )
-                if reading in done:
-                    return reading.result()
+                async with asyncio.timeout(self._timeout_s) as limit:
+                    return await self._reader.read(READ_BYTES)
+            except TimeoutError:
+                if not limit.expired():
+                    raise  # the error of the caller's texts
             except ConnectionError as exc:
+                if exc is self._source_error:
+                    raise
                 raise self._cut(exc) from exc
-            finally:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
-            if not done and (self.sent > self.answered or writer.done()):
-                raise TimedOut(f"{self._target.where}: no answer to the next text within {self._target.timeout_s:g} s")
+            if self._texts > self._answers or self._http.our_state is not h11.SEND_BODY:
+                raise TimedOut(f"{self._where}: no answer to the next text within {self._timeout_s:g} s")
 
-    def finished(self) -> None:
-        """The answer is whole; so must be what was asked."""
-        whole = self._http.our_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
-        if not whole or self.answered != self.sent:
-            raise self._cut("the service ended it")
+    def _outcome(self, line: bytes) -> Outcome:
+        if b'"error"' in line and b'"kind"' in line:
+            with suppress(ClientError):
+                return read(TextError, line, self._where)
+        return read(Prediction, line, self._where)
 
     def _cut(self, reason: object) -> ConnectionFailed:
-        first = str(cut(self._target.where, reason))
-        if not self.answered:
-            return StreamCut(first, 0)
-        return StreamCut(f"{first}; {self.answered} texts were answered, send the others again", self.answered)
-
-
-async def _alive(texts: AsyncIterator[str]) -> AsyncGenerator[str | None]:
-    """The texts, and None whenever none has come for `ALIVE_S`."""
-    step: asyncio.Task[str] | None = None
-    try:
-        while True:
-            step = asyncio.ensure_future(_next(texts))
-            while not (await asyncio.wait({step}, timeout=ALIVE_S))[0]:
-                yield None
-            try:
-                text = step.result()
-            except StopAsyncIteration:
-                return
-            yield text
-    finally:
-        if step is not None and not step.done():
-            step.cancel()
-            await asyncio.gather(step, return_exceptions=True)
-
-
-async def _next(texts: AsyncIterator[str]) -> str:
-    return await anext(texts)
+        first = str(cut(self._where, reason))
+        if self._answers:
+            first += f"; {self._answers} texts were answered, send the others again"
+        return StreamCut(first, self._answers)

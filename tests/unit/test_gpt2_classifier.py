@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 import gpt2_classifier
-from client.__main__ import _parser as client_parser
+from client.cli.main import _parser as client_parser
 from gpt2_classifier import VERBS, main
 from tests.conftest import ROOT
 from training.__main__ import _parser as training_parser
@@ -49,7 +49,7 @@ def test_missing_packages_are_named_with_the_extra_that_installs_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "client.__main__", raising=False)
-    monkeypatch.setitem(sys.modules, "client.client", None)  # what Python does for a module that is not there
+    monkeypatch.setitem(sys.modules, "client.cli.main", None)  # what Python does for a module that is not there
     assert main(["predict", "text"]) == 2
     assert 'pip install "gpt2-classifier[client]"' in capsys.readouterr().err
 

@@ -86,7 +86,7 @@ def test_a_very_long_text(browser: Browser, address: str) -> None:
         classify(page, "goal " * 60_000)
         expect(page.get_by_role("alert").filter(has_text="too much for the service")).to_be_visible()
         expect(page.get_by_role("alert").filter(has_text="200000")).to_be_visible()
-        page.get_by_text("Show what each sentence did").click()
+        page.get_by_text("Show what each sentence contributed").click()
         classify(page, "The striker scored a goal in the cup final. " * 800)
         label(page, "sport")
         expect(page.get_by_text(re.compile(r"Windows: [3-9]\d"))).to_be_visible()

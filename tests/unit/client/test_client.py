@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client import Client, ConfigurationError, ConnectionFailed, Overloaded, Prediction, Retry, TimedOut, models
-from client.__main__ import main
+from client.cli.main import main
 from client.files.progress import Progress
 from client.settings import DEFAULT_URL, Settings, load_settings
 from client.transport.http import HttpTransport
@@ -60,24 +59,13 @@ def test_a_service_on_this_machine_is_never_asked_by_a_proxy(monkeypatch: pytest
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with scripted(http(200, LONE)) as server, Client(server.url) as client:
         assert client.predict("a").label == "sport"
-    assert not HttpTransport("http://127.0.0.1").environment and HttpTransport("http://service.example").environment
+    assert not HttpTransport("http://127.0.0.1").trust_env and HttpTransport("http://service.example").trust_env
 
 
 def test_a_prefix_in_the_url_is_kept() -> None:
     with scripted(http(200, LONE)) as server, Client(f"{server.url}/models/news/") as client:
         client.predict("a")
         assert server.requests == [b"POST /models/news/predict HTTP/1.1"]
-
-
-def test_an_httpx_client_of_ones_own_is_used_and_left_open() -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
-        assert request.url == "http://service/predict" and request.headers["x-mine"] == "1"
-        return httpx.Response(200, json=LONE)
-
-    with httpx.Client(transport=httpx.MockTransport(answer), headers={"x-mine": "1"}) as own:
-        with Client("http://service", http=own) as client:
-            assert client.predict("a").label == "sport"
-        assert not own.is_closed
 
 
 def test_an_explanation_is_typed() -> None:
@@ -176,10 +164,10 @@ def test_progress_is_lines_where_there_is_no_terminal() -> None:
     now = 0.0
     out = io.StringIO()
     with Progress(out, lambda: now) as progress:
-        progress.begin(0)
+        progress.begin(0, 500)
         for now in range(1, 26):
-            progress.update(now * 10, now / 50)
-        progress.update(500, 1.0)
+            progress.update(now * 10)
+        progress.update(500)
     assert out.getvalue().splitlines() == [
         "rows=100; rows_per_s=10.0; share=0.200; left_s=40;",
         "rows=200; rows_per_s=10.0; share=0.400; left_s=30;",
@@ -191,8 +179,8 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
     with Progress(out) as progress:
-        progress.begin(5)
-        progress.update(1234, 0.5)
+        progress.begin(5, 2468)
+        progress.update(1234)
     assert "1,234 rows" in out.getvalue() and "50%" in out.getvalue()
 
 

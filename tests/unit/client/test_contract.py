@@ -13,11 +13,11 @@ from pydantic import BaseModel
 
 import client
 from client import AnswerError, AsyncClient, BadText, ClientError, Prediction, TextError, models
+from client.async_client import PASSING
 from client.errors import TEXT_KINDS, error_class
-from client.flow import PASSING
 from client.models import Info, Limits
-from client.transport.http import AsyncHttpTransport
-from client.transport.wire import STATUS, OptionFields, Reply, failure
+from client.transport.http import HttpTransport
+from client.transport.messages import STATUS, OptionFields, Reply, failure
 from service.errors import STATUS as SERVICE_STATUS
 from service.settings import Settings
 from tests.support import ROOT
@@ -34,13 +34,13 @@ def document() -> dict[str, Any]:
 
 PAIRS: dict[str, type[BaseModel]] = {
     "PredictResponse": models.Prediction,
-    "Result": models.Prediction,
+    "TextResult": models.Prediction,
     "Score": models.Score,
     "WindowSpan": models.Span,
-    "Model": models.Model,
+    "ModelBody": models.Model,
     "TimingBody": models.Timing,
     "ErrorBody": models.ServiceError,
-    "Info": models.Info,
+    "InfoBody": models.Info,
     "Ready": models.Readiness,
 }
 LEFT_OUT = {"usage", "timing"}
@@ -159,7 +159,7 @@ def test_the_tree_of_errors_is_drawn_and_exported() -> None:
 
 
 def over(service: Service, **arguments: Any) -> AsyncClient:
-    transport = AsyncHttpTransport("http://service", http=service.client, **arguments)
+    transport = HttpTransport("http://service", http=service.client, **arguments)
     return AsyncClient(transport=transport)
 
 

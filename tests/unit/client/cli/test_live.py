@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from client import Client, NotOurService
-from client.__main__ import main
-from client.cli.live import figures, parse, quantile
-from client.cli.watch import lines, once
+from client.cli.live import activity, compare, parse, quantile
+from client.cli.main import main
 from service.telemetry import Metrics
 from tests.support.live_service import live_service
 from tests.support.scripted_server import http, page, scripted
@@ -48,7 +47,7 @@ classifier_batch_windows_count 15.0
 
 
 def test_rates_percentiles_and_errors() -> None:
-    found = figures(parse(BEFORE, 10.0), parse(AFTER, 12.0))
+    found = compare(parse(BEFORE, 10.0), parse(AFTER, 12.0))
     assert (found.seconds, found.ready, found.model) == (2.0, True, "m v")
     assert (found.texts_per_s, found.tokens_per_s, found.requests_per_s) == (30.0, 1500.0, 10.0)
     assert (found.queue_items, found.queue_tokens, found.batch_items) == (7.0, 70.0, 4.0)
@@ -58,7 +57,7 @@ def test_rates_percentiles_and_errors() -> None:
 
 
 def test_after_a_restart_counters_are_the_growth() -> None:
-    found = figures(parse(AFTER, 0.0), parse(BEFORE, 10.0))
+    found = compare(parse(AFTER, 0.0), parse(BEFORE, 10.0))
     assert found.texts_per_s == 10.0 and not found.ready
 
 
@@ -105,14 +104,14 @@ def test_of_the_app() -> None:
             client.predict("a text")
             list(client.predict_many(["a", "", "b c d"]))
 
-        found = once(client, 1.0, sleep=work)
+        found = next(activity(client, 1.0, sleep=work))
         assert found.ready and found.model == "fake 0123456789ab"
         assert found.texts_per_s * found.seconds == pytest.approx(3)
         assert found.tokens_per_s * found.seconds == pytest.approx(6)
         assert found.requests_per_s * found.seconds == pytest.approx(2)
         assert set(found.latency_ms) == {"/predict", "/batch"} and found.errors == {"empty_text": 1.0}
         assert all(value is not None for value in found.latency_ms["/predict"].values())
-        shown = dict(lines(found))
+        shown = dict(found.lines())
         assert shown["errors"] == "empty_text: 1" and shown["model"] == "fake 0123456789ab"
 
 

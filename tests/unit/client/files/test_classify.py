@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from client.__main__ import main
+from client.cli.main import main
 from client.files.results import Results, fingerprint
 from client.files.table import MAX_FIELD_CHARS, open_source
 from tests.support import ROOT
@@ -435,10 +435,10 @@ def test_a_quote_that_is_never_closed(
 def test_reading_takes_nothing_from_others_in_the_process(tmp_path: Path) -> None:
     before = csv.field_size_limit(MAX_FIELD_CHARS + 1)
     try:
-        source = open_source(write(tmp_path / "in.csv", ["a"]), "text")
-        assert len(list(source.rows())) == 1 and csv.field_size_limit() == MAX_FIELD_CHARS + 1
+        source = open_source(write(tmp_path / "in.csv", ["a"]))
+        assert len(list(source.rows("text"))) == 1 and csv.field_size_limit() == MAX_FIELD_CHARS + 1
         csv.field_size_limit(10)
-        assert len(list(source.rows())) == 1 and csv.field_size_limit() == MAX_FIELD_CHARS
+        assert len(list(source.rows("text"))) == 1 and csv.field_size_limit() == MAX_FIELD_CHARS
     finally:
         csv.field_size_limit(before)
 
@@ -450,7 +450,7 @@ def test_memory_does_not_grow_with_the_file(fast: str, tmp_path: Path) -> None:
         source = tmp_path / f"{rows}.csv"
         write(source, [f"{rng.random()} {'words ' * 50}" for _ in range(rows)])
         code = (
-            "import resource, sys; from client.__main__ import main; code = main(sys.argv[1:]); "
+            "import resource, sys; from client.cli.main import main; code = main(sys.argv[1:]); "
             "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
         )
         command = [sys.executable, "-c", code, "classify", str(source), "--output", str(tmp_path / f"o{rows}.csv")]

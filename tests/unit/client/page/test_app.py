@@ -3,15 +3,18 @@
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from client import Client
+from client.page import markup
 from tests.support import ROOT
 from tests.support.live_service import live_service
 from tests.support.scripted_server import LONE, Scripted, error, http, page, scripted
 
-APP = ROOT / "client" / "streamlit_app.py"
+APP = ROOT / "client" / "page" / "app.py"
 MODEL = {"name": "m*", "version": "0123456789ab", "labels": ["sport", "<b>"], "max_tokens": 256}
 INFO = {
     "service": "1.2.3",
@@ -80,33 +83,54 @@ def test_a_text_is_classified_and_explained(monkeypatch: pytest.MonkeyPatch) -> 
         assert str(app.text_area(key="text").value).startswith("A late header") and not label(app)
 
 
+def test_the_answer_is_shown_before_its_explanation_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    bars, predict = markup.bars, Client.predict
+
+    def shown(scores: Any) -> str:
+        order.append("shown")
+        return bars(scores)
+
+    def asked(self: Client, text: str, **options: Any) -> Any:
+        order.append("explain" if "explain" in options else "predict")
+        return predict(self, text, **options)
+
+    monkeypatch.setattr(markup, "bars", shown)
+    monkeypatch.setattr(Client, "predict", asked)
+    with live_service() as service:
+        app = classify(opened(monkeypatch, service.url), "One two three. Four five six!")
+        assert order == ["predict", "shown", "explain"] and "gc-text" in html(app)
+        app.run()
+    assert order == ["predict", "shown", "explain", "shown"], "what is kept is not asked for again"
+
+
 def test_an_empty_text_is_a_hint_and_a_short_one_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     with live_service() as service:
         app = classify(opened(monkeypatch, service.url), "  ")
         assert "choose an example" in said(app) and not label(app)
         app = classify(app, "Goal!")
-        assert "1 word is little to judge by" in said(app).replace("\\", "") and label(app)
+        assert "only 1 word" in said(app) and label(app)
 
 
 def test_unsure_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     with live_service() as service:
         app = classify(opened(monkeypatch, service.url), "unsure " * 20)
-        assert label(app).endswith("· unsure") and "Better let a person decide" in said(app)
+        assert label(app).endswith("· unsure") and "a person should check" in said(app)
 
 
 @pytest.mark.parametrize(
     ("answer", "title"),
     [
-        (error(429, "overloaded", retry_after="1"), "The service has too much to do"),
+        (error(429, "overloaded", retry_after="1"), "The service is busy"),
         (error(503, "not_ready", retry_after="1"), "The service is not ready"),
-        (error(401, "unauthorized"), "The service wants an API key"),
-        (error(413, "body_too_large"), "That is too much for the service"),
+        (error(401, "unauthorized"), "The service asks for an API key"),
+        (error(413, "body_too_large"), "This is too much for the service"),
         (error(422, "invalid_text"), "This text cannot be classified"),
         (error(500, "internal"), "The service failed"),
-        (error(504, "deadline_exceeded"), "It was not done in time"),
+        (error(504, "deadline_exceeded"), "The service took too long"),
         (page(502), "The service is not ready"),
-        (page(200), "Something else answers at this address"),
-        (http(200, '{"label": "sp'), "Something else answers at this address"),
+        (page(200), "Another program answers at this address"),
+        (http(200, '{"label": "sp'), "Another program answers at this address"),
         (b"", "The service does not answer"),
     ],
 )
@@ -126,7 +150,7 @@ def test_without_an_explanation_the_answer_stays(monkeypatch: pytest.MonkeyPatch
     late = error(504, "deadline_exceeded", "no answer within 20000 ms")
     with scripted(http(200, INFO), http(200, LONE), late) as server:
         app = classify(opened(monkeypatch, server.url), "some text")
-    assert label(app) == "sport" and "What each sentence did is not known" in said(app)
+    assert label(app) == "sport" and "There is no explanation for this text" in said(app)
 
 
 def test_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +189,7 @@ def test_an_endpoint_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     app = opened(monkeypatch, "sagemaker://news?region=eu-west-1")
     assert [one.value for one in app.sidebar.text_input] == ["news", "eu-west-1"]
-    assert "does not tell how it is" in app.sidebar.info[0].value
+    assert "does not tell whether it is ready" in app.sidebar.info[0].value
     app.sidebar.text_input[0].set_value("").run()
     assert not app.exception and app.sidebar.error
 

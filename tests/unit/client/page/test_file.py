@@ -13,7 +13,7 @@ from client import NEVER
 from client.errors import ConnectionFailed
 from client.files.classify import Summary
 from client.files.table import InputError
-from client.page.file import MOST_ROWS, classify_file, columns_of, likely_column, prefix_for, shown
+from client.page.file import MOST_ROWS, classify_file, columns_of, likely_column, prefix_for, read_labelled
 from tests.support.live_service import live_service
 
 TEXTS = ["a b", "", "c d e", "poison"]
@@ -62,7 +62,7 @@ def test_rows_keep_their_place_and_their_error(url: str, tmp_path: Path) -> None
     summary, output = classify_file(source, "text", url, "", lambda *now: told.append(now))
     assert summary.rows == 4 and sum(summary.failed.values()) == 2
     assert told[-1][:2] == (4, 1.0)
-    found = shown(summary, output, "text")
+    found = read_labelled(summary, output, "text")
     assert [row["label"] != "" for row in found.rows] == [True, False, True, False]
     assert [row["text"] for row in found.rows] == TEXTS and found.rows[1]["problem"]
     with output.open(encoding="utf-8", newline="") as file:
@@ -71,7 +71,7 @@ def test_rows_keep_their_place_and_their_error(url: str, tmp_path: Path) -> None
 
 def test_filters(url: str, tmp_path: Path) -> None:
     summary, output = classify_file(write(tmp_path / "in.csv", [*TEXTS, "unsure"]), "text", url, "", lambda *_: None)
-    found = shown(summary, output, "text")
+    found = read_labelled(summary, output, "text")
     label = found.rows[0]["label"]
     assert len(found.filtered([], "all", 0.0)) == 5
     assert {row["label"] for row in found.filtered([label], "all", 0.0)} == {label}
@@ -85,7 +85,7 @@ def test_columns_of_the_same_name_are_kept(url: str, tmp_path: Path) -> None:
     prefix = prefix_for(columns_of(source))
     assert prefix == "new_new_"
     summary, output = classify_file(source, "text", url, "", lambda *_: None)
-    [row] = shown(summary, output, "text", prefix).rows
+    [row] = read_labelled(summary, output, "text", prefix).rows
     assert row["label"] and row["probability"]
     with output.open(encoding="utf-8", newline="") as file:
         assert next(csv.DictReader(file))["prediction"] == "0"
@@ -112,6 +112,6 @@ def test_no_more_rows_than_a_browser_can_bear(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     line = json.dumps({"text": "x" * 1000, "prediction": "a", "score": 0.5, "unsure": False, "error": None})
     output.write_text(f"{line}\n" * (MOST_ROWS + 5), encoding="utf-8")
-    rows = shown(Summary(rows=MOST_ROWS + 5), output, "text").rows
+    rows = read_labelled(Summary(rows=MOST_ROWS + 5), output, "text").rows
     assert len(rows) == MOST_ROWS and len(rows[0]["text"]) == 300
     assert rows[0] == {"row": 1, "text": "x" * 300, "label": "a", "probability": 0.5, "unsure": False, "problem": ""}

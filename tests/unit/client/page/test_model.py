@@ -17,7 +17,7 @@ def test_facts_are_what_info_says_and_nothing_that_it_does_not() -> None:
     )
     found = facts(Info(service="1", model=model, limits=Limits()))
     assert found["parameters"] == "124,000,000" and found["tokens read at once"] == "1,024"
-    assert found["longer texts"] == "overlapping windows" and found["max texts"] == "256"
+    assert found["longer texts"] == "read in overlapping windows" and found["max texts"] == "256"
     assert "temperature" not in found
 
 

@@ -8,7 +8,7 @@ from client.errors import ClientError
 from client.models import Explanation, Prediction, Score, Sentence, Timing
 from client.page.words import (
     SHORT_WORDS,
-    TITLES,
+    TROUBLE,
     explained,
     milliseconds,
     notes,
@@ -52,43 +52,41 @@ def test_every_error_of_the_client_has_a_title_of_its_own() -> None:
     def branches(kind: type[ClientError]) -> list[type[ClientError]]:
         return [kind, *(sub for one in kind.__subclasses__() for sub in branches(one))]
 
-    titled = {kind for kind, _ in TITLES}
+    titled = set(TROUBLE)
     groups = {ClientError, errors.NoAnswer, errors.AnswerError}
     for kind in branches(ClientError):
         assert kind in groups or any(issubclass(kind, one) for one in titled), kind
-    assert len({title for _, title in TITLES}) == len(TITLES)
+    assert len({title for title, _ in TROUBLE.values()}) == len(TROUBLE)
 
 
 def test_an_error_says_what_to_do_and_nothing_in_it_is_markdown() -> None:
     title, what = trouble(errors.ConnectionFailed("http://x: refused <b>"))
     assert title == "The service does not answer" and r"\<b\>" in what and "`make serve`" in what
     title, what = trouble(errors.Overloaded("busy", status=429))
-    assert title == "The service has too much to do" and what == "busy"
+    assert title == "The service is busy" and what.startswith("busy")
     title, _ = trouble(errors.DeadlineExceeded("late", status=504))
-    assert title == "It was not done in time"
+    assert title == "The service took too long"
     assert trouble(ClientError("x"))[0] == "Something went wrong"
 
 
 def test_notes() -> None:
     assert notes(LONG, prediction()) == []
-    assert notes("Goal!", prediction())[0].startswith("1 word is little")
-    assert notes("a b", prediction())[0].startswith("2 words are little")
-    assert notes(LONG, prediction(unsure=True)) == [
-        "The model is unsure: its best probability is below its threshold. Better let a person decide."
-    ]
+    assert notes("Goal!", prediction())[0].startswith("The text has only 1 word.")
+    assert notes("a b", prediction())[0].startswith("The text has only 2 words.")
+    assert notes(LONG, prediction(unsure=True)) == ["The model is unsure: a person should check this answer."]
     assert notes(LONG, prediction(truncated=True, tokens=1234, tokens_read=256)) == [
-        "Only the first 256 of 1,234 tokens were read."
+        "The model read only the first 256 of 1,234 tokens."
     ]
 
 
 def test_reading_says_what_is_known() -> None:
-    assert reading(prediction(), 0.0123) == [("In all", "12 ms")]
+    assert reading(prediction(), 0.0123) == [("Time in all", "12 ms")]
     timing = Timing(tokenize_ms=1, model_ms=2, total_ms=3)
     assert reading(prediction(tokens=1000, windows=5, timing=timing), 1.5) == [
         ("Tokens", "1,000"),
         ("Windows", "5"),
-        ("In the service", "3 ms"),
-        ("In all", "1.5 s"),
+        ("Time in the service", "3 ms"),
+        ("Time in all", "1.5 s"),
     ]
 
 
@@ -112,8 +110,8 @@ EXPLANATION = Explanation(
 def test_an_explanation_states_sum_and_remainder() -> None:
     said = explained(EXPLANATION)
     assert "log-odds of politics" in said and "up to +0.5" in said and "has +4.4, so +3.9 is left over" in said
-    assert "what sentences say together" in said
-    assert "Nearly all" in explained(EXPLANATION.model_copy(update={"remainder": 0.1}))
+    assert "Sentences that say the same share this rest" in said
+    assert "explain nearly all of it" in explained(EXPLANATION.model_copy(update={"remainder": 0.1}))
 
 
 def test_the_table_begins_with_the_strongest() -> None:

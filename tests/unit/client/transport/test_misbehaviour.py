@@ -29,7 +29,7 @@ from client import (
     Unauthorized,
     Unavailable,
 )
-from client import __main__ as command_line
+from client.cli import main as command_line
 from tests.support.scripted_server import INFO, LONE, RESULT, Answer, begin, error, hang, http, page, scripted
 
 OK = http(200, LONE)
@@ -43,29 +43,26 @@ class Time:
     now_s: float = 0.0
     waits: list[float] = field(default_factory=list)
 
-    def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
         self.now_s += seconds
 
-    async def sleep_async(self, seconds: float) -> None:
-        self.sleep(seconds)
-
     @property
     def clock(self) -> Clock:
-        return Clock(lambda: self.now_s, lambda: 1.0)
+        return Clock(lambda: self.now_s, lambda: 1.0, self.sleep)
 
 
 Ask = Callable[..., Any]
 
 
 def ask_sync(url: str, time: Time, **arguments: Any) -> Any:
-    with Client(url, clock=time.clock, sleep=time.sleep, **arguments) as client:
+    with Client(url, clock=time.clock, **arguments) as client:
         return client.predict(SECRET)
 
 
 def ask_async(url: str, time: Time, **arguments: Any) -> Any:
     async def ask() -> Any:
-        async with AsyncClient(url, clock=time.clock, sleep=time.sleep_async, **arguments) as client:
+        async with AsyncClient(url, clock=time.clock, **arguments) as client:
             return await client.predict(SECRET)
 
     return asyncio.run(ask())
@@ -84,7 +81,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     real = Client.__init__
 
     def quick(self: Client, *arguments: Any, **named: Any) -> None:
-        real(self, *arguments, **named | {"clock": time.clock, "sleep": time.sleep, "timeout_s": 0.3})
+        real(self, *arguments, **named | {"clock": time.clock, "timeout_s": 0.3})
 
     monkeypatch.setattr(Client, "__init__", quick)
 
@@ -391,7 +388,7 @@ def test_texts_that_got_no_answer_for_a_passing_reason_are_asked_again() -> None
             http(200, {"results": [RESULT, stopping, RESULT]}),
             http(200, {"results": [RESULT | {"label": "politics"}]}),
         ) as server,
-        Client(server.url, clock=Time().clock, sleep=Time().sleep) as client,
+        Client(server.url, clock=Time().clock) as client,
     ):
         labels = [getattr(o, "label", None) for o in client.predict_many(["a", "b", "c"])]
     assert labels == ["sport", "politics", "sport"]

@@ -65,7 +65,7 @@ def endpoint(container: str = "http://127.0.0.1:9", **settings: Any) -> Iterator
 
 def test_a_clients_own_connection_to_aws_is_not_closed_for_it() -> None:
     runtime = _Runtime("http://127.0.0.1:9")
-    SageMakerTransport("news", client=runtime).close()
+    Client(transport=SageMakerTransport("news", client=runtime)).close()
     assert not runtime._http.is_closed
     runtime.close()
 
@@ -125,9 +125,7 @@ def test_many_texts_with_an_error_in_its_place(service: LiveService) -> None:
 
 def test_on_an_event_loop(service: LiveService) -> None:
     async def run(transport: SageMakerTransport) -> list[str]:
-        from client.transport.sagemaker import InThreads
-
-        async with AsyncClient(transport=InThreads(transport)) as client:
+        async with AsyncClient(transport=transport) as client:
             one = await client.predict("a text")
             return [one.label, *[getattr(o, "label", "") async for o in client.predict_many(["a", "bb"])]]
 
@@ -166,8 +164,7 @@ def asked(answer: bytes, **arguments: Any) -> Any:
         scripted(answer) as server,
         Client(
             transport=SageMakerTransport("news", client=runtime_client(server.url)),
-            retry=Retry(tries=2),
-            sleep=lambda _: None,
+            retry=Retry(tries=2, first_wait_s=0),
         ) as client,
     ):
         found = client.predict("a", **arguments)

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from client import AsyncClient, Client, ConnectionFailed, StreamCut, TimedOut, Unauthorized, Unsupported
-from client.transport import two_way as duplex
+from client.transport import two_way
+from client.transport.http import HttpTransport
 from tests.support.fake_engine import expected_label
 from tests.support.live_service import LiveService, live_service
-from tests.support.scripted_server import RESULT, error, hang, scripted
+from tests.support.scripted_server import LONE, RESULT, error, hang, http, scripted
 from tests.unit.client.transport.test_sagemaker import endpoint
 
 LINE = json.dumps(RESULT).encode() + b"\n"
@@ -101,38 +103,39 @@ def test_more_than_all_buffers_hold_goes_through_and_who_stops_taking_stops_the_
     answers.close()  # type: ignore[attr-defined]
 
 
-def test_a_blank_line_goes_out_while_there_is_no_text(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplex, "ALIVE_S", 0.01)
+def test_a_blank_line_goes_out_while_there_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_way, "ALIVE_S", 0.01)
     blank = threading.Event()
-    sent = duplex._Exchange._send
 
-    async def noticed(self: Any, event: Any) -> None:
-        if getattr(event, "data", b"") == b"\n":
-            blank.set()
-        await sent(self, event)
-
-    monkeypatch.setattr(duplex._Exchange, "_send", noticed)
+    async def two(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n" + chunk(b"\n"))
+        blank.set()
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(HEAD + chunk(LINE) + chunk(LINE) + chunk(b""))
+        await writer.drain()
 
     def source() -> Iterator[str]:
         yield "first"
         assert blank.wait(30)
         yield "second"
 
-    assert [outcome.ok for outcome in Client(service.url).stream(source())] == [True, True]
+    with scripted(two) as server:
+        assert [outcome.ok for outcome in Client(server.url).stream(source())] == [True, True]
 
 
 def test_no_texts_no_answers(service: LiveService) -> None:
     assert list(Client(service.url).stream([])) == []
 
 
-def test_the_sources_own_error_comes_out(service: LiveService) -> None:
+@pytest.mark.parametrize("kind", [LookupError, ConnectionError, TimeoutError])
+def test_the_sources_own_error_comes_out(service: LiveService, kind: type[Exception]) -> None:
     def source() -> Iterator[str]:
         yield "first"
-        raise LookupError("the source broke")
+        raise kind("the source broke")
 
-    with pytest.raises(LookupError, match="the source broke"):
+    with pytest.raises(kind, match="the source broke"):
         list(Client(service.url).stream(source()))
-    with pytest.raises(LookupError, match="the source broke"):
+    with pytest.raises(kind, match="the source broke"):
         collected(AsyncClient(service.url), source())
 
 
@@ -201,3 +204,47 @@ def test_nobody_there() -> None:
 def test_an_endpoint_cannot_stream() -> None:
     with endpoint() as transport, pytest.raises(Unsupported, match="use predict_many"):
         list(Client(transport=transport).stream(["a"]))
+
+
+async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"0\r\n\r\n")
+    writer.write(HEAD + chunk(LINE) + chunk(b""))
+    await writer.drain()
+
+
+def authorization(head: bytes) -> list[bytes]:
+    return [line for line in head.lower().split(b"\r\n") if line.startswith((b"authorization:", b"x-api-key:"))]
+
+
+def test_a_stream_sends_the_same_credentials_as_predict() -> None:
+    with scripted(http(200, LONE), answered) as server:
+        client = Client(server.url.replace("//", "//user:p%40ss@"), api_key="key-0123456789")
+        client.predict("a")
+        list(client.stream(["a"]))
+        client.close()
+    asked, streamed = map(authorization, server.heads)
+    assert asked == streamed == [b"authorization: basic dxnlcjpwqhnz", b"x-api-key: key-0123456789"]
+
+
+def test_a_stream_over_a_given_transport_takes_no_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLASSIFIER_API_KEY", "environment-0123456789")
+    with scripted(answered) as server, Client(transport=HttpTransport(server.url)) as client:
+        assert [outcome.ok for outcome in client.stream(["a"])] == [True]
+    assert authorization(server.heads[0]) == []
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_stream_trusts_the_certificates_that_predict_trusts(monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
+    import httpx
+
+    of_httpx, own, used = ssl.create_default_context(), ssl.create_default_context(), []
+    monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: of_httpx)
+
+    async def connect(*_: object, **arguments: Any) -> None:
+        used.append(arguments["ssl"])
+        raise OSError("no connection")
+
+    monkeypatch.setattr(asyncio, "open_connection", connect)
+    with Client("https://service.invalid", tls=own if given else None) as client, pytest.raises(ConnectionFailed):
+        list(client.stream(["a"]))
+    assert used == [own if given else of_httpx]

@@ -1,4 +1,4 @@
-"""Many texts: cut into requests, in flight, in order; flows run without sockets and without time."""
+"""Many texts: cut into requests, under way, in order; without sockets and without waiting."""
 
 import asyncio
 import itertools
@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import AsyncClient, Client, Clock, Overloaded, Prediction, Retry, TextError, Unavailable
-from client.chunks import BETWEEN_TEXTS, BYTES_PER_CHAR, FRAME_BYTES, Chunker, chunks
+from client.batches import BETWEEN_TEXTS, BYTES_PER_CHAR, FRAME_BYTES, Chunker, Pace, chunks
 from client.errors import TimedOut
-from client.flow import Core, Pace, Send, Wait, drive
 from client.models import Limits
-from client.transport.wire import SERVICE, Call, Options, Reply, encode
+from client.transport.messages import Call, Reply, encode
+from client.transport.messages import given as given_options
 from tests.support.fast_service import result
 
 TEXTS = st.lists(st.text(max_size=60), max_size=80)
@@ -28,7 +28,16 @@ def test_requests_have_all_texts_in_order_and_fit(texts: list[str], most: int, b
     assert [text for chunk in found for text in chunk] == texts
     for chunk in found:
         assert 1 <= len(chunk) <= most
-        size = len(encode({"texts": chunk, **Options(3, "windows", 55_000, True, True).fields()}))
+        size = len(
+            encode(
+                {
+                    "texts": chunk,
+                    **given_options(
+                        {"top_k": 3, "on_long": "windows", "timeout_ms": 55_000, "spans": True, "explain": True}
+                    ),
+                }
+            )
+        )
         assert size <= body or len(chunk) == 1
 
 
@@ -56,46 +65,28 @@ def test_what_is_no_text_is_named_by_its_place(wrong: Any) -> None:
 
 
 class Fake:
-    """A transport that answers as the service does; refuses where it is told to."""
+    """A transport that answers as the service does, in another order than it was asked; refuses where it is told to."""
 
-    dialect = SERVICE
     where = "http://fake"
 
     def __init__(self, limits: Limits, refuse: Sequence[int] = ()) -> None:
         self.limits = limits
         self.refuse = set(refuse)
-        self.calls = 0
-        self.under_way = 0
-        self.most_under_way = 0
-        self.read_ahead = 0
+        self.calls = self.under_way = self.most_under_way = 0
 
-    def answer(self, call: Call) -> Reply:
-        if call.path == "/info":
-            model = {"name": "fake", "version": "1", "labels": ["a"], "max_tokens": 9}
-            return Reply(200, encode({"service": "1", "model": model, "limits": self.limits.model_dump()}))
+    async def send(self, call: Call, timeout_s: float) -> Reply:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        for _ in range(1 + self.calls % 5):
+            await asyncio.sleep(0)
+        self.under_way -= 1
         self.calls += 1
         if self.calls in self.refuse:
             return Reply(429, encode({"error": "full", "kind": "overloaded", "request_id": "r"}), {"retry-after": "1"})
-        texts = json.loads(call.body)["texts"]
-        return Reply(200, encode({"results": [result(text) for text in texts]}))
+        assert call.content is not None
+        return Reply(200, encode({"results": [result(text) for text in call.content["texts"]]}))
 
-    def send(self, call: Call, timeout_s: float) -> Reply:
-        return self.answer(call)
-
-    def close(self) -> None:
-        pass
-
-
-class FakeAsync(Fake):
-    async def send(self, call: Call, timeout_s: float) -> Reply:  # type: ignore[override]
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
-        for _ in range(1 + self.calls % 5):  # answers come in another order than the questions
-            await asyncio.sleep(0)
-        self.under_way -= 1
-        return self.answer(call)
-
-    async def close(self) -> None:  # type: ignore[override]
+    async def close(self) -> None:
         pass
 
 
@@ -111,20 +102,22 @@ def test_answers_keep_the_texts_order_whatever_is_refused(
     texts: list[str], most: int, concurrency: int, refuse: set[int]
 ) -> None:
     limits = Limits(max_texts=most)
-    retry = Retry(tries=100, total_s=1e9)
-    clock = Clock(lambda: 0.0, lambda: 1.0)
-    with Client(transport=Fake(limits, list(refuse)), retry=retry, clock=clock, sleep=lambda _: None) as client:
+
+    async def no_wait(_: float) -> None:
+        await asyncio.sleep(0)
+
+    arguments: dict[str, Any] = {
+        "retry": Retry(tries=100, total_s=1e9),
+        "clock": Clock(lambda: 0.0, lambda: 1.0, no_wait),
+    }
+    fake = Fake(limits, list(refuse))
+    with Client(transport=fake, **arguments) as client:
         check(texts, list(client.predict_many(iter(texts), concurrency=concurrency)))
+    assert fake.most_under_way <= concurrency
 
     async def on_loop() -> list[Any]:
-        async def no_wait(_: float) -> None:
-            await asyncio.sleep(0)
-
-        transport = FakeAsync(limits, list(refuse))
-        async with AsyncClient(transport=transport, retry=retry, clock=clock, sleep=no_wait) as client:
-            found = [one async for one in client.predict_many(texts, concurrency=concurrency)]
-        assert transport.most_under_way <= concurrency
-        return found
+        async with AsyncClient(transport=Fake(limits, list(refuse)), **arguments) as client:
+            return [one async for one in client.predict_many(texts, concurrency=concurrency)]
 
     check(texts, asyncio.run(on_loop()))
 
@@ -159,7 +152,7 @@ def test_an_async_iterator_of_texts() -> None:
             yield f"{i}"
 
     async def run() -> int:
-        async with AsyncClient(transport=FakeAsync(Limits(max_texts=4))) as client:
+        async with AsyncClient(transport=Fake(Limits(max_texts=4))) as client:
             return len([one async for one in client.predict_many(source())])
 
     assert asyncio.run(run()) == 25
@@ -191,67 +184,92 @@ def test_the_pace_halves_when_refused_and_recovers() -> None:
 
 
 class Script:
-    """Performs flows' steps: replies in turn, waits noted; time passes by waiting and by a second a reply."""
+    """A transport that replies in turn, the last reply for ever; time passes by waiting, and by a second a reply."""
+
+    where = "http://fake"
+    limits: Limits | None = None
 
     def __init__(self, *replies: Reply | Exception) -> None:
         self.replies = list(replies)
         self.now_s = 0.0
-        self.sent: list[Send] = []
+        self.sent: list[tuple[Call, float]] = []
 
-    def __call__(self, step: Send | Wait) -> Reply | None:
-        if isinstance(step, Wait):
-            self.now_s += step.seconds
-            return None
-        self.sent.append(step)
+    async def send(self, call: Call, timeout_s: float) -> Reply:
+        self.sent.append((call, timeout_s))
         self.now_s += 1
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    def core(self, retry: Retry | None = None, timeout_s: float = 60.0) -> Core:
-        return Core(SERVICE, "http://fake", timeout_s, retry or Retry(), Clock(lambda: self.now_s, lambda: 1.0))
+    async def close(self) -> None:
+        pass
+
+    async def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def client(self, retry: Retry | None = None) -> AsyncClient:
+        return AsyncClient(transport=self, retry=retry, clock=Clock(lambda: self.now_s, lambda: 1.0, self.sleep))
 
 
-STATUS = Reply(503, encode({"status": "loading"}))
+def refusal(status: int, kind: str, **headers: str) -> Reply:
+    return Reply(status, encode({"error": "e", "kind": kind, "request_id": "r"}), headers)
+
+
+LOADING = Reply(503, encode({"status": "loading"}))
 READY = Reply(200, encode({"status": "ready"}))
 
 
 def test_ready_waits_and_says_how_long_it_took() -> None:
-    script = Script(STATUS, STATUS, READY)
-    assert drive(script.core().ready(60), script) == 4.0
+    assert asyncio.run(Script(LOADING, LOADING, READY).client().ready(60)) == 4.0
 
 
 def test_ready_ends_with_what_the_service_said_at_last() -> None:
-    script = Script(STATUS)
     with pytest.raises(TimedOut) as raised:
-        drive(script.core().ready(10), script)
+        asyncio.run(Script(LOADING).client().ready(10))
     assert str(raised.value) == "http://fake was not ready within 10 s; at last: it says 'loading'"
 
 
 def test_a_call_gets_no_more_time_than_is_left() -> None:
-    script = Script(Reply(503, encode({"error": "e", "kind": "not_ready", "request_id": "r"}), {"retry-after": "20"}))
+    script = Script(refusal(503, "not_ready", **{"retry-after": "20"}))
     with pytest.raises(Unavailable):
-        drive(script.core(Retry(total_s=50, tries=9)).predict("a", Options()), script)
-    assert [send.timeout_s for send in script.sent] == [50, 24]
+        asyncio.run(script.client(Retry(total_s=50, tries=9)).predict("a"))
+    assert [timeout_s for _, timeout_s in script.sent] == [50, 24]
 
 
 def test_timeout_ms_is_the_services_and_some_seconds_are_added() -> None:
-    script = Script(Reply(429, encode({"error": "e", "kind": "overloaded", "request_id": "r"})))
+    script = Script(refusal(429, "overloaded"))
     with pytest.raises(Overloaded):
-        drive(script.core(Retry(tries=1)).predict("a", Options(timeout_ms=2000)), script)
-    assert script.sent[0].timeout_s == 7
+        asyncio.run(script.client(Retry(tries=1)).predict("a", timeout_ms=2000))
+    assert script.sent[0][1] == 7
+
+
+def many(script: Any, texts: Sequence[str], retry: Retry | None = None) -> list[Any]:
+    async def run() -> list[Any]:
+        return [one async for one in script.client(retry).predict_many(texts)]
+
+    return asyncio.run(run())
 
 
 def test_a_slow_request_is_halved_until_the_culprit_is_alone() -> None:
-    late = Reply(504, encode({"error": "late", "kind": "deadline_exceeded", "request_id": "r"}))
+    class Slow(Script):
+        limits = Limits()
 
-    def service(step: Send | Wait) -> Reply | None:
-        assert isinstance(step, Send)
-        texts = json.loads(step.call.body)["texts"]
-        return late if "slow" in texts else Reply(200, encode({"results": [result(text) for text in texts]}))
+        async def send(self, call: Call, timeout_s: float) -> Reply:
+            assert call.content is not None
+            texts = call.content["texts"]
+            late = refusal(504, "deadline_exceeded")
+            return late if "slow" in texts else Reply(200, encode({"results": [result(text) for text in texts]}))
 
-    core = Script(READY).core()
-    found = drive(core.batch(["a", "b", "slow", "c", "d"], Options()), service)
+    found = many(Slow(), ["a", "b", "slow", "c", "d"])
     assert [outcome.ok for outcome in found] == [True, True, False, True, True]
     assert isinstance(found[2], TextError) and found[2].kind == "deadline_exceeded"
+
+
+def test_texts_that_are_sent_again_share_the_time_of_their_request() -> None:
+    stopping = {"error": "stopping", "kind": "draining", "request_id": "r"}
+    script = Script(Reply(200, encode({"results": [stopping]})))
+    script.limits = Limits()
+    with pytest.raises(Unavailable):
+        many(script, ["a"], Retry(total_s=10, tries=1000))
+    assert script.now_s <= 10 and all(sent + timeout_s <= 10 for sent, (_, timeout_s) in enumerate(script.sent))
