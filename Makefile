@@ -24,6 +24,8 @@ size_dev   := 403 MB
 python    := .venv/bin/python
 # --no-compile: Python then writes byte code only for the modules that a run imports, not for all of torch (28 s less on two cores).
 pip       := $(python) -m pip --disable-pip-version-check install --no-compile
+# All tests: a process for each CPU, and each file in one of them. Given ARGS: one process, which starts at once.
+parallel  := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # If this were set, every start would compile these modules again (12 s on two cores).
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -39,10 +41,10 @@ app: .venv/.page  ## run the page on port 8501 for the service at CLASSIFIER_URL
 	@exec $(python) -m streamlit run client/page/app.py
 
 test: .venv/.dev  ## run the tests: ARGS="-k batcher"
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest $(or $(ARGS),$(parallel))
 
 test-slow: .venv/.dev  ## run the slow tests (minutes)
-	@$(python) -m pytest -m slow $(ARGS)
+	@$(python) -m pytest -m slow $(or $(ARGS),$(parallel))
 
 check: .venv/.dev  ## check style, format and types, and that generated files are up to date
 	@$(python) -m ruff check .

@@ -32,6 +32,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+PACKAGES = {"chromium": "chromium", "curl": "curl", "promtool": "prometheus"}
+"""Debian packages of the programs that a test may need."""
+
+LONG = ("integration", "training")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, so that parallel workers end at about the same time."""
+    items.sort(key=lambda item: not any(part in LONG for part in item.path.parts))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose program is missing; one place, so that the summary has one line for each program."""
+    for mark in item.iter_markers("needs"):
+        [program] = mark.args
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}: apt-get install {PACKAGES[program]}")
+
+
 @pytest.fixture(autouse=True)
 def no_settings_left() -> Iterator[None]:
     """Fail if a test leaves a variable of the project set."""

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,12 +50,7 @@ def test_every_alert_says_what_to_do() -> None:
         assert rule["labels"]["severity"] in ("page", "ticket")
 
 
-promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed; Debian's package prometheus has it"
-)
-
-
-@promtool
+@pytest.mark.needs("promtool")
 @pytest.mark.parametrize("command", [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts_test.yaml"]])
 def test_promtool_accepts_the_rules(command: list[str]) -> None:
     done = subprocess.run(
@@ -71,7 +65,7 @@ def test_every_alert_is_tested() -> None:
     assert fired == {rule["alert"] for rule in rules()}
 
 
-@promtool
+@pytest.mark.needs("promtool")
 @pytest.mark.parametrize("expression", expressions())
 def test_promtool_parses_every_expression(expression: str, tmp_path: Path) -> None:
     """A panel's expression as a recording rule; Grafana's variables stand for a duration."""

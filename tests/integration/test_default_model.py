@@ -1,7 +1,6 @@
 """The model that the service uses when it is told nothing, and the README that shows it."""
 
 import re
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,7 +79,7 @@ CURL = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.needs("curl")
 @pytest.mark.parametrize(("command", "expected"), CURL, ids=[command.split("\n")[0][:60] for command, _ in CURL])
 def test_curl_lines_of_the_documents_work(default_service: ServiceProcess, command: str, expected: str) -> None:
     local = command.replace("localhost:8080", f"127.0.0.1:{default_service.port}").replace(

@@ -54,7 +54,6 @@ class ServiceProcess:
         self._changed = threading.Condition()
         module = ["benchmarks.faulty_service", "--hold", str(hold)] if hold else ["service"]
         environment = os.environ | FAST_START | {"SERVICE_PORT": str(self.port), "SERVICE_MODEL_DIR": str(model_dir)}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles what it imports
         errors = log.open("wb") if log else subprocess.PIPE
         self.process = subprocess.Popen(
             [sys.executable, "-m", *module], cwd=ROOT, env=environment | settings, stderr=errors

@@ -11,7 +11,7 @@ import pytest
 import gpt2_classifier
 from client.cli.main import _parser as client_parser
 from gpt2_classifier import VERBS, main
-from tests.conftest import ROOT
+from tests.support import ROOT
 from training.__main__ import _parser as training_parser
 
 

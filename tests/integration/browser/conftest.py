@@ -26,7 +26,6 @@ FLAGS = [
     "--no-first-run",
     "--disable-dev-shm-usage",
 ]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 START_S = 60
 
 expect.set_options(timeout=60_000)
@@ -34,18 +33,16 @@ expect.set_options(timeout=60_000)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Of one module: while Playwright is open, its event loop runs in this thread, and no other may."""
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
+    """A browser for one module: while Playwright is open, no other event loop may run in this thread."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         yield browser
         browser.close()
 
 
 @contextmanager
 def page_process(service_url: str, directory: Path, **settings: str) -> Iterator[str]:
-    """`make app` on a free port; its address."""
+    """Run the page as `make app` does, on a free port; yield its address."""
     port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", "client/page/app.py", "--server.address", "127.0.0.1"]
     environment = {**os.environ, "CLASSIFIER_URL": service_url, "HOME": str(directory), "no_proxy": "*", **settings}
@@ -77,7 +74,7 @@ def address(default_service: ServiceProcess, tmp_path_factory: pytest.TempPathFa
 
 @contextmanager
 def visit(browser: Browser, url: str, width: int = 1200, height: int = 900, scheme: str = "light") -> Iterator[Page]:
-    """A new visitor."""
+    """Open the page as a new visitor."""
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if scheme == "dark" else "light",

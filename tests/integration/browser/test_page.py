@@ -12,6 +12,8 @@ from tests.integration.browser.conftest import page_process, visit
 from tests.support.texts import news_rows
 from tests.unit.client.page.test_markup import luminance
 
+pytestmark = pytest.mark.needs("chromium")
+
 
 def classify(page: Page, text: str) -> None:
     page.get_by_label("The text").fill(text)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -20,7 +19,7 @@ def run(command: list[str], **variables: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.needs("curl")
 @pytest.mark.parametrize("key", ["", KEY])
 def test_curl(key: str) -> None:
     with live_service(api_keys=key) as service:
@@ -36,7 +35,7 @@ def test_curl(key: str) -> None:
     assert json.loads(answers[9])["model"]["name"] == "fake" and len(answers) == 10
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.needs("curl")
 def test_curl_says_what_went_wrong() -> None:
     with live_service(api_keys=KEY) as service:
         ran = run(["sh", "examples/curl.sh"], URL=service.url)

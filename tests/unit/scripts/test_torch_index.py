@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
