@@ -123,12 +123,8 @@ def test_image_without_training_says_which_one_has_it(tmp_path: Path) -> None:
     assert ran.returncode == 2 and "--target train" in ran.stderr
 
 
-@pytest.mark.skipif(
-    not (ROOT / "training" / "sagemaker" / "container.py").is_file(),
-    reason="training/sagemaker/job/container.py is not part of this checkout yet",
-)
 def test_train_runs_the_container_module(tmp_path: Path) -> None:
-    """An empty /opt/ml: the module's own words about the missing channel, and its exit code."""
+    """With an empty /opt/ml, the module reports the missing channel and exits with its own code."""
     program = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(PATH.parent)!r}]; import entrypoint;"
         f"entrypoint.APP = {str(ROOT)!r}; sys.exit(entrypoint.main(['train']))"
