@@ -1,6 +1,6 @@
-"""All benchmarks one after the other, then results.md and results.png beside this file.
+"""Runs all benchmarks one after the other, then writes results.md and results.png.
 
-    python -m benchmarks                                  (make bench; make bench ARGS="--quick")
+    python -m benchmarks                                  (make bench; make bench ARGS=--quick)
     python -m benchmarks --only engine,service
     python -m benchmarks --report-only                    from the figures of earlier runs
 
@@ -10,37 +10,65 @@ Each part runs in a process of its own. A part that fails does not stop the othe
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.errors import BenchmarkError
-from benchmarks.machine import command
-from benchmarks.options import figures_directory, parser, run, say
+from benchmarks import results
 from benchmarks.processes import ROOT, stop
+from benchmarks.tools.command_line import WORK, figures_directory, parser, run, say
+from benchmarks.tools.environments import DOWNLOAD_MB, is_made
+from benchmarks.tools.errors import BenchmarkError
+from benchmarks.tools.machine import command
 
-PARTS: dict[str, tuple[str, ...]] = {
-    "engine": ("engine",),
-    "engine128": ("engine", "--tokens", "128"),
-    "service": ("service",),
-    "low_load": ("low_load",),
-    "start": ("start",),
-    "overload": ("overload",),
+
+@dataclass(frozen=True)
+class Part:
+    """One program of this package."""
+
+    arguments: tuple[str, ...]
+    """Its module and own options."""
+    minutes: int
+    """Time of a full run on two cores."""
+    quick_minutes: int
+    environments: tuple[str, ...] = ()
+    """Those that it installs."""
+
+
+RUNTIMES, SERVERS = ("onnxruntime", "openvino"), ("litserve", "bentoml")
+PARTS = {
+    "engine": Part(("engine",), 45, 5, RUNTIMES),
+    "engine128": Part(("engine", "--tokens", "128"), 15, 4, RUNTIMES),
+    "service": Part(("service",), 60, 4, SERVERS),
+    "low_load": Part(("low_load",), 2, 1),
+    "start": Part(("start",), 25, 4, SERVERS),
+    "overload": Part(("overload",), 4, 1),
 }
 
 
+def plan(names: list[str], options: Namespace) -> str:
+    """Return what a run will do: how long it takes, what it installs and where its files go."""
+    times = {name: PARTS[name].quick_minutes if options.quick else PARTS[name].minutes for name in names}
+    total, work = sum(times.values()), options.work or WORK
+    duration = f"{total} minutes" if total < 90 else f"{total / 60:.1f} hours"
+    lines = [f"This takes about {duration} on two cores: {', '.join(f'{name} {n} min' for name, n in times.items())}."]
+    wanted = dict.fromkeys(each for name in names for each in PARTS[name].environments)
+    missing = ", ".join(f"{each} ({DOWNLOAD_MB[each]} MB)" for each in wanted if not is_made(work, each))
+    if missing:
+        lines.append(f"It first downloads and installs, once, in {work / 'venvs'}: {missing}.")
+        lines.append("What cannot be installed is left out, and the results say so.")
+    return "\n".join(lines)
+
+
 def flags_of(options: Namespace) -> list[str]:
-    """What is passed on to each part; a flag left at its default is the part's own to choose."""
-    flags = []
-    for name in ("artifact", "work", "data", "tokenizer", "rounds", "seed"):
-        value = getattr(options, name)
-        if value is not None:
-            flags += [f"--{name}", str(value)]
+    """Return the options that are passed on to each part; one that was not given keeps the part's own default."""
+    values = {name: getattr(options, name) for name in ("artifact", "work", "data", "rounds", "seed")}
+    flags = [str(word) for name, value in values.items() if value is not None for word in (f"--{name}", value)]
     return [*flags, *(["--quick"] if options.quick else [])]
 
 
 def measure(name: str, options: Namespace) -> bool:
-    """Run one part; True if it went well."""
-    module, *own = PARTS[name]
+    """Run one part and return whether it succeeded."""
+    module, *own = PARTS[name].arguments
     say(f"== {name}")
     process = subprocess.Popen([sys.executable, "-m", f"benchmarks.{module}", *own, *flags_of(options)], cwd=ROOT)
     try:
@@ -50,24 +78,27 @@ def measure(name: str, options: Namespace) -> bool:
 
 
 def main() -> None:
+    """Run the parts that are asked for."""
     arguments = parser(__doc__)
-    # None: not given
-    arguments.set_defaults(artifact=None, work=None, data=None, tokenizer=None, rounds=None, seed=None)
+    arguments.set_defaults(artifact=None, work=None, rounds=None, seed=None)  # each part has its own default
     arguments.add_argument("--only", default=",".join(PARTS), help=f"parts, with commas between: {', '.join(PARTS)}")
     arguments.add_argument("--report-only", action="store_true", help="measure nothing, write the results again")
     arguments.add_argument(
-        "--output", type=Path, help="default: benchmarks/results.md; .bench/quick/results.md if quick"
+        "--output", type=Path, help="default: results.md in benchmarks/, or in .bench/quick if quick"
     )
     options = arguments.parse_args()
     names = options.only.split(",")
     unknown = [name for name in names if name not in PARTS]
     if unknown:
-        raise BenchmarkError(f"--only: no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    failed = [] if options.report_only else [name for name in names if not measure(name, options)]
-    options.work = options.work or ROOT / ".bench"
+        raise BenchmarkError(f"--only names no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+    failed = []
+    if not options.report_only:
+        say(plan(names, options))
+        failed = [name for name in names if not measure(name, options)]
+    options.work = options.work or WORK
     figures = figures_directory(options)
-    output = options.output or (figures / "results.md" if options.quick else ROOT / "benchmarks" / "results.md")
-    report.write(figures, output, command())
+    output = options.output or (figures if options.quick else ROOT / "benchmarks") / "results.md"
+    results.write(figures, output, command())
     print(output)
     if failed:
         say(f"failed: {', '.join(failed)}")

@@ -1,9 +1,9 @@
-"""How far logits move with padding, neighbours and precision: the largest differences over random texts.
+"""How far logits move with padding, neighbours and precision: the largest differences over many texts.
 
     python -m benchmarks.equality --artifact models/default --texts 1000
 
-Random ids rather than words: every token of the vocabulary, the padding's id among them, at any place. With
-`--data FILE`, its texts (columns `text` and maybe `title`), cut to what the model reads at once.
+The texts are random ids, so that every token of the vocabulary, also the padding's, stands at any place. With
+`--data FILE` they are the texts of a labelled file, cut to what the model reads at once.
 """
 
 import argparse
@@ -25,7 +25,7 @@ Ids = Sequence[Sequence[int]]
 
 
 def sequences_of(artifact: Artifact, texts: int, data: str | None, seed: int) -> Ids:
-    """Ids of texts, of a file or at random."""
+    """Return token ids of texts, from a file or at random."""
     rng = np.random.default_rng(seed)
     if data is None:
         lengths = rng.integers(1, artifact.manifest.max_tokens + 1, texts)
@@ -38,13 +38,16 @@ def sequences_of(artifact: Artifact, texts: int, data: str | None, seed: int) ->
 
 
 def in_batches(forward: Callable[[Ids], torch.Tensor], sequences: Ids, size: int) -> torch.Tensor:
+    """Return logits (N, C) of a forward that gets `size` texts at a time."""
     return torch.cat([forward(sequences[i : i + size]) for i in range(0, len(sequences), size)])
 
 
 def differences(artifact: Artifact, sequences: Ids, batch_size: int) -> dict[str, dict[str, float]]:
-    """For each way to compute them: largest absolute difference of logits from each text alone in the float32
-    reference, labels that are others, and those among them that rounding does not explain: the best two
-    of the reference were further apart than twice what the precision may be off."""
+    """Return for each way to compute the logits how they differ from those of each text alone in the float32 reference.
+
+    The figures are the largest absolute difference, the number of texts with another label, and the number of those
+    that rounding does not explain: the reference's best two labels are further apart than twice the tolerance.
+    """
     model = artifact.model()
     pad_id: int = model.config.pad_token_id
 
@@ -75,10 +78,11 @@ def differences(artifact: Artifact, sequences: Ids, batch_size: int) -> dict[str
 
 
 def main() -> None:
+    """Print the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--artifact", type=Path, default=Path("models/default"))
     parser.add_argument("--texts", type=int, default=1000)
-    parser.add_argument("--data", help="a labelled file")
+    parser.add_argument("--data", help="a labelled file; default: random ids")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args()

@@ -1,13 +1,13 @@
-"""What the service adds to the model's own time where nothing else is asked: one text after the other.
+"""What the service adds to the model's own time for a single text, when nothing else is asked.
 
     python -m benchmarks.low_load
 
-On models/default as it is served. Each text is asked over HTTP and given to the bare engine in another process, which
-nobody else uses meanwhile, one first and the other first in turn. Two measures of what is added, since a forward alone
-varies by more than what is looked for:
+It measures models/default as it is served. Each text is sent over HTTP and given to the service's engine in another
+process, which is idle otherwise; the two take turns at being first. A forward alone varies by more than the added time,
+so there are two measures:
 
-- "beside the bare engine": the caller's time less the bare engine's for the same text;
-- "around the model": the caller's time less what the answer says the model took (`timing.model_ms`).
+- "added, beside the engine": the caller's time minus the engine's time for the same text;
+- "added, around the model": the caller's time minus the time of the model according to the answer (`timing.model_ms`).
 """
 
 import asyncio
@@ -16,33 +16,31 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from benchmarks.artifacts import articles
-from benchmarks.figures import percentile
-from benchmarks.load import Pool
-from benchmarks.machine import command, describe
-from benchmarks.options import parser, run, save, say
-from benchmarks.processes import ROOT
-from benchmarks.servers import ours, up
-from benchmarks.service import HOST, WARM_UP, bare_engine
-from benchmarks.tables import table
+from benchmarks.servers.start import ours, started
+from benchmarks.service import WARM_UP, service_engine
+from benchmarks.tools.command_line import DEFAULT_ARTIFACT, parser, run, save, say
+from benchmarks.tools.inputs import articles
+from benchmarks.tools.load import Pool
+from benchmarks.tools.machine import command, describe
+from benchmarks.tools.markdown import Cell, table
+from benchmarks.tools.statistics import percentile
 
 MEASURES = {
     "http_ms": "caller",
-    "engine_ms": "bare engine",
-    "beside_ms": "added, beside the bare engine",
+    "engine_ms": "engine",
+    "beside_ms": "added, beside the engine",
     "around_ms": "added, around the model",
 }
-
 QUANTILES = (25, 50, 75, 95)
 
 
 def measure(options: Namespace) -> dict[str, Any]:
-    """Raw figures: for each measure a list in ms, one of each text and round."""
-    artifact = ROOT / "models" / "default"
-    texts = articles(options.data, options.articles, options.seed + 1)
-    server = ours(artifact)
+    """Return raw figures: for each measure a list of milliseconds, one for each text and round."""
+    texts = articles(options, options.articles, options.seed + 1)
+    server = ours(DEFAULT_ARTIFACT)
     times: dict[str, list[float]] = {name: [] for name in MEASURES}
-    with up(server, options.work) as running, bare_engine(artifact, texts, options) as bare:
+    with started(server, options.work) as running, service_engine(DEFAULT_ARTIFACT, texts, options) as engine:
+        pool = Pool(running.port)
 
         async def ask(text: str) -> tuple[float, float]:
             sent = time.perf_counter()
@@ -57,38 +55,33 @@ def measure(options: Namespace) -> dict[str, Any]:
                 for place, text in enumerate(texts):
                     engine_first = (turn + place) % 2
                     if engine_first:
-                        engine_ms = 1000 * bare.run(place)["seconds"]
+                        engine_ms = 1000 * engine.run(place)["seconds"]
                     http_ms, model_ms = await ask(text)
                     if not engine_first:
-                        engine_ms = 1000 * bare.run(place)["seconds"]
+                        engine_ms = 1000 * engine.run(place)["seconds"]
                     row = http_ms, engine_ms, http_ms - engine_ms, http_ms - model_ms
                     for name, taken in zip(MEASURES, row, strict=True):
                         times[name].append(taken)
-            await pool.close()
+            pool.close()
 
-        pool = Pool(HOST, running.port)
         asyncio.run(ask_all())
     return {"machine": describe(), "command": command(), "texts": len(texts), "rounds": options.rounds, "times": times}
 
 
 def report(figures: dict[str, Any]) -> str:
-    """Markdown."""
-    rows: list[list[str | float | None]] = [
+    """Return the results as Markdown."""
+    rows: list[list[Cell]] = [
         [title, *(f"{percentile(figures['times'][name], q):.2f}" for q in QUANTILES)]
         for name, title in MEASURES.items()
     ]
-    return "\n".join(
-        [
-            f"`models/default`, {figures['texts']} articles, {figures['rounds']} rounds.",
-            "",
-            table(["ms", *(f"p{q}" for q in QUANTILES)], rows),
-        ]
-    )
+    head = f"`models/default`, {figures['texts']} articles, {figures['rounds']} rounds."
+    return f"{head}\n\n{table(['ms', *(f'p{q}' for q in QUANTILES)], rows)}"
 
 
 def main() -> None:
+    """Run the benchmark."""
     arguments = parser(__doc__, rounds=3)
-    arguments.add_argument("--articles", type=int, default=60, help="asked one by one")
+    arguments.add_argument("--articles", type=int, default=60, help="sent one by one")
     options = arguments.parse_args()
     if options.quick:
         options.rounds, options.articles = 1, 10

@@ -1,10 +1,10 @@
-"""One recipe over several seeds, each with a split of its own, beside TF-IDF on the same rows.
+"""One recipe trained with several seeds, each on a split of its own, beside TF-IDF on the same rows.
 
     python -m benchmarks.seeds --data bbc.csv --base-model BASE --output work/seeds --other masakha.csv ag.csv
 
 Each seed trains one artifact, OUTPUT/SEED, and is measured on its own test split and on every other file (rows without
-a label are left out). A seed whose figures are there already is not run again, so that a stopped run can go on; another
-recipe wants another OUTPUT.
+a label are left out). A seed whose figures exist already is not run again, so an interrupted run can be continued;
+another recipe needs another OUTPUT.
 """
 
 import argparse
@@ -26,7 +26,7 @@ BASELINE = "TF-IDF"
 
 
 def figures(config: TrainConfig, others: list[Path]) -> dict[str, Any]:
-    """Every data set's accuracy and macro-F1, of the artifact at `config.output` and of the baseline."""
+    """Return accuracy and macro-F1 on every data set, of the artifact at `config.output` and of the baseline."""
     manifest = json.loads((Path(config.output) / "manifest.json").read_text(encoding="utf-8"))
     measured = manifest["metrics"]
     splits, _ = load_splits(
@@ -49,7 +49,7 @@ def figures(config: TrainConfig, others: list[Path]) -> dict[str, Any]:
 
 
 def table(runs: list[dict[str, Any]]) -> list[str]:
-    """Mean and range over the runs, Markdown."""
+    """Return mean and range over the runs as lines of Markdown."""
     lines = ["| | accuracy | macro-F1 |", "| --- | --- | --- |"]
     for name in runs[0]["sets"]:
         for who in ("model", BASELINE):
@@ -72,6 +72,7 @@ def _scores(measured: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
+    """Train and measure the seeds; print the table after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("training/configs/default.toml"))
     parser.add_argument("--data", type=Path, required=True)

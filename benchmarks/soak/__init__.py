@@ -1,1 +1,1 @@
-"""Very many requests, right ones and wrong ones, against the real service: does it keep its promises all the way?"""
+"""Very many requests, correct and faulty ones, against the real service: does it keep its promises to the end?"""

@@ -1,28 +1,29 @@
-"""Whether an answer says what the same texts were answered alone."""
+"""Reads answers in every form of the service and compares them with what the same texts got alone."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "int8": 1e-4, "bfloat16": 5e-2}
-"""By precision: how far a probability may move with what else is in the batch. bfloat16 rounds by the size of sums."""
+"""For each precision how far a probability may move with the rest of the batch; bfloat16 rounds by the size of sums."""
 
 Scores = Mapping[str, float | None]
-"""Labels of an answer with their probabilities; None where the answer's form has none."""
+"""Labels of an answer with their probabilities; None where the form has no probabilities."""
 
-Outcome = Scores | str
-"""What an answer says of one text; a word is a kind of error."""
+Reading = Scores | str
+"""What an answer says about one text: its scores, or the kind of its error."""
 
-Read = Callable[[bytes], Sequence[Outcome]]
-"""An answer's body to one outcome a text. Raises what parsing raises."""
+Read = Callable[[bytes], Sequence[Reading]]
+"""Reads the body of an answer; raises what parsing raises."""
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownText:
     """A text and what it was answered alone."""
 
     text: str
@@ -30,58 +31,55 @@ class Known:
 
     @property
     def label(self) -> str:
+        """The most probable label."""
         return max(self.scores, key=self.scores.__getitem__)
 
     @property
     def margin(self) -> float:
-        """Between the two best probabilities."""
+        """The difference between the two highest probabilities."""
         best, second = sorted(self.scores.values(), reverse=True)[:2]
         return best - second
 
 
-Expected = Known | str
-"""The text's answer, or the kind of error that it deserves."""
+Expected = KnownText | str
+"""A text that must be answered as it was alone, or the kind of error that must stand in its place."""
 
 
 def problem(body: bytes, read: Read, expected: Sequence[Expected], tolerance: float) -> str | None:
-    """What is wrong with an answer, or None."""
+    """Return what is wrong with an answer, or None."""
     try:
-        outcomes = read(body)
+        readings = read(body)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as exc:
         return f"unreadable ({type(exc).__name__}: {exc}): {body[:120]!r}"
-    if len(outcomes) != len(expected):
-        return f"{len(outcomes)} results for {len(expected)} texts"
-    for place, (outcome, wanted) in enumerate(zip(outcomes, expected, strict=True)):
-        found = _difference(outcome, wanted, tolerance)
+    if len(readings) != len(expected):
+        return f"{len(readings)} results for {len(expected)} texts"
+    for place, (reading, wanted) in enumerate(zip(readings, expected, strict=True)):
+        found = _difference(reading, wanted, tolerance)
         if found:
             return f"text {place}: {found}"
     return None
 
 
-def _difference(outcome: Outcome, wanted: Expected, tolerance: float) -> str | None:
-    if isinstance(wanted, str) or isinstance(outcome, str):
-        return None if outcome == wanted else f"{_shown(outcome)} instead of {_shown(wanted)}"
-    if not outcome:
+def _difference(reading: Reading, wanted: Expected, tolerance: float) -> str | None:
+    if isinstance(wanted, str) or isinstance(reading, str):
+        return None if reading == wanted else f"{_shown(reading)} instead of {_shown(wanted)}"
+    if not reading:
         return "no label"
-    for label, score in outcome.items():
+    for label, score in reading.items():
         if label not in wanted.scores:
             return f"unknown label {label!r}"
         if score is not None and not abs(score - wanted.scores[label]) <= tolerance:  # also true for NaN
             return f"{label} has {score:.6f}, alone {wanted.scores[label]:.6f}"
-    label = max(outcome, key=lambda one: outcome[one] or 0.0)
+    label = max(reading, key=lambda one: reading[one] or 0.0)
     if label != wanted.label and wanted.margin > 2 * tolerance:
         return f"label {label}, alone {wanted.label}"
     return None
 
 
-def _shown(one: Outcome | Expected) -> str:
-    if isinstance(one, Known):
+def _shown(one: Reading | Expected) -> str:
+    if isinstance(one, KnownText):
         return f"an answer ({one.label})"
     return f"the error {one}" if isinstance(one, str) else f"an answer ({', '.join(one)})"
-
-
-def _listed(scores: Sequence[Mapping[str, Any]]) -> Outcome:
-    return {one["label"]: _finite(one["score"]) for one in scores}
 
 
 def _finite(value: Any) -> float:
@@ -91,100 +89,78 @@ def _finite(value: Any) -> float:
     return number
 
 
-def _error_or(read: Callable[[Any], Outcome]) -> Callable[[Any], Outcome]:
-    """An error object in a text's place is an outcome, too."""
-    return lambda value: str(value["kind"]) if isinstance(value, dict) and "kind" in value else read(value)
+def _objects(value: Iterable[Mapping[str, Any]]) -> Scores:
+    return {one["label"]: _finite(one["score"]) for one in value}
 
 
-_result = _error_or(lambda value: _listed(value["scores"]))
-_map = _error_or(lambda value: {label: _finite(score) for label, score in value.items()})
-_scored = _error_or(lambda value: _listed([value]))
-_scores = _error_or(_listed)
+def _one_object(value: Mapping[str, Any]) -> Scores:
+    return _objects([value])
 
 
-def error(body: bytes) -> Sequence[Outcome]:
-    """The service's one shape of an error."""
+def _result(value: Mapping[str, Any]) -> Scores:
+    return _objects(value["scores"])
+
+
+def _map(value: Mapping[str, Any]) -> Scores:
+    return {label: _finite(score) for label, score in value.items()}
+
+
+def _reading(one: Callable[[Any], Scores], value: Any) -> Reading:
+    """Read one text's answer, which may be an error object."""
+    return str(value["kind"]) if isinstance(value, dict) and "kind" in value else one(value)
+
+
+def _json(one: Callable[[Any], Scores], find: Callable[[Any], Iterable[Any]] = lambda value: [value]) -> Read:
+    return lambda body: [_reading(one, value) for value in find(json.loads(body))]
+
+
+def _json_lines(one: Callable[[Any], Scores]) -> Read:
+    return lambda body: [_reading(one, json.loads(line)) for line in body.splitlines()]
+
+
+predict = _json(_result)
+batch = _json(_result, itemgetter("results"))
+result_lines = _json_lines(_result)
+label_map, label_maps, label_map_lines = _json(_map), _json(_map, iter), _json_lines(_map)
+pipeline_one, pipeline_many, pipeline_best = _json(_objects), _json(_objects, iter), _json(_one_object, iter)
+"""Hugging Face's forms: all scores of one text, all scores of many, the best label of each of many."""
+
+predictions = _json(_one_object, itemgetter("predictions"))
+"""TensorFlow Serving's form."""
+
+
+def error(body: bytes) -> Sequence[Reading]:
+    """Read an error answer of the service."""
     value = json.loads(body)
     if not {"error", "kind", "request_id"} <= set(value):
         raise ValueError("an error without error, kind or request_id")
     return [str(value["kind"])]
 
 
-def predict(body: bytes) -> Sequence[Outcome]:
-    return [_result(json.loads(body))]
+def rows(body: bytes) -> Sequence[Reading]:
+    """Read CSV: label, score, error."""
+    return [kind or {label: _finite(score)} for label, score, kind in csv.reader(io.StringIO(body.decode()))]
 
 
-def batch(body: bytes) -> Sequence[Outcome]:
-    return [_result(one) for one in json.loads(body)["results"]]
-
-
-def result_lines(body: bytes) -> Sequence[Outcome]:
-    """ndjson from /batch."""
-    return [_result(json.loads(line)) for line in body.splitlines()]
-
-
-def label_map(body: bytes) -> Sequence[Outcome]:
-    """/invocations with {"text"}."""
-    return [_map(json.loads(body))]
-
-
-def label_map_list(body: bytes) -> Sequence[Outcome]:
-    return [_map(one) for one in json.loads(body)]
-
-
-def label_map_lines(body: bytes) -> Sequence[Outcome]:
-    return [_map(json.loads(line)) for line in body.splitlines()]
-
-
-def pipeline_one(body: bytes) -> Sequence[Outcome]:
-    """Hugging Face's form for one text: its list of scores."""
-    return [_scores(json.loads(body))]
-
-
-def pipeline_many(body: bytes) -> Sequence[Outcome]:
-    return [_scores(one) for one in json.loads(body)]
-
-
-def pipeline_best(body: bytes) -> Sequence[Outcome]:
-    """The form without top_k: one object a text."""
-    return [_scored(one) for one in json.loads(body)]
-
-
-def predictions(body: bytes) -> Sequence[Outcome]:
-    """TensorFlow Serving's form."""
-    return [_scored(one) for one in json.loads(body)["predictions"]]
-
-
-def rows(body: bytes) -> Sequence[Outcome]:
-    """CSV: label, score, error."""
-    found: list[Outcome] = []
-    for label, score, kind in csv.reader(io.StringIO(body.decode())):
-        found.append(kind if kind else {label: _finite(score)})
-    return found
-
-
-def labels(body: bytes) -> Sequence[Outcome]:
-    """Plain text: a label a line."""
+def labels(body: bytes) -> Sequence[Reading]:
+    """Read plain text: a label on each line."""
     return [{line: None} for line in body.decode().split("\n")]
 
 
 def vllm(names: Sequence[str]) -> Read:
-    """/classify; `names` are the model's labels in their order."""
-    read = _error_or(lambda value: dict(zip(names, map(_finite, value["probs"]), strict=True)))
-    return lambda body: [read(one) for one in json.loads(body)["data"]]
+    """Return the reader of /classify for the model's labels in their order."""
+    return _json(lambda value: dict(zip(names, map(_finite, value["probs"]), strict=True)), itemgetter("data"))
 
 
 def tensors(names: Sequence[str]) -> Read:
-    """/v2/models/.../infer."""
+    """Return the reader of /v2/models/NAME/infer for the model's labels in their order."""
 
-    def read(body: bytes) -> Sequence[Outcome]:
+    def read(body: bytes) -> Sequence[Reading]:
         outputs = {one["name"]: one["data"] for one in json.loads(body)["outputs"]}
-        probabilities, width = outputs["probabilities"], len(names)
-        if len(probabilities) != width * len(outputs["label"]):
-            raise ValueError(f"{len(probabilities)} probabilities for {len(outputs['label'])} texts")
-        return [
-            dict(zip(names, map(_finite, probabilities[width * i : width * (i + 1)]), strict=True))
-            for i in range(len(outputs["label"]))
-        ]
+        values, width, texts = outputs["probabilities"], len(names), len(outputs["label"])
+        if len(values) != width * texts:
+            raise ValueError(f"{len(values)} probabilities for {texts} texts")
+        parts = (values[width * i : width * (i + 1)] for i in range(texts))
+        return [dict(zip(names, map(_finite, part), strict=True)) for part in parts]
 
     return read

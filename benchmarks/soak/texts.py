@@ -1,8 +1,7 @@
-"""Short texts, most of 5 to 15 tokens, made from a seed: the soak is about requests, not about the model's speed."""
+"""Short texts, most of 5 to 15 tokens, made from a seed: the soak tests requests, not the model's speed."""
 
 import random
 import re
-from collections.abc import Sequence
 
 WORDS = re.findall(
     r"\w+",
@@ -13,37 +12,24 @@ WORDS = re.findall(
     and said that for many few will has was in of to by from year week two million record against over under""",
 )
 ODDITIES = ("café", "naïve", "€5m", "東京", "😀", "Zürich", "O'Neill", '"quoted"', "comma, semicolon;", "<b>", "\t")
-"""Of several bytes, or with a meaning in CSV, HTML or JSON."""
+"""Words of several bytes, or with a meaning in CSV, HTML or JSON."""
 
-WORDS_USUAL = (3, 11)
-WORDS_LONGER = 60
-WORDS_LONGEST = 400
-"""More than the default model reads at once: several windows."""
+USUAL_WORDS = (3, 11)
+LONGER = {1000: 400, 100: 60}
+"""Every 1000th text has 400 words, which the default model reads in several windows; every 100th has 60."""
 
-LONGER_EACH = 100
-LONGEST_EACH = 1000
 ODD_EACH = 12
 
 
 def make_texts(count: int, seed: int) -> list[str]:
-    """`count` texts, no two alike: each ends with its number."""
+    """Return `count` different texts; each ends with its number."""
     rng = random.Random(seed)
     return [_text(rng, number) for number in range(1, count + 1)]
 
 
 def _text(rng: random.Random, number: int) -> str:
-    if number % LONGEST_EACH == 0:
-        length = WORDS_LONGEST
-    elif number % LONGER_EACH == 0:
-        length = WORDS_LONGER
-    else:
-        length = rng.randint(*WORDS_USUAL)
+    length = next((words for each, words in LONGER.items() if number % each == 0), None) or rng.randint(*USUAL_WORDS)
     words = rng.choices(WORDS, k=length)
     if number % ODD_EACH == 0:
         words.insert(rng.randrange(length), rng.choice(ODDITIES))
     return f"{' '.join(words)} {number}"
-
-
-def shortest(texts: Sequence[str], count: int) -> list[str]:
-    """The `count` texts of fewest characters."""
-    return sorted(texts, key=len)[:count]

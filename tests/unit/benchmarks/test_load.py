@@ -1,12 +1,14 @@
 """The load generator against a server of a few lines in the same process."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.load import FAILED, UNSENT, Load, Outcome, Pool, Request, closed_loop, open_loop
+from benchmarks.tools.http1 import Lost, get, post
+from benchmarks.tools.load import FAILED, UNSENT, Load, Outcome, Pool, closed_loop, metrics, open_loop
 
 HOST = "127.0.0.1"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -55,13 +57,13 @@ async def always_ok(_body: bytes) -> bytes:
     return OK
 
 
-REQUESTS = [Request("/predict", b"a"), Request("/predict", b"b"), Request("/predict", b"c")]
+REQUESTS = [post("/predict", b"a"), post("/predict", b"b"), post("/predict", b"c")]
 
 
 def test_closed_loop_asks_in_order_and_keeps_connections() -> None:
     async def scenario() -> tuple[Load, Server]:
         async with serving(always_ok) as server:
-            return await closed_loop(HOST, server.port, REQUESTS, clients=1, count=7), server
+            return await closed_loop(server.port, REQUESTS, clients=1, count=7), server
 
     load, server = asyncio.run(scenario())
     assert server.bodies == [b"a", b"b", b"c", b"a", b"b", b"c", b"a"]
@@ -88,7 +90,7 @@ def test_closed_loop_never_has_more_under_way_than_clients() -> None:
             return OK
 
         async with serving(together) as server:
-            await closed_loop(HOST, server.port, REQUESTS, clients=3, count=30)
+            await closed_loop(server.port, REQUESTS, clients=3, count=30)
             return server
 
     server = asyncio.run(scenario())
@@ -99,13 +101,13 @@ def test_closed_loop_never_has_more_under_way_than_clients() -> None:
 
 def test_closed_loop_without_an_end_is_refused() -> None:
     with pytest.raises(ValueError, match="needs an end"):
-        asyncio.run(closed_loop(HOST, 1, REQUESTS, clients=1))
+        asyncio.run(closed_loop(1, REQUESTS, clients=1))
 
 
 def test_open_loop_counts_latency_from_the_scheduled_time() -> None:
     async def scenario() -> Load:
         async with serving(always_ok) as server:
-            return await open_loop(HOST, server.port, REQUESTS, [-5.0, -3.0, 0.0])
+            return await open_loop(server.port, REQUESTS, [-5.0, -3.0, 0.0])
 
     outcomes = sorted(outcome.latency_s for outcome in asyncio.run(scenario()).outcomes)
     assert outcomes[0] < 3
@@ -124,7 +126,7 @@ def test_open_loop_does_not_wait_for_answers_and_counts_what_it_could_not_send()
             return OK
 
         async with serving(held) as server:
-            return await open_loop(HOST, server.port, REQUESTS, [0.0] * 6, max_in_flight=2)
+            return await open_loop(server.port, REQUESTS, [0.0] * 6, max_in_flight=2)
 
     statuses = [outcome.status for outcome in asyncio.run(scenario()).outcomes]
     assert statuses.count(200) + statuses.count(UNSENT) == 6
@@ -138,7 +140,7 @@ def test_cut_connection_is_a_failure_and_the_next_request_gets_another() -> None
             return None if body == b"a" else OK
 
         async with serving(cuts_once) as server:
-            return await open_loop(HOST, server.port, REQUESTS, [0.0, 0.0, 0.0], max_in_flight=3)
+            return await open_loop(server.port, REQUESTS, [0.0, 0.0, 0.0], max_in_flight=3)
 
     assert sorted(outcome.status for outcome in asyncio.run(scenario()).outcomes) == [FAILED, 200, 200]
 
@@ -147,7 +149,7 @@ def test_refused_connection_is_a_failure() -> None:
     async def scenario() -> Load:
         async with serving(always_ok) as server:
             port = server.port
-        return await open_loop(HOST, port, REQUESTS, [0.0])
+        return await open_loop(port, REQUESTS, [0.0])
 
     assert asyncio.run(scenario()).summary()["statuses"] == {"failed": 1}
 
@@ -158,16 +160,16 @@ def test_chunked_answer_is_read_whole_and_the_connection_stays() -> None:
             return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=1\r\nde\r\n0\r\n\r\n"
 
         async with serving(chunked) as server:
-            pool = Pool(HOST, server.port)
-            answers = [(await pool.ask(Request("/", b"x"))).body for _ in range(2)]
-            await pool.close()
+            pool = Pool(server.port)
+            answers = [(await pool.ask(post("/", b"x"))).body for _ in range(2)]
+            pool.close()
             return answers, server.connections
 
     assert asyncio.run(scenario()) == ([b"abcde", b"abcde"], 1)
 
 
 def test_get_has_no_body() -> None:
-    assert Request("/metrics").wire("h") == b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"
+    assert get("/metrics") == b"GET /metrics HTTP/1.1\r\nHost: benchmark\r\n\r\n"
 
 
 def test_refusals_without_retry_after_are_counted() -> None:
@@ -177,7 +179,7 @@ def test_refusals_without_retry_after_are_counted() -> None:
             return b"HTTP/1.1 429 Too Many Requests\r\n" + extra + b"Content-Length: 0\r\n\r\n"
 
         async with serving(busy) as server:
-            return await closed_loop(HOST, server.port, REQUESTS, clients=1, count=3)
+            return await closed_loop(server.port, REQUESTS, clients=1, count=3)
 
     load = asyncio.run(scenario())
     assert load.summary()["statuses"] == {"429": 3}
@@ -204,12 +206,26 @@ def test_a_kept_connection_that_the_server_closed_is_not_the_requests_failure() 
             return OK if body == b"a" or known else None  # b comes over the connection of a, then over a new one
 
         async with serving(once_a_connection) as server:
-            pool = Pool(HOST, server.port)
-            assert (await pool.ask(Request("/", b"a"))).status == 200
-            assert (await pool.ask(Request("/", b"b"))).status == 200
+            pool = Pool(server.port)
+            assert (await pool.ask(post("/", b"a"))).status == 200
+            assert (await pool.ask(post("/", b"b"))).status == 200
             assert (server.connections, server.bodies) == (2, [b"a", b"b", b"b"])
-            with pytest.raises(ConnectionResetError):
-                await Pool(HOST, server.port).ask(Request("/", b"c"))
-            await pool.close()
+            with pytest.raises(Lost):
+                await Pool(server.port).ask(post("/", b"c"))
+            pool.close()
 
     asyncio.run(scenario())
+
+
+def test_metrics_are_found_by_name_and_are_nan_otherwise() -> None:
+    page = b'# TYPE classifier_a counter\nclassifier_a_sum 1.5\nclassifier_a_bucket{le="1"} 3\n'
+
+    async def scenario() -> tuple[float, ...]:
+        async def answer(_body: bytes) -> bytes:
+            return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page)
+
+        async with serving(answer) as server:
+            return await metrics(server.port, "a_sum", "b_total")
+
+    found = asyncio.run(scenario())
+    assert found[0] == 1.5 and math.isnan(found[1])

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 
-from benchmarks.errors import Unavailable
-from benchmarks.processes import ROOT, descendants, free_port, last_line, peak_rss_mib, running, wait_for_status
-from benchmarks.workers.client import started
+from benchmarks.processes import ROOT, free_port, last_line, peak_rss_mib, running, wait_for_status
+from benchmarks.runtimes.process import started
+from benchmarks.tools.errors import Unavailable
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the benchmarks read /proc")
 
@@ -18,7 +19,7 @@ def test_process_and_its_children_are_ended_also_on_errors(tmp_path: Path) -> No
         with running(["sh", "-c", "sleep 60 & echo here; wait"], log=tmp_path / "log", pipes=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"here\n"
-            pids.extend([process.pid, *descendants(process.pid)])
+            pids.extend([process.pid, *(child.pid for child in psutil.Process(process.pid).children())])
             assert peak_rss_mib(process.pid) > 0
             raise RuntimeError("stop")
 
@@ -40,7 +41,7 @@ def test_server_that_ends_by_itself_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="No module named"), started("no_such_worker", [], log=tmp_path / "log"):
+    with pytest.raises(Unavailable, match="No module named"), started("no_such_runtime", {}, log=tmp_path / "log"):
         pass
 
 

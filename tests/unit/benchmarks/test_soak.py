@@ -11,22 +11,21 @@ from typing import Any
 
 import pytest
 
-from benchmarks.load import Response
-from benchmarks.soak import answers, report
+from benchmarks.soak import answers, tally
 from benchmarks.soak.__main__ import parse
-from benchmarks.soak.answers import Known, problem
-from benchmarks.soak.asks import Ask, Caller, Model, stream
-from benchmarks.soak.ledger import Ledger, Promise
-from benchmarks.soak.streaming import EMPTY_EACH, Call, answer_lines, expected_lines, pieces
+from benchmarks.soak.answers import KnownText, problem
+from benchmarks.soak.faulty_requests import FaultyRequestMaker
+from benchmarks.soak.requests import RequestMaker, ServedModel, SoakRequest, stream
+from benchmarks.soak.streaming import EMPTY_EACH, StreamCall, answer_lines, expected_lines, pieces
+from benchmarks.soak.tally import Promise, Tally
 from benchmarks.soak.texts import make_texts
-from benchmarks.soak.watch import Sample, growth
-from benchmarks.soak.wire import Connection, Lost, chunk, get
-from benchmarks.soak.wrongs import Troublemaker
+from benchmarks.soak.watched_service import Sample, growth
+from benchmarks.tools.http1 import Connection, Lost, Response, chunk, get
 
-SPORT = Known("the match", {"sport": 0.7, "tech": 0.2, "business": 0.1})
-CLOSE = Known("the bill", {"sport": 0.40003, "tech": 0.39997, "business": 0.2})
+SPORT = KnownText("the match", {"sport": 0.7, "tech": 0.2, "business": 0.1})
+CLOSE = KnownText("the bill", {"sport": 0.40003, "tech": 0.39997, "business": 0.2})
 LABELS = ("business", "sport", "tech")
-MODEL = Model("tiny", LABELS, 100_000)
+MODEL = ServedModel("tiny", LABELS, 100_000)
 TOLERANCE = 1e-4
 
 
@@ -34,7 +33,7 @@ def scored(scores: dict[str, float]) -> list[dict[str, Any]]:
     return [{"label": label, "score": score} for label, score in scores.items()]
 
 
-def judged(scores: dict[str, float], known: Known = SPORT) -> str | None:
+def judged(scores: dict[str, float], known: KnownText = SPORT) -> str | None:
     return problem(json.dumps({"scores": scored(scores)}).encode(), answers.predict, [known], TOLERANCE)
 
 
@@ -83,7 +82,7 @@ def test_error_in_its_place_is_right_and_another_kind_is_not() -> None:
     ("read", "body"),
     [
         (answers.label_map, SPORT.scores),
-        (answers.label_map_list, [SPORT.scores]),
+        (answers.label_maps, [SPORT.scores]),
         (answers.pipeline_one, scored(dict(SPORT.scores))),
         (answers.pipeline_many, [scored(dict(SPORT.scores))]),
         (answers.pipeline_best, scored({"sport": 0.7})),
@@ -108,24 +107,24 @@ def test_rows_lines_and_labels_are_read() -> None:
     assert problem(b"tech", answers.labels, [SPORT], TOLERANCE)
 
 
-ASK = Ask("predict", b"", {200: (answers.predict, [SPORT]), 504: (answers.error, ["deadline_exceeded"])})
+REQUEST = SoakRequest("predict", b"", {200: (answers.predict, [SPORT]), 504: (answers.error, ["deadline_exceeded"])})
 RIGHT = json.dumps({"scores": scored(dict(SPORT.scores))}).encode()
 
 
-def broken(ledger: Ledger) -> list[str]:
-    return [promise.found for promise in ledger.promises() if not promise.kept]
+def broken(counts: Tally) -> list[str]:
+    return [promise.found for promise in counts.promises() if not promise.kept]
 
 
-def test_ledger_keeps_quiet_about_what_is_right() -> None:
-    ledger = Ledger(TOLERANCE)
+def test_tally_keeps_quiet_about_what_is_right() -> None:
+    counts = Tally(TOLERANCE)
     late = json.dumps({"error": "too late", "kind": "deadline_exceeded", "request_id": "1"}).encode()
     for status, body in ((200, RIGHT), (504, late)):
-        ledger.send(ASK)
-        ledger.answer(ASK, Response(status, {}, body), 0.1)
-    ledger.send(ASK)
-    ledger.leave()
-    assert not broken(ledger) and not ledger.examples
-    assert ledger.summary()["statuses"] == {"200": 1, "504": 1}
+        counts.sent[REQUEST.kind] += 1
+        counts.answer(REQUEST, Response(status, {}, body), 0.1)
+    counts.sent[REQUEST.kind] += 1
+    counts.left += 1
+    assert not broken(counts) and not counts.examples
+    assert counts.summary()["statuses"] == {"200": 1, "504": 1}
 
 
 @pytest.mark.parametrize(
@@ -137,25 +136,25 @@ def test_ledger_keeps_quiet_about_what_is_right() -> None:
         (504, b"Gateway Timeout", "1 wrong answers"),  # not the service's shape of an error
     ],
 )
-def test_ledger_notices_what_is_wrong(status: int, body: bytes, found: str) -> None:
-    ledger = Ledger(TOLERANCE)
-    ledger.send(ASK)
-    ledger.answer(ASK, Response(status, {}, body), 0.1)
-    [only] = broken(ledger)
-    assert only.startswith(found) and len(ledger.examples) == 1
+def test_tally_notices_what_is_wrong(status: int, body: bytes, found: str) -> None:
+    counts = Tally(TOLERANCE)
+    counts.sent[REQUEST.kind] += 1
+    counts.answer(REQUEST, Response(status, {}, body), 0.1)
+    [only] = broken(counts)
+    assert only.startswith(found) and len(counts.examples) == 1
 
 
-def test_ledger_notices_a_lost_answer_and_a_request_without_an_outcome() -> None:
-    ledger = Ledger(TOLERANCE)
-    ledger.send(ASK)
-    assert broken(ledger) == ["0 outcomes of 1 requests"]
-    ledger.lose(ASK, "cut")
-    assert broken(ledger) == ["1 lost"]
+def test_tally_notices_a_lost_answer_and_a_request_without_an_outcome() -> None:
+    counts = Tally(TOLERANCE)
+    counts.sent[REQUEST.kind] += 1
+    assert broken(counts) == ["0 outcomes of 1 requests"]
+    counts.lose(REQUEST, "cut")
+    assert broken(counts) == ["1 lost"]
 
 
 def test_growth_compares_the_end_with_what_had_settled() -> None:
     def samples(*mib: int) -> list[Sample]:
-        return [Sample(done, 1024 * one, 10, 10, 0.0) for done, one in enumerate(mib)]
+        return [Sample(done, one, 10, 10, 0.0) for done, one in enumerate(mib)]
 
     assert growth(samples(10, 20, *[100] * 40), 2) == 0
     assert growth(samples(10, 20, *[100] * 20, *[110] * 20), 2) == pytest.approx(0.1)
@@ -169,10 +168,10 @@ def test_texts_are_all_different_and_the_same_for_a_seed() -> None:
 
 
 def test_stream_of_asks_has_every_kind_and_is_the_same_for_a_seed() -> None:
-    def asked(seed: int) -> list[Ask]:
+    def asked(seed: int) -> list[SoakRequest]:
         rng = random.Random(seed)
-        caller = Caller([SPORT, CLOSE], MODEL, rng)
-        return list(stream([*caller.kinds(), *Troublemaker(caller).kinds()], 3000, rng))
+        maker = RequestMaker([SPORT, CLOSE], MODEL, rng)
+        return list(stream([*maker.makers(), *FaultyRequestMaker(maker).makers()], 3000, rng))
 
     first = asked(3)
     assert [one.wire for one in first] == [one.wire for one in asked(3)]
@@ -221,7 +220,7 @@ def test_streamed_answers_are_judged_line_by_line() -> None:
     expected = list(itertools.islice(expected_lines([SPORT, CLOSE], 5), lines))
     assert expected.count("empty_text") == 2
     assert expected == list(itertools.islice(expected_lines([SPORT, CLOSE], 5), lines))
-    right, swapped = Call([SPORT, CLOSE], lines, 5, TOLERANCE, 0), Call([SPORT, CLOSE], lines, 5, TOLERANCE, 0)
+    right, swapped = StreamCall([SPORT, CLOSE], lines, 5, TOLERANCE), StreamCall([SPORT, CLOSE], lines, 5, TOLERANCE)
     answered = lines_of(expected)
     for line, wanted in zip(answered, expected, strict=True):
         right.judge(line, wanted)
@@ -249,11 +248,11 @@ def test_lines_are_sent_in_chunks() -> None:
 
 def test_summary_names_what_was_broken(tmp_path: Path) -> None:
     promises = [Promise("nothing is lost", False, "3 lost"), Promise("all is well", True, "yes")]
-    assert not report.write(tmp_path, "soak", {"sent": 3, "examples": ["lost: predict"]}, promises)
+    assert not tally.write(tmp_path, "soak", {"sent": 3, "examples": ["lost: predict"]}, promises)
     page = (tmp_path / "soak.md").read_text()
     assert "1 of 2 promises broken" in page and "| **NO** | nothing is lost | 3 lost |" in page
     assert json.loads((tmp_path / "soak.json").read_text())["kept"] is False
-    assert report.write(tmp_path, "soak", {}, promises[1:])
+    assert tally.write(tmp_path, "soak", {}, promises[1:])
 
 
 def test_quick_only_changes_what_is_not_given() -> None:

@@ -1,1 +1,0 @@
-"""Other ways to serve the same model, each as good as its documentation makes it."""

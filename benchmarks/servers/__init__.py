@@ -1,0 +1,1 @@
+"""HTTP servers that are compared: the same model served in other ways, each as its documentation recommends."""

@@ -1,1 +1,0 @@
-"""One runtime a process, each in the environment that it needs; `protocol` says how they talk."""
