@@ -38,7 +38,7 @@ def test_health_checks_are_those_of_the_images(services: dict[str, Any]) -> None
 
 
 def test_stop_leaves_time_to_drain(services: dict[str, Any]) -> None:
-    from service.__main__ import CLOSE_S
+    from service.http.server import CLOSE_S
     from service.settings import Settings
 
     drain_s = Settings.model_fields["drain_s"].default

@@ -6,7 +6,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from service.__main__ import CLOSE_S
+from service.http.server import CLOSE_S
 from service.settings import Settings
 from service.telemetry import Metrics
 from tests.support import ROOT
