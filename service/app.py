@@ -1,4 +1,5 @@
-"""The application: routes, handlers and lifespan put together. Builds nothing when imported, and imports no torch."""
+"""The application of routes, error handlers, middleware and lifespan. Nothing is built on import, and torch is not
+imported."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -6,19 +7,39 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
-from service.api import admin, operations, predict, sagemaker
-from service.api import compatible as compat
-from service.api import open_inference as tensors
+from service.api import (
+    admin,
+    batch,
+    compatible,
+    open_inference,
+    open_inference_metadata,
+    operations,
+    predict,
+    sagemaker,
+    tokenize,
+)
 from service.errors import install_handlers
-from service.http import openapi as contract
-from service.http.middleware import QUIET, RequestContext
+from service.http import openapi
+from service.http.middleware import QUIET, HeadAsGet, RequestContext
 from service.inference.engine import Engine, Progress
 from service.model.lifecycle import LoadEngine, ModelLifecycle
 from service.settings import Settings
 from service.telemetry import Metrics
+
+WIRES = (
+    predict,
+    batch,
+    tokenize,
+    sagemaker,
+    compatible,
+    open_inference_metadata,
+    open_inference,
+    operations,
+    admin,
+)
+"""The modules with routes, in the order of the OpenAPI document."""
 
 
 def create_app(
@@ -27,12 +48,12 @@ def create_app(
     load_engine: LoadEngine,
     on_load_failure: Callable[[BaseException], None] | None = None,
 ) -> FastAPI:
-    """The whole service around an engine that is loaded in the background once the app starts.
+    """Make the app around an engine that is loaded in the background when the app starts.
 
     Args:
-        settings: limits and places.
-        load_engine: called once, in a thread; the port answers meanwhile and `/readyz` says 503.
-        on_load_failure: told why there will be no engine; the composition root ends the process.
+        settings: the service's settings.
+        load_engine: called once, in a thread; meanwhile the port answers and `/readyz` is 503.
+        on_load_failure: called with the error if loading fails; the composition root ends the process.
     """
     lifecycle = ModelLifecycle(settings, Metrics())
 
@@ -58,10 +79,11 @@ def create_app(
     app = FastAPI(
         title="GPT-2 text classifier",
         version=__version__,
-        description=contract.DESCRIPTION,
+        description=openapi.DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        # Spans go where OTEL_EXPORTER_OTLP_ENDPOINT says, if it says anything; see the extra "otel".
+        generate_unique_id_function=lambda route: route.name,
+        # Spans are exported if OTEL_EXPORTER_OTLP_ENDPOINT names a collector; see the extra "otel".
         telemetry={
             "auto_configure": True,
             "metrics": False,
@@ -73,56 +95,24 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.lifecycle = lifecycle
-    app.openapi = lambda: _contract(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     install_handlers(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestContext, lifecycle=lifecycle)
-    for router in (
-        predict.router,
-        predict.bulk,
-        sagemaker.router,
-        sagemaker.forms,
-        compat.router,
-        tensors.router,
-        tensors.forms,
-        operations.router,
-        admin.router,
-    ):
-        app.include_router(router)
+    for wire in WIRES:
+        app.include_router(wire.router)
     return app
 
 
-def _contract(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, completed."""
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Return FastAPI's document, completed, and keep it."""
     if app.openapi_schema is None:
-        app.openapi_schema = contract.complete(FastAPI.openapi(app), app.state.lifecycle.settings)
+        app.openapi_schema = openapi.complete(FastAPI.openapi(app), app.state.lifecycle.settings)
     return app.openapi_schema
 
 
-class HeadAsGet:
-    """Answers HEAD as GET without its body, on every path that takes GET (RFC 9110, section 9.3.2).
-
-    Load balancers ask so, and FastAPI's routes, unlike Starlette's, take no HEAD.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_head(message: Message) -> None:
-            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
-
-        as_get = {**scope, "method": "GET"}  # a copy: the server must still know that no body may follow
-        await self._app(as_get, receive, send_head)
-        scope["route"] = as_get.get("route")  # metrics are by route
-
-
 def openapi_document() -> dict[str, Any]:
-    """The contract as it is exported to openapi.yaml: no engine, default settings."""
+    """Return the contract as it is exported to openapi.yaml, with default settings."""
 
     def no_engine(_: Settings, __: Progress) -> Engine:
         raise RuntimeError("the contract is exported without an engine")
@@ -131,5 +121,5 @@ def openapi_document() -> dict[str, Any]:
 
 
 def _defaults() -> dict[str, Any]:
-    """The settings' defaults whatever the environment says."""
+    """Return the settings' defaults, whatever the environment says."""
     return {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}

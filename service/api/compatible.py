@@ -1,98 +1,156 @@
-"""The same model behind other servers' wires, for clients that exist; `service.api.open_inference` has a third.
+"""The wires of vLLM and of Hugging Face's endpoints, for their clients. `service.api.open_inference` has a third wire.
 
 POST /classify, /v1/classify    vLLM          {"input"} -> {"data": [{"label", "probs"}]}
-POST /                          Hugging Face  {"inputs"} -> [[{"label", "score"}]], what InferenceClient asks of a URL
+POST /                          Hugging Face  {"inputs"} -> [[{"label", "score"}]], which InferenceClient requests
 GET /health                     both          200 or 503, without a body
 
-Errors have this service's shape and statuses: a lone text's is the answer's, and among several texts each has its own
-in its place.
+Errors have this service's shape and statuses. The error of a lone text is the error of the answer; among several texts
+each error has the place of its text.
 """
 
 import time
 import uuid
-from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from pydantic import ConfigDict, Field, TypeAdapter
 
-from service.api.common import (
+from service.api.wire import (
+    EXAMPLE_TEXT,
     TEXT_ERRORS,
     WORK_ERRORS,
-    JsonRoute,
-    LifecycleOf,
-    documented,
-    outcomes_of,
+    ErrorBody,
+    LenientModel,
+    PositiveInt,
+    Score,
+    TextOrTexts,
+    classify_inputs,
+    health_response,
+    json_response,
+    lifecycle_of,
     probabilities_of,
+    rendered,
     score_list,
 )
-from service.api.schemas import ErrorBody
-from service.api.schemas_compat import (
-    Classification,
-    ClassifyRequest,
-    ClassifyResponse,
-    ClassifyUsage,
-    PipelineRequest,
-    PipelineResponse,
+from service.http.bodies import read_json
+from service.http.openapi import documented, json_body
+from service.inference.pipeline import Answer
+
+router = APIRouter(tags=["compatible"])
+
+
+class ClassifyRequest(LenientModel):
+    """vLLM's `/classify`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": [EXAMPLE_TEXT]}]})
+
+    input: TextOrTexts
+    model: Annotated[str, Field(strict=True)] | None = Field(None, description="ignored: the service has one model")
+
+
+class Classification(LenientModel):
+    index: int = Field(ge=0)
+    label: str
+    probs: list[Annotated[float, Field(ge=0, le=1)]] = Field(description="in the order of the labels in /info")
+    num_classes: int = Field(ge=1)
+
+
+class ClassifyUsage(LenientModel):
+    prompt_tokens: int = Field(ge=0)
+    total_tokens: int = Field(ge=0)
+    completion_tokens: Literal[0] = 0
+
+
+class ClassifyResponse(LenientModel):
+    id: str
+    object: Literal["list"] = "list"
+    created: int = Field(description="Unix time in seconds")
+    model: str
+    data: list[Classification | ErrorBody]
+    usage: ClassifyUsage
+
+
+class EndpointParameters(LenientModel):
+    top_k: PositiveInt | None = Field(None, description="null: all labels")
+    function_to_apply: Literal["softmax"] | None = Field(None, description="probabilities are a calibrated softmax")
+
+
+class EndpointRequest(LenientModel):
+    """The request of huggingface_hub's InferenceClient to an endpoint."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": EXAMPLE_TEXT}]})
+
+    inputs: TextOrTexts
+    parameters: EndpointParameters | None = None
+
+
+EndpointResponse = list[list[Score] | ErrorBody]
+_ENDPOINT_RESPONSE: TypeAdapter[EndpointResponse] = TypeAdapter(EndpointResponse)
+
+
+@router.post(
+    "/v1/classify",
+    name="classify_v1",
+    summary="Classify as vLLM does",
+    response_model=ClassifyResponse,
+    responses=documented(*WORK_ERRORS, *TEXT_ERRORS),
+    openapi_extra=json_body(ClassifyRequest),
 )
-from service.errors import ServiceError, error_body
-from service.inference.pipeline import Answer, AnswerOrError
-
-router = APIRouter(route_class=JsonRoute, tags=["compatible"])
-
-
-def _raise_if_alone(inputs: str | list[str], outcomes: Sequence[AnswerOrError]) -> None:
-    if isinstance(inputs, str) and isinstance(outcomes[0], ServiceError):
-        raise outcomes[0]
-
-
-@router.post("/v1/classify", summary="As vLLM does", responses=documented(*WORK_ERRORS, *TEXT_ERRORS))
-@router.post("/classify", summary="As vLLM does", responses=documented(*WORK_ERRORS, *TEXT_ERRORS))
-async def classify(body: ClassifyRequest, lifecycle: LifecycleOf) -> ClassifyResponse:
-    pipeline = lifecycle.current_pipeline()
+@router.post(
+    "/classify",
+    summary="Classify as vLLM does",
+    response_model=ClassifyResponse,
+    responses=documented(*WORK_ERRORS, *TEXT_ERRORS),
+    openapi_extra=json_body(ClassifyRequest),
+)
+async def classify(request: Request) -> Response:
+    body = await read_json(request, ClassifyRequest.model_validate)
+    pipeline = lifecycle_of(request).current_pipeline()
     info = pipeline.info
-    outcomes = await outcomes_of(pipeline, body.input)
-    _raise_if_alone(body.input, outcomes)
+    outcomes = await classify_inputs(pipeline, body.input)
+
+    def classification(index: int, answer: Answer) -> Classification:
+        return Classification(
+            index=index,
+            label=answer.prediction.label,
+            probs=probabilities_of(answer, info),
+            num_classes=len(info.labels),
+        )
+
     tokens = sum(outcome.tokens_read for outcome in outcomes if isinstance(outcome, Answer))
-    return ClassifyResponse(
+    response = ClassifyResponse(
         id=f"classify-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=info.name,
-        data=[
-            Classification(
-                index=i,
-                label=outcome.prediction.label,
-                probs=probabilities_of(outcome, info),
-                num_classes=len(info.labels),
-            )
-            if isinstance(outcome, Answer)
-            else ErrorBody(**error_body(outcome))
-            for i, outcome in enumerate(outcomes)
-        ],
+        data=[rendered(outcome, partial(classification, index)) for index, outcome in enumerate(outcomes)],
         usage=ClassifyUsage(prompt_tokens=tokens, total_tokens=tokens),
     )
+    return json_response(response)
 
 
 @router.post(
     "/",
-    summary="As a Hugging Face endpoint does",
+    name="endpoint",
+    summary="Classify as a Hugging Face endpoint does",
+    response_model=EndpointResponse,
     responses=documented(*WORK_ERRORS, *TEXT_ERRORS),
-    response_model_exclude_none=True,
+    openapi_extra=json_body(EndpointRequest),
 )
-async def pipeline(body: PipelineRequest, lifecycle: LifecycleOf) -> PipelineResponse:
-    outcomes = await outcomes_of(lifecycle.current_pipeline(), body.inputs)
-    _raise_if_alone(body.inputs, outcomes)
+async def endpoint(request: Request) -> Response:
+    body = await read_json(request, EndpointRequest.model_validate)
+    outcomes = await classify_inputs(lifecycle_of(request).current_pipeline(), body.inputs)
     top_k = body.parameters.top_k if body.parameters else None
-    return [
-        score_list(outcome.prediction, top_k) if isinstance(outcome, Answer) else ErrorBody(**error_body(outcome))
-        for outcome in outcomes
-    ]
+    rows = [rendered(outcome, lambda answer: score_list(answer.prediction, top_k)) for outcome in outcomes]
+    return Response(_ENDPOINT_RESPONSE.dump_json(rows, exclude_none=True), media_type="application/json")
 
 
 @router.get(
     "/health",
-    summary="Healthy? As vLLM and Hugging Face's servers say it",
-    description="200 with an empty body once predictions are answered, 503 before and when the model is not healthy.",
+    summary="Is the service healthy? As vLLM and Hugging Face's servers answer it",
+    description="200 with an empty body if predictions are answered, 503 if not.",
     response_class=Response,
     responses={200: {"description": "ready"}, 503: {"description": "not ready"}},
 )
-async def health(lifecycle: LifecycleOf) -> Response:
-    return Response(status_code=200 if await lifecycle.readiness() == "ready" else 503)
+async def health(request: Request) -> Response:
+    return await health_response(request)

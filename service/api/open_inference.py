@@ -1,297 +1,227 @@
-"""Open Inference Protocol v2, as Triton, KServe and MLServer speak it: one tensor `text` of BYTES in; `label`, `score`
-and `probabilities` out, or those of them that are asked for. Of its extensions: strings behind the JSON instead of in
-it, and the model's configuration.
+"""Classification over the Open Inference Protocol v2, as Triton, KServe and MLServer have it.
+
+One tensor `text` of BYTES comes in; `label`, `score` and `probabilities` go out, or those of them that are requested.
+With the protocol's binary extension the strings stand behind the JSON instead of in it.
+`service.api.open_inference_metadata` describes server and model.
 
 Protocol: https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 
-Errors have this service's shape and statuses. Among several texts the first that cannot be classified is the answer's
-error, because tensors have no place for one.
+Errors have this service's shape and statuses. Among several texts the first that cannot be classified is the error of
+the answer, because tensors have no place for errors.
 """
 
-import json
 import math
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from fastapi import APIRouter, Request, Response
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-from service import __version__
-from service.api.common import (
+from service.api.wire import (
+    EXAMPLE_TEXT,
     TEXT_ERRORS,
     WORK_ERRORS,
-    JsonRoute,
-    LifecycleOf,
-    documented,
-    outcomes_of,
+    LenientModel,
+    classify_inputs,
+    json_response,
+    lifecycle_of,
     probabilities_of,
+    whole_float_as_int,
 )
-from service.api.schemas_compat import (
-    ConfiguredTensor,
-    InferRequest,
-    InferResponse,
-    Live,
-    ModelConfig,
-    ModelMetadata,
-    ModelReadiness,
-    OutputTensor,
-    ServerMetadata,
-    TensorMetadata,
-)
-from service.errors import ServiceError, invalid
-from service.http.bodies import media_type
-from service.inference.engine import EngineInfo
-from service.inference.pipeline import Answer, Pipeline
-from service.model.lifecycle import ModelLifecycle
+from service.errors import ServiceError
+from service.http.bodies import media_type, parse_json, read_json
+from service.http.openapi import documented, json_body
+from service.inference.pipeline import Pipeline
+
+INFER = "/v2/models/{model}/infer"
+INFER_VERSION = "/v2/models/{model}/versions/{version}/infer"
+INFER_ERRORS = (*WORK_ERRORS, *TEXT_ERRORS, "not_found", "invalid_body")
 
 BINARY_HEADER = "inference-header-content-length"
-PLATFORM = "pytorch_gpt2"
-MODEL_ERRORS = ("not_found", "not_ready", "draining")
-INFER_ERRORS = (*WORK_ERRORS, *TEXT_ERRORS, "not_found", "invalid_body")
+LENGTH_BYTES = 4  # before each string of a binary tensor, little-endian
+MAX_DIMENSION = 2**31 - 1
 
 router = APIRouter(tags=["compatible"])
 
 
-@router.get("/v2", summary="Open Inference Protocol: the server")
-async def server() -> ServerMetadata:
-    extensions = ["binary_tensor_data", "model_configuration"]
-    return ServerMetadata(name="gpt2-classifier", version=__version__, extensions=extensions)
+class TensorMetadata(LenientModel):
+    name: Literal["text", "label", "score", "probabilities"]
+    datatype: Literal["BYTES", "FP32"]
+    shape: list[int]
 
 
-@router.get("/v2/health/live", summary="Open Inference Protocol: alive?")
-async def live() -> Live:
-    return Live()
+def _flat_strings(value: object) -> list[str] | None:
+    """Return the strings of a tensor in one list, row by row if they are nested."""
+    if value is None:
+        return None
+    if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
+        value = [text for row in value for text in row]
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        raise PydanticCustomError("tensor_data", "must be a list of strings, or of lists of them, that is not empty")
+    return value
 
 
-@router.get(
-    "/v2/health/ready",
-    summary="Open Inference Protocol: ready?",
-    response_model=ModelReadiness,
-    responses={503: {"model": ModelReadiness, "description": "not ready"}},
-)
-async def ready(lifecycle: LifecycleOf) -> Response:
-    is_ready = await lifecycle.readiness() == "ready"
-    return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
+_STRINGS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_Dimension = Annotated[int, Field(strict=True, ge=1, le=MAX_DIMENSION), BeforeValidator(whole_float_as_int)]
 
 
-def _about_model(*parameters: str) -> dict[str, Any]:
-    """What is documented of a GET below the model. The path's parameters are declared by hand, because nothing can be
-    wrong with them: FastAPI would add a 422 that never comes."""
-    declared = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "description": "as /info has it"}
-        for name in parameters
-    ]
-    return {"responses": documented(*MODEL_ERRORS), "openapi_extra": {"parameters": declared}}
+class InputTensor(LenientModel):
+    name: Literal["text"]
+    shape: list[_Dimension] = Field(min_length=1, max_length=2, description="(texts) or (texts, 1)")
+    datatype: Literal["BYTES"]
+    data: Annotated[
+        list[str] | None,
+        PlainValidator(_flat_strings),
+        WithJsonSchema({"anyOf": [_STRINGS, {"type": "array", "items": _STRINGS, "minItems": 1}, {"type": "null"}]}),
+    ] = Field(None, description="absent if the strings stand behind the JSON, by the protocol's binary extension")
 
 
-def _asked(request: Request, lifecycle: ModelLifecycle) -> EngineInfo:
-    return _known(lifecycle, request.path_params["model"], request.path_params.get("version")).info
+class RequestedOutput(LenientModel):
+    name: Literal["label", "score", "probabilities"]
 
 
-MODEL = "/v2/models/{model}"
-VERSION = "/v2/models/{model}/versions/{version}"
+class InferRequest(LenientModel):
+    """One tensor `text` of datatype BYTES."""
 
-
-@router.get(MODEL, summary="Open Inference Protocol: the model", **_about_model("model"))
-@router.get(VERSION, summary="Open Inference Protocol: the model", **_about_model("model", "version"))
-async def model_metadata(request: Request, lifecycle: LifecycleOf) -> ModelMetadata:
-    info = _asked(request, lifecycle)
-    return ModelMetadata(
-        name=info.name,
-        versions=[info.version],
-        platform=PLATFORM,
-        inputs=[TensorMetadata(name="text", datatype="BYTES", shape=[-1])],
-        outputs=[
-            TensorMetadata(name="label", datatype="BYTES", shape=[-1]),
-            TensorMetadata(name="score", datatype="FP32", shape=[-1]),
-            TensorMetadata(name="probabilities", datatype="FP32", shape=[-1, len(info.labels)]),
-        ],
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [EXAMPLE_TEXT]}]}]
+        }
     )
 
-
-@router.get(f"{MODEL}/config", summary="Triton: the model's configuration", **_about_model("model"))
-@router.get(f"{VERSION}/config", summary="Triton: the model's configuration", **_about_model("model", "version"))
-async def model_config(request: Request, lifecycle: LifecycleOf) -> ModelConfig:
-    info = _asked(request, lifecycle)
-    return ModelConfig(
-        name=info.name,
-        platform=PLATFORM,
-        input=[ConfiguredTensor(name="text", data_type="TYPE_STRING", dims=[-1])],
-        output=[
-            ConfiguredTensor(name="label", data_type="TYPE_STRING", dims=[-1]),
-            ConfiguredTensor(name="score", data_type="TYPE_FP32", dims=[-1]),
-            ConfiguredTensor(name="probabilities", data_type="TYPE_FP32", dims=[-1, len(info.labels)]),
-        ],
-    )
+    id: Annotated[str, Field(strict=True, max_length=1024)] | None = Field(None, description="returned in the answer")
+    inputs: list[InputTensor] = Field(min_length=1, max_length=1)
+    outputs: list[RequestedOutput] | None = Field(None, max_length=3, description="all outputs if absent or empty")
 
 
-@router.get(f"{MODEL}/ready", summary="Open Inference Protocol: is the model ready?", **_about_model("model"))
-@router.get(
-    f"{VERSION}/ready", summary="Open Inference Protocol: is the model ready?", **_about_model("model", "version")
-)
-async def model_ready(request: Request, lifecycle: LifecycleOf) -> ModelReadiness:
-    _asked(request, lifecycle)
-    if await lifecycle.readiness() != "ready":
-        raise ServiceError("not_ready", "the model is not healthy; try again")
-    return ModelReadiness(ready=True)
+class OutputTensor(TensorMetadata):
+    data: list[str] | list[Annotated[float, Field(ge=0, le=1)]]
 
 
-class TensorRoute(JsonRoute):
-    """JSON, and behind it the bytes of a tensor: the protocol's binary extension, which Triton's client prefers.
-
-    That client sends JSON, too, without a Content-Type.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        as_json = super().get_route_handler()
-
-        async def checked(request: Request) -> Response:
-            declared = request.headers.get(BINARY_HEADER)
-            if declared is None and media_type(request.headers):
-                return await as_json(request)
-
-            async def in_binary(request: Request) -> Response:
-                content = await request.body()
-                parameters = request.path_params
-                lifecycle: ModelLifecycle = request.app.state.lifecycle
-                pipeline = _known(lifecycle, parameters["model"], parameters.get("version"))
-                body = _with_binary(content, str(len(content)) if declared is None else declared, pipeline)
-                answer = await _infer(body, pipeline)
-                return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
-
-            return await self.while_client_stays(in_binary, request)
-
-        return checked
+class InferResponse(LenientModel):
+    id: str | None = None
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
 
 
-forms = APIRouter(route_class=TensorRoute, tags=["compatible"])
-
-Name = Annotated[str, Path(description="the model's name, as /info has it")]
-Version = Annotated[str, Path(description="its version, as /info has it")]
-
-_BINARY: dict[str, Any] = {
-    "requestBody": {
-        "content": {
+_DOCUMENTED: dict[str, Any] = {
+    "summary": "Open Inference Protocol: classify",
+    "response_model": InferResponse,
+    "responses": documented(*INFER_ERRORS),
+    "openapi_extra": json_body(
+        InferRequest,
+        others={
             "application/octet-stream": {
                 "schema": {
                     "type": "string",
                     "format": "binary",
-                    "description": "as many bytes of JSON as `Inference-Header-Content-Length` says, and behind it "
-                    "each string as 4 bytes of length, little-endian, and UTF-8",
+                    "description": "as many bytes of JSON as `Inference-Header-Content-Length` says, then each string "
+                    "as 4 bytes of length, little-endian, and UTF-8",
                 }
             }
-        }
-    }
+        },
+    ),
 }
 
 
-@forms.post(
-    f"{MODEL}/infer",
-    summary="Open Inference Protocol: classify",
-    responses=documented(*INFER_ERRORS),
-    response_model_exclude_none=True,
-    openapi_extra=_BINARY,
-)
-async def infer(body: InferRequest, model: Name, lifecycle: LifecycleOf) -> InferResponse:
-    return await _infer(body, _known(lifecycle, model, None))
-
-
-@forms.post(
-    f"{VERSION}/infer",
-    summary="Open Inference Protocol: classify",
-    responses=documented(*INFER_ERRORS),
-    response_model_exclude_none=True,
-    openapi_extra=_BINARY,
-)
-async def infer_version(body: InferRequest, model: Name, version: Version, lifecycle: LifecycleOf) -> InferResponse:
-    return await _infer(body, _known(lifecycle, model, version))
-
-
-def _known(lifecycle: ModelLifecycle, model: str, version: str | None) -> Pipeline:
-    pipeline = lifecycle.current_pipeline()
+@router.post(INFER, **_DOCUMENTED)
+@router.post(INFER_VERSION, name="infer_version", **_DOCUMENTED)
+async def infer(request: Request) -> Response:
+    header = request.headers.get(BINARY_HEADER)
+    if header is None and media_type(request.headers):
+        body = await read_json(request, InferRequest.model_validate)
+        pipeline = requested_pipeline(request)
+    else:  # Triton's client declares no Content-Type, not even for JSON
+        content = await request.body()
+        pipeline = requested_pipeline(request)
+        body = _parse_binary(content, str(len(content)) if header is None else header, pipeline)
     info = pipeline.info
-    if model != info.name or version not in (None, "", info.version):
-        raise ServiceError("not_found", f"there is one model here, {info.name!r} of version {info.version}")
-    return pipeline
-
-
-async def _infer(body: InferRequest, pipeline: Pipeline) -> InferResponse:
-    info = pipeline.info
-    answers = []
-    for place, outcome in enumerate(await outcomes_of(pipeline, _texts(body))):
-        if isinstance(outcome, ServiceError):
-            message = f"text {place}: {outcome.message}"
-            raise ServiceError(outcome.kind, message, details=outcome.details, retry_after_s=outcome.retry_after_s)
-        answers.append(outcome)
-    wanted = {output.name for output in body.outputs or []}
-    return InferResponse(
-        id=body.id,
-        model_name=info.name,
-        model_version=info.version,
-        outputs=[tensor for tensor in _tensors(answers, info) if not wanted or tensor.name in wanted],
-    )
-
-
-def _tensors(answers: Sequence[Answer], info: EngineInfo) -> list[OutputTensor]:
-    count = len(answers)
-    return [
-        OutputTensor(name="label", datatype="BYTES", shape=[count], data=[a.prediction.label for a in answers]),
-        OutputTensor(name="score", datatype="FP32", shape=[count], data=[a.prediction.score for a in answers]),
-        OutputTensor(
-            name="probabilities",
-            datatype="FP32",
-            shape=[count, len(info.labels)],
-            data=[p for a in answers for p in probabilities_of(a, info)],
-        ),
-    ]
-
-
-def _texts(body: InferRequest) -> list[str]:
     [tensor] = body.inputs
     size, texts = math.prod(tensor.shape), tensor.data or []
     if size != len(texts):
         raise ServiceError(
             "invalid_request", f"inputs.0.data: {size} strings are expected by the shape, not {len(texts)}"
         )
-    return texts
+    answers = []
+    for place, outcome in enumerate(await classify_inputs(pipeline, texts)):
+        if isinstance(outcome, ServiceError):
+            message = f"text {place}: {outcome.message}"
+            raise ServiceError(outcome.kind, message, details=outcome.details, retry_after_s=outcome.retry_after_s)
+        answers.append(outcome)
+    outputs = [
+        OutputTensor(name="label", datatype="BYTES", shape=[size], data=[a.prediction.label for a in answers]),
+        OutputTensor(name="score", datatype="FP32", shape=[size], data=[a.prediction.score for a in answers]),
+        OutputTensor(
+            name="probabilities",
+            datatype="FP32",
+            shape=[size, len(info.labels)],
+            data=[p for a in answers for p in probabilities_of(a, info)],
+        ),
+    ]
+    requested = {output.name for output in body.outputs or []}
+    response = InferResponse(
+        id=body.id,
+        model_name=info.name,
+        model_version=info.version,
+        outputs=[output for output in outputs if not requested or output.name in requested],
+    )
+    return json_response(response)
 
 
-def _with_binary(body: bytes, declared: str, pipeline: Pipeline) -> InferRequest:
-    """Put the strings behind the JSON into it: each is 4 bytes of length, little-endian, and UTF-8. So many as the
-    shape says are read, and no more than a request may have: a body has room for millions."""
-    length = int(declared) if declared.isdecimal() and len(declared) < 12 else len(body) + 1
-    if length > len(body):
-        raise ServiceError("invalid_body", f"Inference-Header-Content-Length is {declared[:20]!r}, the body is shorter")
-    try:
-        request = InferRequest.model_validate(json.loads(body[:length]))
-    except ValidationError as exc:
-        raise invalid(exc.errors()) from exc
-    except (ValueError, RecursionError) as exc:
-        raise ServiceError("invalid_json", f"the body is not valid JSON: {exc}") from exc
+def requested_pipeline(request: Request) -> Pipeline:
+    """Return the current pipeline.
+
+    Raises:
+        ServiceError: not_found, if the path names another model or version; not_ready, draining.
+    """
+    pipeline = lifecycle_of(request).current_pipeline()
+    info, parameters = pipeline.info, request.path_params
+    if parameters["model"] != info.name or parameters.get("version", info.version) not in ("", info.version):
+        raise ServiceError("not_found", f"the only model here is {info.name!r} of version {info.version}")
+    return pipeline
+
+
+def _parse_binary(content: bytes, json_length: str, pipeline: Pipeline) -> InferRequest:
+    """Return the request with the strings behind its JSON in their tensor. No more strings are read than the shape says
+    and a request may have, because the body has room for millions.
+
+    Raises:
+        ServiceError: invalid_json, invalid_body, invalid_request, too_many_texts.
+    """
+    length = int(json_length) if json_length.isdecimal() and len(json_length) < 12 else len(content) + 1
+    if length > len(content):
+        raise ServiceError(
+            "invalid_body", f"Inference-Header-Content-Length is {json_length[:20]!r}, but the body is shorter"
+        )
+    request = parse_json(content[:length], InferRequest.model_validate)
     [tensor] = request.inputs
     if tensor.data is not None:
         return request
     count = math.prod(tensor.shape)
     pipeline.check_count(count)
-    texts = _elements(memoryview(body)[length:], count)
-    return request.model_copy(update={"inputs": [tensor.model_copy(update={"data": texts})]})
+    strings = _read_strings(memoryview(content)[length:], count)
+    return request.model_copy(update={"inputs": [tensor.model_copy(update={"data": strings})]})
 
 
-def _elements(tensor: memoryview, count: int) -> list[str]:
-    """Raises ServiceError invalid_body unless the bytes are so many strings or fewer."""
-    texts: list[str] = []
-    place = 0
-    while place < len(tensor):
-        if len(texts) == count:
-            raise ServiceError("invalid_body", f"inputs.0: the tensor goes on after its {count} texts")
-        size = int.from_bytes(tensor[place : place + 4], "little")
-        text = tensor[place + 4 : place + 4 + size]
-        if len(text) != size or place + 4 > len(tensor):
-            raise ServiceError("invalid_body", f"inputs.0: the tensor ends within text {len(texts)}")
+def _read_strings(tensor: memoryview, max_strings: int) -> list[str]:
+    """Return the strings of a binary tensor.
+
+    Raises:
+        ServiceError: invalid_body, if the bytes are not strings or are more than `max_strings` of them.
+    """
+    strings: list[str] = []
+    start = 0
+    while start < len(tensor):
+        if len(strings) == max_strings:
+            raise ServiceError("invalid_body", f"inputs.0: the tensor continues after its {max_strings} texts")
+        size = int.from_bytes(tensor[start : start + LENGTH_BYTES], "little")
+        string = tensor[start + LENGTH_BYTES : start + LENGTH_BYTES + size]
+        if len(string) != size or start + LENGTH_BYTES > len(tensor):
+            raise ServiceError("invalid_body", f"inputs.0: the tensor ends within text {len(strings)}")
         try:
-            texts.append(str(text, "utf-8"))
+            strings.append(str(string, "utf-8"))
         except UnicodeDecodeError as exc:
-            raise ServiceError("invalid_body", f"inputs.0: text {len(texts)} is not UTF-8") from exc
-        place += 4 + size
-    return texts
+            raise ServiceError("invalid_body", f"inputs.0: text {len(strings)} is not UTF-8") from exc
+        start += LENGTH_BYTES + size
+    return strings

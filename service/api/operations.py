@@ -1,17 +1,61 @@
-"""For operators: health, information, metrics."""
+"""Health, information and metrics for operators."""
 
-from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
 
 from service import __version__
-from service.api.common import LifecycleOf, documented
-from service.api.schemas_operations import Alive, InfoBody, LimitsBody, Ready, Root
+from service.api.wire import WireModel, json_response, lifecycle_of
+from service.http.openapi import documented
+from service.inference.engine import EngineInfo
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/", summary="Where to go on")
+class Root(WireModel):
+    """The paths to continue with."""
+
+    service: str = Field(description="the service's release")
+    documentation: str
+    contract: str
+    information: str
+    readiness: str
+
+
+class Alive(WireModel):
+    status: Literal["alive"] = "alive"
+
+
+class Ready(WireModel):
+    status: Literal["loading", "ready", "draining", "failed", "unhealthy"]
+    stage: str | None = Field(None, description="while loading: the step that is under way")
+
+
+class LimitsBody(WireModel):
+    """The settings of the same names, and the model's token budget."""
+
+    max_body_bytes: int
+    max_text_chars: int
+    max_texts: int
+    max_requests: int
+    max_queue_items: int
+    max_queue_tokens: int
+    default_timeout_ms: int
+    max_timeout_ms: int
+    max_batch_tokens: int = Field(description="tokens computed at once")
+
+
+class InfoBody(WireModel):
+    """The served model and the limits of requests."""
+
+    service: str = Field(description="the service's release")
+    model: EngineInfo
+    limits: LimitsBody
+
+
+@router.get("/", summary="Paths to continue with")
 async def root() -> Root:
     return Root(
         service=__version__, documentation="/docs", contract="/openapi.json", information="/info", readiness="/readyz"
@@ -29,16 +73,16 @@ async def livez() -> Alive:
     responses={503: {"model": Ready, "description": "loading, draining, failed or unhealthy"}},
     response_model=Ready,
 )
-async def readyz(lifecycle: LifecycleOf) -> Response:
+async def readyz(request: Request) -> Response:
+    lifecycle = lifecycle_of(request)
     status = await lifecycle.readiness()
-    body: dict[str, str] = {"status": status}
-    if status == "loading":
-        body["stage"] = lifecycle.stage
-    return JSONResponse(body, status_code=200 if status == "ready" else 503)
+    body = Ready.model_validate({"status": status, "stage": lifecycle.stage if status == "loading" else None})
+    return json_response(body, status=200 if status == "ready" else 503)
 
 
 @router.get("/info", summary="Model and limits", responses=documented("not_ready", "draining"))
-async def info(lifecycle: LifecycleOf) -> InfoBody:
+async def info(request: Request) -> InfoBody:
+    lifecycle = lifecycle_of(request)
     settings, model = lifecycle.settings, lifecycle.current_pipeline().info
     limits = {name: getattr(settings, name) for name in LimitsBody.model_fields if name != "max_batch_tokens"}
     return InfoBody(
@@ -52,5 +96,5 @@ async def info(lifecycle: LifecycleOf) -> InfoBody:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(lifecycle: LifecycleOf) -> Response:
-    return Response(generate_latest(lifecycle.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request) -> Response:
+    return Response(generate_latest(lifecycle_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

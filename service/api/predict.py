@@ -1,211 +1,207 @@
-"""`/predict`, `/batch` and `/tokenize`: the service's own wire."""
+"""`/predict`: one text, classified with every option."""
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
+from pydantic import ConfigDict, Field
 
-from service.api.common import (
+from service.api.wire import (
+    EXAMPLE_TEXT,
     TEXT_ERRORS,
     WORK_ERRORS,
-    JsonRoute,
-    LifecycleOf,
-    documented,
-    model_of,
-    result,
-    result_fields,
-    server_timing,
-    timing_of,
-)
-from service.api.schemas import (
-    BatchRequest,
-    BatchResponse,
     ErrorBody,
-    ExplanationBody,
-    LineRequest,
-    PredictRequest,
-    PredictResponse,
-    RequestOptionsBody,
-    SentenceBody,
-    TokenizeRequest,
-    TokenizeResponse,
-    Usage,
+    Flag,
+    LoneText,
+    ModelBody,
+    PositiveInt,
+    RequestBody,
+    Score,
+    WireModel,
+    answer_or_raise,
+    json_response,
+    lifecycle_of,
+    model_body,
+    rendered,
+    score_list,
 )
-from service.api.stream import LinesResponse
-from service.errors import ServiceError, error_body
-from service.http.bodies import LINES, media_type
-from service.inference.engine import Tokenized
+from service.http.bodies import read_json
+from service.http.openapi import LIMIT, documented, json_body
+from service.inference.engine import OnLong
 from service.inference.explain import Explanation, explain
 from service.inference.pipeline import Answer, AnswerOrError, RequestOptions, Timing
 from service.inference.queue import Lane
-from service.model.lifecycle import ModelLifecycle
 
 PREDICT_ERRORS = (*(kind for kind in WORK_ERRORS if kind != "too_many_texts"), *TEXT_ERRORS)
-MODEL_ERRORS = ("inference_failed", "text_too_long", "deadline_exceeded")
-"""Kinds that come of the model or of waiting for it."""
-BATCH_ERRORS = tuple(kind for kind in WORK_ERRORS if kind != "inference_failed")
 
-TOKENS_AT_ONCE = 1000
-"""Of `/tokenize`, written in about two milliseconds."""
+router = APIRouter(tags=["predict"])
 
 
-class BatchRoute(JsonRoute):
-    """JSON, or lines of JSON that are answered while they come in."""
+class RequestOptionsBody(RequestBody):
+    """Options of `/predict` and `/batch`."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
+    top_k: PositiveInt | None = Field(
+        None, description="answer with the k most probable labels only; all labels if not given"
+    )
+    on_long: OnLong | None = Field(
+        None,
+        description='how to read a text longer than the model reads at once: all of it by overlapping "windows", '
+        '"truncate" to its beginning, or refuse it with an "error"; the default is the model\'s (`on_long` in /info)',
+    )
+    timeout_ms: Annotated[PositiveInt, Field(json_schema_extra={LIMIT: "max_timeout_ms"})] | None = Field(
+        None, description="deadline of the request in milliseconds"
+    )
+    spans: Flag = Field(False, description="also give the place of each window in the text and its own label")
 
-        async def checked(request: Request) -> Response:
-            if media_type(request.headers) not in LINES:
-                return await handler(request)
-            lifecycle: ModelLifecycle = request.app.state.lifecycle
-            lifecycle.current_pipeline()  # raises unless work may begin
-            return LinesResponse(lifecycle, _line, lifecycle.settings.max_body_bytes)
-
-        return checked
-
-
-router = APIRouter(route_class=JsonRoute, tags=["predict"])
-bulk = APIRouter(route_class=BatchRoute, tags=["predict"])
-
-
-def _line(outcome: AnswerOrError, request: LineRequest) -> bytes:
-    wire = result(outcome, request.top_k) if isinstance(outcome, Answer) else ErrorBody(**error_body(outcome))
-    return wire.model_dump_json(exclude_none=True).encode()
+    def options(self, lane: Lane, patient: bool = False) -> RequestOptions:
+        """Return the pipeline's options for this request."""
+        return RequestOptions(self.on_long, self.timeout_ms, self.spans, lane, patient)
 
 
-def _explanation(found: Explanation) -> ExplanationBody:
-    return ExplanationBody(
-        label=found.label,
-        log_odds=found.log_odds,
-        sentences=[SentenceBody(**asdict(p)) for p in found.parts],
-        sum=found.total,
-        remainder=found.remainder,
+class LineRequest(RequestOptionsBody):
+    """A line of `/batch`."""
+
+    text: LoneText = Field(description="the text to classify")
+
+
+class PredictRequest(LineRequest):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
+
+    explain: Flag = Field(
+        False,
+        description="also give the effect of each sentence on the answer, by classifying the text without it; this "
+        "costs as much as that many texts",
     )
 
 
-def _options(body: RequestOptionsBody, lane: Lane) -> RequestOptions:
-    return RequestOptions(on_long=body.on_long, timeout_ms=body.timeout_ms, spans=body.spans, lane=lane)
+class WindowSpan(WireModel):
+    """One window of a text."""
+
+    start: int = Field(ge=0, description="index of the first character in the text as it was sent")
+    end: int = Field(ge=1, description="index after the last character; windows begin and end with whole words")
+    tokens: int = Field(ge=1)
+    label: str = Field(description="the most probable label of this window alone")
+    score: float = Field(ge=0, le=1, description="calibrated probability of that label")
+
+
+class TextResult(WireModel):
+    """The answer to one text."""
+
+    label: str = Field(description="the most probable label")
+    score: float = Field(ge=0, le=1, description="calibrated probability of that label")
+    scores: list[Score] = Field(description="labels with their probabilities, most probable first")
+    unsure: bool = Field(description="the score is below the model's threshold: a person should look at the text")
+    tokens: int = Field(ge=1, description="tokens of the whole text")
+    tokens_read: int = Field(ge=1, description="tokens that the model read; fewer than `tokens` if truncated")
+    truncated: bool = Field(description="the model read only the beginning of the text")
+    windows: int = Field(ge=1, description="windows in which the model read the text")
+    spans: list[WindowSpan] | None = Field(None, description="the windows, if requested")
+
+
+class TimingBody(WireModel):
+    """Durations in milliseconds."""
+
+    tokenize_ms: float = Field(ge=0)
+    model_ms: float = Field(ge=0, description="includes waiting for a place in a batch")
+    total_ms: float = Field(ge=0)
+
+
+class SentenceBody(WireModel):
+    start: int = Field(ge=0, description="index of the first character in the text as it was sent")
+    end: int = Field(ge=1, description="index after the last character")
+    contribution: float | None = Field(
+        None,
+        description="log-odds of the label with the sentence minus without it; absent if no text is left without it",
+    )
+    alone: float | None = Field(None, description="log-odds of the label for the sentence alone")
+
+
+class ExplanationBody(WireModel):
+    """The effect of each sentence on the answer. Contributions need not add up: see `remainder`."""
+
+    label: str
+    log_odds: float = Field(description="ln(p / (1 - p)) of the label for the whole text")
+    sentences: list[SentenceBody] = Field(description="sentences in order; in very long texts groups of several")
+    sum: float = Field(description="sum of all contributions")
+    remainder: float = Field(description="log_odds - sum: the part that no single sentence accounts for")
+
+
+class PredictResponse(TextResult):
+    explanation: ExplanationBody | None = Field(None, description="the explanation, if requested")
+    model: ModelBody
+    timing: TimingBody
 
 
 @router.post(
     "/predict",
     summary="Classify one text",
+    response_model=PredictResponse,
     responses=documented(*PREDICT_ERRORS),
-    response_model_exclude_none=True,
+    openapi_extra=json_body(PredictRequest),
 )
-async def predict(body: PredictRequest, lifecycle: LifecycleOf, response: Response) -> PredictResponse:
-    timing = Timing()
-    pipeline = lifecycle.current_pipeline()
-    work = _options(body, "interactive")
-    [outcome] = await pipeline.classify([body.text], work, timing)
-    if isinstance(outcome, ServiceError):
-        raise outcome
+async def predict(request: Request) -> Response:
+    body = await read_json(request, PredictRequest.model_validate)
+    timing, options = Timing(), body.options("interactive")
+    pipeline = lifecycle_of(request).current_pipeline()
+    [outcome] = await pipeline.classify([body.text], options, timing)
+    answer = answer_or_raise(outcome)
     explanation = None
     if body.explain:
-        allowed_ms = pipeline.allowed_ms(work)
-        explanation = _explanation(await explain(pipeline, body.text, outcome, work, allowed_ms, timing))
-    response.headers["Server-Timing"] = server_timing(timing)
-    return PredictResponse(
-        **result_fields(outcome, body.top_k),
+        found = await explain(pipeline, body.text, answer, options, pipeline.allowed_ms(options), timing)
+        explanation = _explanation_body(found)
+    response = PredictResponse(
+        **result_fields(answer, body.top_k),
         explanation=explanation,
-        model=model_of(pipeline.info),
-        timing=timing_of(timing),
+        model=model_body(pipeline.info),
+        timing=timing_body(timing),
     )
+    return json_response(response, server_timing(timing))
 
 
-@bulk.post(
-    "/batch",
-    summary="Classify many texts",
-    description="A text that cannot be classified has an error object in its place; the others are not touched by "
-    "it.\n\n"
-    "With `Content-Type: application/x-ndjson`, any number of lines, each a string or an object as for `/predict`: "
-    "answered line by line, in order, while they come in. Read while you send: a caller who takes no answers is not "
-    "read from either.",
-    responses=documented(*BATCH_ERRORS)
-    | {
-        200: {
-            "content": {
-                "application/x-ndjson": {
-                    "schema": {"type": "string", "description": "a result or an error object a line"},
-                    "example": '{"label":"sport","score":0.98,"scores":[],"unsure":false,"tokens":6,"tokens_read":6,'
-                    '"truncated":false,"windows":1}\n',
-                }
-            }
-        }
-    },
-    openapi_extra={
-        "requestBody": {
-            "content": {
-                "application/x-ndjson": {
-                    "schema": {"type": "string", "description": "a text or an object as for /predict a line"},
-                    "example": '"The striker scored twice."\n{"text": "The bank cut its rate.", "top_k": 1}\n',
-                }
-            }
-        }
-    },
-    response_model_exclude_none=True,
-)
-async def batch(body: BatchRequest, lifecycle: LifecycleOf, response: Response) -> BatchResponse:
-    timing = Timing()
-    pipeline = lifecycle.current_pipeline()
-    outcomes = await pipeline.classify(body.texts, _options(body, "bulk"), timing)
-    answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
-    response.headers["Server-Timing"] = server_timing(timing)
-    return BatchResponse(
-        results=[
-            result(outcome, body.top_k) if isinstance(outcome, Answer) else ErrorBody(**error_body(outcome))
-            for outcome in outcomes
-        ],
-        usage=Usage(
-            texts=len(outcomes),
-            failed=len(outcomes) - len(answers),
-            tokens=sum(answer.tokens_read for answer in answers),
-            truncated=sum(answer.truncated for answer in answers),
-        ),
-        model=model_of(pipeline.info),
-        timing=timing_of(timing),
-    )
-
-
-@router.post(
-    "/tokenize",
-    summary="Tokens of a text",
-    description="What the model would read of a text, without reading it.",
-    responses=documented(*(kind for kind in PREDICT_ERRORS if kind not in MODEL_ERRORS)),
-    response_model=TokenizeResponse,
-)
-async def tokenize(body: TokenizeRequest, lifecycle: LifecycleOf) -> Response:
-    pipeline = lifecycle.current_pipeline()
-    tokens = await pipeline.tokenize(body.text)
-    info = pipeline.info
-    rest = {
-        "cleaned": tokens.cleaned,
-        "count": len(tokens.ids),
-        "max_tokens": info.max_tokens,
-        "windows": tokens.windows,
-        "would_truncate": info.on_long == "truncate" and len(tokens.ids) > info.max_tokens,
+def result_fields(answer: Answer, top_k: int | None) -> dict[str, Any]:
+    """Return the fields of `TextResult`."""
+    prediction = answer.prediction
+    spans = [
+        WindowSpan(start=w.start, end=w.end, tokens=w.tokens, label=w.prediction.label, score=w.prediction.score)
+        for w in answer.spans
+    ]
+    return {
+        "label": prediction.label,
+        "score": prediction.score,
+        "scores": score_list(prediction, top_k),
+        "unsure": prediction.unsure,
+        "tokens": answer.tokens,
+        "tokens_read": answer.tokens_read,
+        "truncated": answer.truncated,
+        "windows": answer.windows,
+        "spans": spans or None,
     }
-    content = b'{"tokens":[' + b",".join([part async for part in _written(tokens)]) + b"]," + _json(rest)[1:]
-    return Response(content, media_type="application/json")
 
 
-async def _written(tokens: Tokenized) -> AsyncIterator[bytes]:
-    """The tokens as JSON without brackets. The longest text has half a million, seconds of work: in between, others
-    have their turn on the event loop."""
-    for first in range(0, len(tokens.ids), TOKENS_AT_ONCE):
-        some = slice(first, first + TOKENS_AT_ONCE)
-        yield _json(
-            [
-                {"id": i, "text": tokens.cleaned[start:end], "start": start, "end": end}
-                for i, (start, end) in zip(tokens.ids[some], tokens.offsets[some], strict=True)
-            ]
-        )[1:-1]
-        await asyncio.sleep(0)
+def text_result(outcome: AnswerOrError, top_k: int | None) -> TextResult | ErrorBody:
+    """Return the answer to one of several texts, or the error in its place."""
+    return rendered(outcome, lambda answer: TextResult(**result_fields(answer, top_k)))
 
 
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+def _explanation_body(found: Explanation) -> ExplanationBody:
+    return ExplanationBody(
+        label=found.label,
+        log_odds=found.log_odds,
+        sentences=[SentenceBody(**asdict(part)) for part in found.parts],
+        sum=found.total,
+        remainder=found.remainder,
+    )
+
+
+def timing_body(timing: Timing) -> TimingBody:
+    return TimingBody(
+        tokenize_ms=round(timing.tokenize_ms, 3),
+        model_ms=round(timing.model_ms, 3),
+        total_ms=round(timing.total_ms, 3),
+    )
+
+
+def server_timing(timing: Timing) -> dict[str, str]:
+    """Return the header that browsers' developer tools show, in milliseconds: https://www.w3.org/TR/server-timing/"""
+    durations = {"tokenize": timing.tokenize_ms, "model": timing.model_ms, "total": timing.total_ms}
+    return {"Server-Timing": ", ".join(f"{name};dur={ms:.2f}" for name, ms in durations.items())}

@@ -1,4 +1,4 @@
-"""Around every request: its id, its size limit, its metrics, its one log line, and an answer whatever happens."""
+"""ASGI middleware around every request: id, keys, bounds, departure of the caller, metrics, log, and HEAD."""
 
 import asyncio
 import logging
@@ -8,25 +8,28 @@ from collections.abc import Sequence
 from hmac import compare_digest
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError, error_response
-from service.http.bodies import LINES, media_type
+from service.http.bodies import GONE, is_stream
 from service.model.lifecycle import ModelLifecycle
 from service.telemetry import REQUEST_ID_HEADER, log, logger, start_request
 
 QUIET = frozenset({"/livez", "/readyz", "/ping", "/health", "/metrics"})
-"""Paths that are called every few seconds; what they say in good and bad times is logged at level debug."""
+"""Paths that are requested every few seconds; their ordinary answers are logged at level debug."""
 
 OPEN = frozenset({"/livez", "/readyz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"})
-"""Paths that need no key: whoever checks health has none."""
+"""Paths that need no key, because health checks have none."""
 
 ADMIN = "/admin/"
-"""Paths that need an administrator's key."""
+"""Prefix of the paths that need an administrator's key."""
 
-PLAIN = frozenset({"", "identity"})
-"""Content-Encoding of a body that is sent as it is. A compressed one would have to be bounded after unpacking, too."""
+UNCOMPRESSED = frozenset({"", "identity"})
+"""Content-Encoding of bodies that are read. A compressed body would need a second bound, on its unpacked size."""
+
+CLIENT_LEFT = 499
+"""nginx's status of a request whose caller hung up; only logs and metrics have it."""
 
 NO_KEY = "this service needs an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 NO_ADMIN = "this path needs one of SERVICE_ADMIN_KEYS, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
@@ -34,23 +37,23 @@ ADMIN_CLOSED = "this path is closed: SERVICE_ADMIN_KEYS names no key; SIGHUP rel
 
 
 class RequestContext:
-    """Pure ASGI, so that nothing is buffered and streaming stays streaming."""
+    """Middleware of the service. It is plain ASGI, so nothing is buffered and streams stay streams."""
 
     def __init__(self, app: ASGIApp, lifecycle: ModelLifecycle) -> None:
         self._app = app
         self._lifecycle = lifecycle
         self._keys = lifecycle.settings.keys
-        self._keys_of_admins = lifecycle.settings.keys_of_admins
-        self._in_flight = 0
+        self._admin_keys = lifecycle.settings.keys_of_admins
+        self._posts_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        started, status = time.perf_counter(), 0
+        self._lifecycle.last_arrival = time.monotonic()
         headers = Headers(scope=scope)
         request_id = start_request(headers.get(REQUEST_ID_HEADER), headers.get("traceparent"))
-        started = time.perf_counter()
-        status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -59,72 +62,109 @@ class RequestContext:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        # a stream is bounded line by line, where it is read
-        limit = math.inf if streams(scope["path"], headers) else self._lifecycle.settings.max_body_bytes
-        read = 0
-
-        async def receive_within_limit() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > limit:  # an HTTPException, because FastAPI turns any other error while reading into a 400
-                raise HTTPException(413, _too_large(limit))
-            return message
-
-        self._lifecycle.last_arrival = time.monotonic()
-        counts = scope["method"] == "POST"  # who only looks must see, also now
-        self._in_flight += counts
+        posts = scope["method"] == "POST"  # others only look at the service, which must work also when it is full
+        self._posts_in_flight += posts
         try:
-            declared = headers.get("content-length", "")
-            if refusal := self._refusal(scope["path"], headers):
-                await error_response(ServiceError("unauthorized", refusal))(scope, receive, send_with_id)
-            elif declared.isdecimal() and int(declared) > limit:
-                await error_response(ServiceError("body_too_large", _too_large(limit)))(scope, receive, send_with_id)
-            elif counts and (coding := headers.get("content-encoding", "identity").strip().lower()) not in PLAIN:
-                await error_response(_compressed(coding))(scope, receive, send_with_id)
-            elif counts and self._in_flight > self._lifecycle.settings.max_requests:
-                await error_response(self._too_many())(scope, receive, send_with_id)
+            limit = math.inf if is_stream(scope) else self._lifecycle.settings.max_body_bytes
+            if refusal := self._refusal(scope, headers, limit):
+                await error_response(refusal)(scope, receive, send_with_id)
+            elif posts:
+                await self._run_while_connected(scope, receive, send_with_id, limit)
             else:
-                await self._app(scope, receive_within_limit, send_with_id)
+                await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = status or CLIENT_LEFT
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as exc:  # what extensions in Rust raise when they panic is no Exception
+        except BaseException as exc:  # a panic of an extension in Rust is no Exception
             logger.error("unhandled error", exc_info=exc)
-            if status == 0:
-                fault = ServiceError("internal", "internal error; the service's log has this request's id")
-                await error_response(fault)(scope, receive, send_with_id)
-            else:  # the answer had begun: the server must cut the connection, not end it as if all were well
+            if status:  # the answer has begun: the server must cut the connection instead of ending the answer
                 raise
+            fault = ServiceError("internal", "internal error; the service's log has this request's id")
+            await error_response(fault)(scope, receive, send_with_id)
         finally:
-            self._in_flight -= counts
-            self._finish(scope, status, time.perf_counter() - started)
+            self._posts_in_flight -= posts
+            self._record(scope, status, time.perf_counter() - started)
 
-    def _refusal(self, path: str, headers: Headers) -> str | None:
-        """Why a request may not go on: which key it lacks."""
-        if path.startswith(ADMIN):
-            if not self._keys_of_admins:
-                return ADMIN_CLOSED
-            return None if _has_one(self._keys_of_admins, headers) else NO_ADMIN
-        if self._keys and path not in OPEN and not _has_one(self._keys, headers):
-            return NO_KEY
+    def _refusal(self, scope: Scope, headers: Headers, limit: float) -> ServiceError | None:
+        """Return why the request is refused before its body is read, or None."""
+        path, declared = scope["path"], headers.get("content-length", "")
+        coding = headers.get("content-encoding", "").strip().lower()
+        admin = path.startswith(ADMIN)
+        keys = self._admin_keys if admin else self._keys
+        if admin and not keys:
+            return ServiceError("unauthorized", ADMIN_CLOSED)
+        if keys and path not in OPEN and not _has_key(keys, headers):
+            return ServiceError("unauthorized", NO_ADMIN if admin else NO_KEY)
+        if declared.isdecimal() and int(declared) > limit:
+            return _too_large(limit)
+        if scope["method"] != "POST":
+            return None
+        if coding not in UNCOMPRESSED:
+            message = f"Content-Encoding is {coding[:100]!r}; send the body as it is, without compression"
+            return ServiceError("unsupported_media_type", message)
+        if self._posts_in_flight > (most := self._lifecycle.settings.max_requests):
+            message = f"{most} requests are in flight, SERVICE_MAX_REQUESTS allows no more"
+            return ServiceError("overloaded", message, retry_after_s=self._lifecycle.retry_after_s())
         return None
 
-    def _too_many(self) -> ServiceError:
-        limit = self._lifecycle.settings.max_requests
-        message = f"{limit} requests are in flight, SERVICE_MAX_REQUESTS allows no more"
-        return ServiceError("overloaded", message, retry_after_s=self._lifecycle.retry_after_s())
+    async def _run_while_connected(self, scope: Scope, receive: Receive, send: Send, limit: float) -> None:
+        """Run the app, and cancel it if the caller hangs up; Starlette would let it go on. A request is in flight once
+        its body is read, a stream from its beginning.
 
-    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
-        # The route's path, not the caller's: a scanner must not make a time series of each path it tries.
-        route = scope.get("route")
-        endpoint = getattr(route, "path", None) or "other"
-        metrics = self._lifecycle.metrics
-        metrics.requests.labels(endpoint, str(status)).inc()
-        metrics.request_seconds.labels(endpoint).observe(seconds)
-        level = logging.DEBUG if scope["path"] in QUIET and status in (200, 503) else logging.INFO
+        Raises:
+            ClientDisconnect: the caller hung up.
+        """
+        streams = limit == math.inf
+        gone: asyncio.Event | None = (scope.get("extensions") or {}).get(GONE) if streams else None
+        body_read = asyncio.Event()
+        accepted, size = streams, 0
+        self._lifecycle.in_flight += streams
+
+        async def bounded_receive() -> Message:
+            nonlocal accepted, size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > limit:
+                raise _too_large(limit)
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                self._lifecycle.in_flight += not accepted
+                accepted = True
+                body_read.set()
+            return message
+
+        async def run_app() -> None:
+            await self._app(scope, bounded_receive, send)
+
+        async def departure() -> None:
+            if gone is not None:
+                await gone.wait()
+            else:
+                await body_read.wait()
+                await receive()  # after the body, the only message left is the disconnect
+
+        work = asyncio.create_task(run_app())
+        watch = asyncio.create_task(departure())
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ClientDisconnect
+            await work
+        finally:
+            self._lifecycle.in_flight -= accepted
+            for task in (work, watch):
+                task.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Add the request to metrics and log."""
+        # The route's path, not the caller's: a scanner must not make a time series of each path that it tries.
+        endpoint = getattr(scope.get("route"), "path", None) or "other"
+        self._lifecycle.metrics.requests.labels(endpoint, str(status)).inc()
+        self._lifecycle.metrics.request_seconds.labels(endpoint).observe(seconds)
         log(
             "request",
-            level=level,
+            level=logging.DEBUG if scope["path"] in QUIET and status in (200, 503) else logging.INFO,
             method=scope["method"],
             path=scope["path"][:200],
             status=status,
@@ -132,24 +172,35 @@ class RequestContext:
         )
 
 
-def _has_one(keys: Sequence[bytes], headers: Headers) -> bool:
-    """The request has one of the keys. Every key is compared, in constant time."""
+class HeadAsGet:
+    """Middleware that answers HEAD as GET without its body, on every path that takes GET (RFC 9110, section 9.3.2).
+
+    Load balancers send HEAD, and FastAPI's routes, unlike Starlette's, do not take it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        as_get = {**scope, "method": "GET"}  # a copy: the server must still know that no body may follow
+        await self._app(as_get, receive, send_head)
+        scope["route"] = as_get.get("route")  # metrics are by route
+
+
+def _has_key(keys: Sequence[bytes], headers: Headers) -> bool:
+    """Return whether the request has one of the keys. Every key is compared, in constant time."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     offered = [headers.get("x-api-key", ""), token.strip() if scheme.lower() == "bearer" else ""]
     matches = [compare_digest(key, one.encode()) for key in keys for one in offered]
     return any(matches)
 
 
-def streams(path: str, headers: Headers) -> bool:
-    """A body of any length, of which only some lines are in memory at a time."""
-    return path == "/batch" and media_type(headers) in LINES
-
-
-def _compressed(coding: str) -> ServiceError:
-    return ServiceError(
-        "unsupported_media_type", f"Content-Encoding is {coding[:100]!r}; send the body as it is, without compression"
-    )
-
-
-def _too_large(limit: float) -> str:
-    return f"the body has more than {limit} bytes; send fewer texts at once"
+def _too_large(limit: float) -> ServiceError:
+    return ServiceError("body_too_large", f"the body has more than {limit} bytes; send fewer texts at once")

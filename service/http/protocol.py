@@ -32,9 +32,8 @@ from typing import Any, Literal
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.api.stream import GONE, OWING
 from service.errors import ServiceError, error_document
-from service.http.bodies import LINES
+from service.http.bodies import GONE, OWING, is_stream
 from service.telemetry import REQUEST_ID_HEADER, log
 
 MAX_HEAD_BYTES = 32_768
@@ -152,10 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise self._fault
         self._owing = False
         super().on_headers_complete()  # its task runs later
-        self._streams = self.scope["path"] == "/batch" and any(
-            name == b"content-type" and value.partition(b";")[0].strip().lower().decode("latin-1") in LINES
-            for name, value in self.headers
-        )
+        self._streams = is_stream(self.scope)
         if self._streams:
             owing = partial(self._set_owing, self.scope)
             self.scope["extensions"] = {OWING: owing, GONE: self._gone}  # type: ignore[dict-item]  # any value is right

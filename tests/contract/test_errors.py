@@ -10,7 +10,7 @@ import pytest
 import yaml
 from starlette.exceptions import HTTPException
 
-from service.api.schemas import ErrorBody
+from service.api.wire import ErrorBody
 from service.app import create_app
 from service.errors import STATUS, EngineLoadError
 from service.http import protocol

@@ -19,7 +19,8 @@ from pydantic import TypeAdapter
 from schemathesis.checks import load_all_checks, negative_data_rejection, positive_data_acceptance
 from schemathesis.config import SchemathesisConfig
 
-from service.api.schemas import ErrorBody, TextResult
+from service.api.predict import TextResult
+from service.api.wire import ErrorBody
 from service.errors import STATUS
 from service.http.middleware import ADMIN
 from tests.support import ROOT

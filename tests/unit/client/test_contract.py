@@ -138,7 +138,8 @@ def documented(document: dict[str, Any]) -> set[tuple[str, int]]:
     for operations in document["paths"].values():
         for operation in operations.values():
             for status, response in operation["responses"].items():
-                examples = response.get("content", {}).get("application/json", {}).get("examples", {})
+                shared = document["components"]["responses"].get(response.get("$ref", "").rpartition("/")[2], response)
+                examples = shared.get("content", {}).get("application/json", {}).get("examples", {})
                 found |= {(kind, int(status)) for kind in examples if int(status) >= 400}
     return found
 

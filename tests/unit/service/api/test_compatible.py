@@ -125,7 +125,7 @@ async def test_the_binary_extension(service_with: ServiceFactory) -> None:
 async def test_more_strings_than_a_request_may_have_are_not_even_read(
     service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.api.open_inference._elements", None)
+    monkeypatch.setattr("service.api.open_inference._read_strings", None)
     async with service_with(max_texts=1) as service:
         response = await binary(service, element("a") * 2)
         assert (response.status_code, response.json()["kind"]) == (413, "too_many_texts")

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.schemas import TokenizeResponse
+from service.api.tokenize import TokenizeResponse
 from service.errors import STATUS
 from tests.support import invocation_cases
 from tests.support.app import Service, ServiceFactory, longest_turn_of

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.api.stream import CHUNK_LINES, GONE, IN_FLIGHT
+from service.api.stream import CHUNK_LINES, IN_FLIGHT
+from service.http.bodies import GONE
 from tests.support.app import Service, ServiceFactory, reached
 from tests.support.fake_engine import expected_label
 

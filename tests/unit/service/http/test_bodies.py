@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import ServiceError
-from service.http.bodies import Format, answer_format, format_of, read_rows, split_lines, write_csv
+from service.http.bodies import MEDIA_TYPES, Form, answer_form, body_form, read_rows, split_lines, write_csv
 
 
 @pytest.mark.parametrize(
@@ -20,14 +20,14 @@ from service.http.bodies import Format, answer_format, format_of, read_rows, spl
         ("text/plain", "text"),
     ],
 )
-def test_declared_types(declared: str, form: Format) -> None:
-    assert format_of(declared) == form
+def test_declared_types(declared: str, form: Form) -> None:
+    assert body_form({"content-type": declared}, *MEDIA_TYPES) == form
 
 
 @pytest.mark.parametrize("declared", ["", "image/png", "application/jso", "text/csvx"])
 def test_other_types_are_refused(declared: str) -> None:
     with pytest.raises(ServiceError) as caught:
-        format_of(declared)
+        body_form({"content-type": declared}, *MEDIA_TYPES)
     assert caught.value.kind == "unsupported_media_type"
 
 
@@ -50,21 +50,21 @@ def test_other_types_are_refused(declared: str) -> None:
         ("text/csv;q=nonsense, text/plain", "csv", "", "text"),
     ],
 )
-def test_the_answers_form(accept: str | None, came: Format, default: str, answer: Format) -> None:
-    assert answer_format(accept, came, default) == answer
+def test_the_answers_form(accept: str | None, came: Form, default: str, answer: Form) -> None:
+    assert answer_form(accept, came, default) == answer
 
 
 @pytest.mark.parametrize("accept", ["image/png", "application/json;q=0", "text/html, application/xml;q=0.9", ";;,"])
 def test_what_cannot_be_given_is_not_acceptable(accept: str) -> None:
     with pytest.raises(ServiceError) as caught:
-        answer_format(accept, "json")
+        answer_form(accept, "json")
     assert (caught.value.kind, caught.value.status) == ("not_acceptable", 406)
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
 def test_no_accept_header_is_a_fault(accept: str) -> None:
     try:
-        assert answer_format(accept, "json") in ("json", "lines", "csv", "text")
+        assert answer_form(accept, "json") in ("json", "lines", "csv", "text")
     except ServiceError as exc:
         assert exc.kind == "not_acceptable"
 
@@ -73,11 +73,11 @@ def test_no_accept_header_is_a_fault(accept: str) -> None:
 def test_csv_rows_come_back_as_they_were_written(texts: list[str]) -> None:
     file = io.StringIO(newline="")
     csv.writer(file, quoting=csv.QUOTE_ALL).writerows([text] for text in texts)
-    assert list(read_rows("csv", file.getvalue().encode())) == texts
+    assert list(read_rows(file.getvalue().encode())) == texts
 
 
 def test_rows_that_are_wrong_keep_their_place() -> None:
-    rows = list(read_rows("csv", b'one\n\n"two, quoted"\nthree, not quoted\n'))
+    rows = list(read_rows(b'one\n\n"two, quoted"\nthree, not quoted\n'))
     assert rows[:3] == ["one", "", "two, quoted"]
     assert isinstance(rows[3], ServiceError) and "row 4 has 2 columns" in rows[3].message
 
@@ -85,7 +85,7 @@ def test_rows_that_are_wrong_keep_their_place() -> None:
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b'"never closed'])
 def test_bodies_that_are_no_csv(body: bytes) -> None:
     with pytest.raises(ServiceError) as caught:
-        list(read_rows("csv", body))
+        list(read_rows(body))
     assert caught.value.kind == "invalid_body"
 
 

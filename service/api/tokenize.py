@@ -1,0 +1,94 @@
+"""`/tokenize`: the tokens that the model would read of a text."""
+
+import asyncio
+import json
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ConfigDict, Field
+
+from service.api.wire import (
+    EXAMPLE_TEXT,
+    TEXT_ERRORS,
+    WORK_ERRORS,
+    LoneText,
+    RequestBody,
+    WireModel,
+    lifecycle_of,
+)
+from service.http.bodies import read_json
+from service.http.openapi import documented, json_body
+from service.inference.engine import Tokenized
+
+TOKENIZE_ERRORS = tuple(
+    kind for kind in (*WORK_ERRORS, *TEXT_ERRORS) if kind not in ("too_many_texts", "inference_failed", "text_too_long")
+)
+
+TOKENS_AT_ONCE = 1000
+"""Tokens that are written in one turn of the event loop, about two milliseconds."""
+
+router = APIRouter(tags=["predict"])
+
+
+class TokenizeRequest(RequestBody):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
+
+    text: LoneText = Field(description="the text to tokenise")
+
+
+class Token(WireModel):
+    id: int = Field(ge=0)
+    text: str = Field(description="its characters; empty if it ends inside a character that has several tokens")
+    start: int = Field(ge=0, description="index of the first character in the cleaned text")
+    end: int = Field(ge=0, description="index after the last character")
+
+
+class TokenizeResponse(WireModel):
+    cleaned: str = Field(description="the text after clean-up, in which offsets count")
+    tokens: list[Token]
+    count: int = Field(ge=1)
+    max_tokens: int = Field(ge=1, description="tokens that the model reads at once")
+    windows: int = Field(ge=1, description='windows in which `on_long: "windows"` reads the text')
+    would_truncate: bool = Field(description="by default the model would read only the beginning of the text")
+
+
+@router.post(
+    "/tokenize",
+    summary="Tokens of a text",
+    description="The tokens that the model would read, without the model.",
+    response_model=TokenizeResponse,
+    responses=documented(*TOKENIZE_ERRORS),
+    openapi_extra=json_body(TokenizeRequest),
+)
+async def tokenize(request: Request) -> Response:
+    body = await read_json(request, TokenizeRequest.model_validate)
+    pipeline = lifecycle_of(request).current_pipeline()
+    tokenized = await pipeline.tokenize(body.text)
+    count, max_tokens = len(tokenized.ids), pipeline.info.max_tokens
+    rest = {
+        "cleaned": tokenized.cleaned,
+        "count": count,
+        "max_tokens": max_tokens,
+        "windows": tokenized.windows,
+        "would_truncate": pipeline.info.on_long == "truncate" and count > max_tokens,
+    }
+    content = b'{"tokens":[' + b",".join(await _token_json(tokenized)) + b"]," + _json(rest)[1:]
+    return Response(content, media_type="application/json")
+
+
+async def _token_json(tokenized: Tokenized) -> list[bytes]:
+    """Return stretches of the tokens as JSON without brackets. The longest text has half a million tokens, seconds of
+    work, so other requests have their turn on the event loop after each stretch."""
+    stretches = []
+    for first in range(0, len(tokenized.ids), TOKENS_AT_ONCE):
+        stretch = slice(first, first + TOKENS_AT_ONCE)
+        tokens = [
+            {"id": i, "text": tokenized.cleaned[start:end], "start": start, "end": end}
+            for i, (start, end) in zip(tokenized.ids[stretch], tokenized.offsets[stretch], strict=True)
+        ]
+        stretches.append(_json(tokens)[1:-1])
+        await asyncio.sleep(0)
+    return stretches
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
