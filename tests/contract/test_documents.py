@@ -11,6 +11,7 @@ import pytest
 from client import settings as client_settings
 from service import __version__
 from service.settings import PREFIX, SAGEMAKER_ACCEPT, SAGEMAKER_PORT, Settings
+from service.telemetry import Metrics
 from tests.support import ROOT
 
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -96,6 +97,13 @@ def test_table_of_settings_is_that_of_the_code() -> None:
 def test_no_setting_is_named_that_does_not_exist(name: str) -> None:
     known = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
     assert set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", read(name))) <= known
+
+
+def test_metrics_that_are_named_are_all_there_are() -> None:
+    known = {f"{m.name}_total" if m.type == "counter" else m.name for m in Metrics().registry.collect()}
+    assert set(re.findall(r"`(classifier_\w+)`", read("docs/operations.md"))) == known
+    for name in DOCUMENTS:
+        assert set(re.findall(r"`(classifier_\w+)`", read(name))) <= known, name
 
 
 def test_version_is_the_same_everywhere() -> None:
