@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,14 @@ def no_settings_left() -> Iterator[None]:
     for name in left:
         del os.environ[name]
     assert not left, "the test leaves these variables set"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Give torch its one thread back: an engine that a test loads takes all CPUs for the whole process."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture
