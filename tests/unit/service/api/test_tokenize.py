@@ -1,0 +1,30 @@
+"""`/tokenize` over the fake engine."""
+
+import pytest
+
+from service.api.tokenize import TokenizeResponse
+from tests.support.app import ServiceFactory, longest_turn_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_tokenize(service_with: ServiceFactory) -> None:
+    async with service_with(max_text_chars=500) as service:
+        body = (await service.post("/tokenize", {"text": "two words"})).json()
+        assert body["tokens"] == [
+            {"id": 0, "text": "two", "start": 0, "end": 3},
+            {"id": 1, "text": "words", "start": 4, "end": 9},
+        ]
+        assert (body["cleaned"], body["count"], body["windows"], body["would_truncate"]) == ("two words", 2, 1, False)
+        assert (await service.post("/tokenize", {"text": "word " * 60})).json()["windows"] == 2
+        assert (await service.post("/tokenize", {"text": ""})).json()["kind"] == "empty_text"
+        assert (await service.post("/tokenize", {"text": "x" * 501})).json()["kind"] == "text_too_large"
+
+
+async def test_many_tokens_leave_others_their_turn(service_with: ServiceFactory) -> None:
+    async with service_with() as service:
+        response, longest_s = await longest_turn_of(service.post("/tokenize", {"text": "é " * 99_999 + '"'}))
+    body = TokenizeResponse.model_validate_json(response.content)
+    assert [token.start for token in body.tokens] == list(range(0, 200_000, 2))
+    assert (body.count, body.tokens[-1].text) == (100_000, '"')
+    assert longest_s < 0.1, "a turn for each 1,000 tokens"
