@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from typing import Any, Unpack
 
 import httpx
@@ -114,8 +114,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         if not isinstance(self._transport, HttpTransport):
             raise Unsupported(f"{self.url}: an endpoint cannot stream both ways; use predict_many")
         stream = TwoWayStream(self._transport, given(options), self._timeout_s)
-        source = aiter(texts) if isinstance(texts, AsyncIterable) else read_in_thread(texts)
-        async with aclosing(stream.outcomes(source)) as outcomes:
+        async with AsyncExitStack() as stack:
+            if not isinstance(texts, AsyncIterable):
+                texts = await stack.enter_async_context(aclosing(read_in_thread(texts)))
+            outcomes = await stack.enter_async_context(aclosing(stream.outcomes(aiter(texts))))
             async for outcome in outcomes:
                 yield outcome
 

@@ -67,7 +67,7 @@ class BackgroundLoop:
     """An event loop in a thread, which all clients of this process share; it begins with the first call."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close a client while this thread holds it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._of_parent: list[object] = []
 
@@ -82,7 +82,7 @@ class BackgroundLoop:
     def after_fork(self) -> None:
         """Forget the parent's loop, whose thread the child lacks; closing it would close what the parent still uses."""
         self._of_parent.append(self._loop)
-        self._lock, self._loop = threading.Lock(), None
+        self._lock, self._loop = threading.RLock(), None
 
 
 _background = BackgroundLoop()

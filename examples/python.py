@@ -1,6 +1,6 @@
-"""The service by its Python client: `python -m examples.python [URL]`, in the repository's root.
+"""Use the service through its Python client: `python -m examples.python [URL]`, in the repository's root.
 
-Without a URL it takes CLASSIFIER_URL, else http://localhost:8080; a key comes from CLASSIFIER_API_KEY.
+Without a URL, CLASSIFIER_URL names the service, else it is http://localhost:8080; CLASSIFIER_API_KEY has the key.
 """
 
 import sys
@@ -30,11 +30,11 @@ def main(url: str | None) -> None:
         for text, outcome in zip(TEXTS, client.predict_many(TEXTS), strict=True):
             print(f"{text[:30]!r}: {outcome.label if outcome.ok else outcome.error}")
 
-        # texts that come one by one: each answer as soon as it is there
+        # texts that come one by one: each answer comes as soon as it is there
         for outcome in client.stream(as_they_come()):
             print(outcome.label if outcome.ok else outcome.error)
 
-        # what a program does about an error depends on its branch
+        # a program decides by an error's class what to do about it
         try:
             client.predict("")
         except BadText as error:

@@ -1,4 +1,4 @@
-"""The README's pictures of the page: `python scripts/screenshots.py URL`, with service and page running."""
+"""Take the README's pictures of the page: `python scripts/screenshots.py URL`, while service and page are running."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ VIEWS = {"desktop": (1200, 1180, "light"), "dark": (1200, 1180, "dark"), "phone"
 
 
 def take(browser: Browser, url: str, name: str) -> None:
-    """One picture, of an example that is classified and explained."""
+    """Take one picture of an example that is classified and explained."""
     width, height, scheme = VIEWS[name]
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme="dark" if scheme == "dark" else "light"

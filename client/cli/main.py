@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,7 @@ from client.settings import API_KEY, DEFAULT_URL, URL
 from client.transport.messages import OptionFields
 from client.transport.retry import Retry
 
-NO_ANSWER = 1
-INPUT_ERROR = 2
-SERVICE_ERROR = 3
-INTERRUPTED = 130
+NO_ANSWER, INPUT_ERROR, SERVICE_ERROR, INTERRUPTED = 1, 2, 3, 130
 
 UNLIMITED_TRIES = 1_000_000
 MOST_S = 1e7
@@ -110,11 +108,8 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 
 def _add_options(add: Callable[..., Any]) -> None:
     add("--top-k", type=int, help="only the k most probable labels; default: all")
-    add(
-        "--on-long",
-        choices=("windows", "truncate", "error"),
-        help="how to read texts longer than the model reads at once; default: the model's setting",
-    )
+    on_long = "how to read texts longer than the model reads at once; default: the model's setting"
+    add("--on-long", choices=("windows", "truncate", "error"), help=on_long)
     add("--timeout-ms", type=int, help="time for each request; default: the service's")
 
 
@@ -173,17 +168,8 @@ def _shown(answer: Prediction) -> list[str]:
 
 
 def _classify(parsed: argparse.Namespace) -> int:
-    job = Job(
-        parsed.source,
-        parsed.output,
-        parsed.text_column,
-        _options(parsed),
-        parsed.concurrency,
-        parsed.all_scores,
-        parsed.prefix,
-        parsed.restart,
-        parsed.overwrite,
-    )
+    same_names = (field.name for field in fields(Job) if field.name != "options")
+    job = Job(options=_options(parsed), **{name: getattr(parsed, name) for name in same_names})
 
     async def run() -> Summary:
         task = asyncio.current_task()

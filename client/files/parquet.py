@@ -20,6 +20,8 @@ TYPES = {float: pa.float64(), bool: pa.bool_(), int: pa.int64(), str: pa.string(
 
 
 class ParquetSource(Source):
+    """A Parquet file."""
+
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:

@@ -88,6 +88,8 @@ def _opened(path: Path) -> io.TextIOWrapper:
 
 
 class CsvSource(Source):
+    """A CSV or TSV file, whose first line names the columns."""
+
     def __init__(self, path: Path, delimiter: str) -> None:
         super().__init__(path)
         self._delimiter = delimiter
@@ -126,6 +128,8 @@ class CsvSource(Source):
 
 
 class LinesSource(Source):
+    """A JSON Lines file: one object a line, each with columns of its own."""
+
     def columns(self) -> list[str]:
         return list({name: None for row in self.rows("") for name in row.values})
 

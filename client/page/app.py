@@ -134,14 +134,15 @@ def text_tab(url: str, api_key: str) -> None:
 
 def classify(url: str, api_key: str, text: str, explain: bool) -> None:
     """Keep the answer for this and the next runs of the page."""
-    began = time.perf_counter()
     try:
         with st.spinner("The model reads the text"), Client(url, api_key=api_key, retry=IMPATIENT) as client:
+            began = time.perf_counter()
             prediction = client.predict(text)
+            seconds = time.perf_counter() - began
     except ClientError as exc:
         show_error(exc)
     else:
-        st.session_state["answer"] = Answer(text, prediction, time.perf_counter() - began, explain)
+        st.session_state["answer"] = Answer(text, prediction, seconds, explain)
 
 
 def explain_answer(url: str, api_key: str, answer: Answer) -> None:

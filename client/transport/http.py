@@ -2,6 +2,7 @@
 
 import ssl
 from base64 import b64encode
+from contextlib import aclosing
 from typing import Protocol
 
 import httpx
@@ -90,20 +91,18 @@ class HttpTransport:
             raise _explained(self.where, timeout_s, exc) from exc
 
     async def _sent(self, request: httpx.Request) -> Reply:
-        if isinstance(self._http, httpx.Client):
-            http, body = self._http, bytearray()
+        body = bytearray()
+        if isinstance(http := self._http, httpx.Client):
             response = await in_thread(lambda: http.send(request))
             body += response.content
         else:
-            response, body = await self._http.send(request, stream=True), bytearray()
-            try:
+            response = await http.send(request, stream=True)
+            async with aclosing(response):
                 async for piece in response.aiter_bytes():
                     body += piece
                     if len(body) > MAX_ANSWER_BYTES:
                         raise NotOurService(f"{self.where}: an answer of more than {MAX_ANSWER_BYTES} bytes")
-            finally:
-                await response.aclose()
-        return Reply(response.status_code, bytes(body), {k.lower(): v for k, v in response.headers.items()})
+        return Reply(response.status_code, bytes(body), dict(response.headers))
 
     async def close(self) -> None:
         if self._own and isinstance(self._http, httpx.AsyncClient):

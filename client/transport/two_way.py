@@ -38,7 +38,7 @@ class TwoWayStream:
         self._transport, self._options, self._timeout_s = transport, options, timeout_s
         self._where = transport.where
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=READ_BYTES)
-        self._texts = self._answers = 0
+        self._texts = self._answers = 0  # sent and received so far
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._blank_line: asyncio.TimerHandle | None = None
