@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
-from service.api.wire import Flag, ModelBody, RequestBody, WireModel, json_response, lifecycle_of, model_body
+from service.api import wire
 from service.http.bodies import read_json
-from service.http.openapi import documented, json_body
+from service.http.openapi import json_route
 from service.model.reload import ReloadOptions
 
 router = APIRouter(prefix="/admin", tags=["operations"])
@@ -26,7 +26,7 @@ RELOAD_ERRORS = (
 )
 
 
-class ReloadRequest(RequestBody):
+class ReloadRequest(wire.RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_dir": "models/trained", "max_flip_rate": 0.1}]})
 
     model_dir: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")] | None = Field(
@@ -35,10 +35,10 @@ class ReloadRequest(RequestBody):
     max_flip_rate: float = Field(
         0.2, ge=0, le=1, description="share of recent texts that may get another label, if there are 20 of them"
     )
-    other_labels: Flag = Field(False, description="the new model may have other labels")
+    other_labels: wire.Flag = Field(False, description="the new model may have other labels")
 
 
-class ComparisonBody(WireModel):
+class ComparisonBody(wire.WireModel):
     """Both models on recent texts."""
 
     texts: int = Field(ge=0, description="texts that both models answered; SERVICE_RELOAD_SAMPLES are kept")
@@ -46,9 +46,9 @@ class ComparisonBody(WireModel):
     mean_change: float = Field(ge=0, le=1, description="mean absolute change of the probability of their label")
 
 
-class ReloadResponse(WireModel):
-    previous: ModelBody
-    model: ModelBody = Field(description="the model that is served now")
+class ReloadResponse(wire.WireModel):
+    previous: wire.ModelBody
+    model: wire.ModelBody = Field(description="the model that is served now")
     compared: ComparisonBody
     seconds: float
 
@@ -60,18 +60,16 @@ class ReloadResponse(WireModel):
     "and then sends new requests to the new one; no request is lost. If anything is wrong, the running model stays. "
     "Needs one of `SERVICE_ADMIN_KEYS`. `SIGHUP` does the same for `SERVICE_MODEL_DIR`. The answer takes as long as "
     "loading does; the reload continues if the caller hangs up.",
-    response_model=ReloadResponse,
-    responses=documented(*RELOAD_ERRORS),
-    openapi_extra=json_body(ReloadRequest),
+    **json_route(ReloadRequest, answer=ReloadResponse, errors=RELOAD_ERRORS),
 )
 async def reload(request: Request) -> Response:
     body = await read_json(request, ReloadRequest.model_validate)
-    done = await lifecycle_of(request).reload(ReloadOptions(body.model_dir, body.max_flip_rate, body.other_labels))
+    done = await wire.lifecycle_of(request).reload(ReloadOptions(body.model_dir, body.max_flip_rate, body.other_labels))
     seen = done.comparison
     response = ReloadResponse(
-        previous=model_body(done.previous),
-        model=model_body(done.current),
+        previous=wire.model_body(done.previous),
+        model=wire.model_body(done.current),
         compared=ComparisonBody(texts=seen.samples, flip_rate=seen.flip_rate, mean_change=seen.mean_change),
         seconds=round(done.seconds, 3),
     )
-    return json_response(response)
+    return wire.json_response(response)

@@ -5,21 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, FailFast, Field
 
+from service.api import wire
 from service.api.predict import RequestOptionsBody, TextResult, TimingBody, server_timing, text_result, timing_body
 from service.api.stream import LinesResponse
-from service.api.wire import (
-    EXAMPLE_TEXT,
-    WORK_ERRORS,
-    ErrorBody,
-    ModelBody,
-    Text,
-    WireModel,
-    json_response,
-    lifecycle_of,
-    model_body,
-)
 from service.http.bodies import is_stream, read_json
-from service.http.openapi import LIMIT, documented, json_body
+from service.http.openapi import LIMIT, json_route, text_form
 from service.inference.pipeline import Answer, Timing
 
 router = APIRouter(tags=["predict"])
@@ -27,25 +17,25 @@ router = APIRouter(tags=["predict"])
 
 class BatchRequest(RequestOptionsBody):
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"texts": [EXAMPLE_TEXT, "The striker scored twice."], "top_k": 1}]}
+        json_schema_extra={"examples": [{"texts": [wire.EXAMPLE_TEXT, "The striker scored twice."], "top_k": 1}]}
     )
 
-    texts: Annotated[list[Text], FailFast()] = Field(
+    texts: Annotated[list[wire.Text], FailFast()] = Field(
         min_length=1, description="the texts to classify", json_schema_extra={LIMIT: "max_texts"}
     )
 
 
-class Usage(WireModel):
+class Usage(wire.WireModel):
     texts: int = Field(ge=1)
     failed: int = Field(ge=0, description="texts whose result is an error")
     tokens: int = Field(ge=0, description="tokens that the model read")
     truncated: int = Field(ge=0, description="texts of which only the beginning was read")
 
 
-class BatchResponse(WireModel):
-    results: list[TextResult | ErrorBody] = Field(description="one result for each text, in their order")
+class BatchResponse(wire.WireModel):
+    results: list[TextResult | wire.ErrorBody] = Field(description="one result for each text, in their order")
     usage: Usage
-    model: ModelBody
+    model: wire.ModelBody
     timing: TimingBody
 
 
@@ -56,31 +46,27 @@ class BatchResponse(WireModel):
     "With `Content-Type: application/x-ndjson` the body has any number of lines, each a string or an object as for\n"
     "`/predict`. Each line is answered by a line, in order, while the body is read. Read the answers while you send:\n"
     "the service stops reading from a caller who does not.",
-    response_model=BatchResponse,
-    responses=documented(*(kind for kind in WORK_ERRORS if kind != "inference_failed"))
-    | {
-        200: {
-            "content": {
-                "application/x-ndjson": {
-                    "schema": {"type": "string", "description": "a result or an error object on each line"},
-                    "example": '{"label":"sport","score":0.98,"scores":[],"unsure":false,"tokens":6,"tokens_read":6,'
-                    '"truncated":false,"windows":1}\n',
-                }
-            }
-        }
-    },
-    openapi_extra=json_body(
+    **json_route(
         BatchRequest,
-        others={
-            "application/x-ndjson": {
-                "schema": {"type": "string", "description": "a text or an object as for /predict on each line"},
-                "example": '"The striker scored twice."\n{"text": "The bank cut its rate.", "top_k": 1}\n',
-            }
+        answer=BatchResponse,
+        errors=(kind for kind in wire.WORK_ERRORS if kind != "inference_failed"),
+        other_bodies={
+            "application/x-ndjson": text_form(
+                '"The striker scored twice."\n{"text": "The bank cut its rate.", "top_k": 1}\n',
+                "a text or an object as for /predict on each line",
+            )
+        },
+        other_answers={
+            "application/x-ndjson": text_form(
+                '{"label":"sport","score":0.98,"scores":[],"unsure":false,"tokens":6,"tokens_read":6,"truncated":false,'
+                '"windows":1}\n',
+                "a result or an error object on each line",
+            )
         },
     ),
 )
 async def batch(request: Request) -> Response:
-    lifecycle = lifecycle_of(request)
+    lifecycle = wire.lifecycle_of(request)
     if is_stream(request.scope):
         lifecycle.current_pipeline()  # raises unless new work is accepted
         return LinesResponse(lifecycle)
@@ -97,7 +83,7 @@ async def batch(request: Request) -> Response:
             tokens=sum(answer.tokens_read for answer in answers),
             truncated=sum(answer.truncated for answer in answers),
         ),
-        model=model_body(pipeline.info),
+        model=wire.model_body(pipeline.info),
         timing=timing_body(timing),
     )
-    return json_response(response, server_timing(timing))
+    return wire.json_response(response, server_timing(timing))

@@ -6,30 +6,18 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from service.api.wire import (
-    EXAMPLE_TEXT,
-    ErrorBody,
-    Flag,
-    LoneText,
-    PositiveInt,
-    RequestBody,
-    Score,
-    TextOrTexts,
-    WireModel,
-    answer_or_raise,
-    score_list,
-)
+from service.api import wire
 from service.errors import ServiceError, error_body
 from service.http.openapi import LIMIT
 from service.inference.pipeline import Answer, AnswerOrError, RequestOptions
 
 
-class TextInvocation(RequestBody):
+class TextInvocation(wire.RequestBody):
     """The form of the article, answered by a map from label to probability."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": wire.EXAMPLE_TEXT}]})
 
-    text: LoneText
+    text: wire.LoneText
 
     @property
     def texts(self) -> list[str]:
@@ -40,20 +28,22 @@ class TextInvocation(RequestBody):
 
     def answer(self, outcomes: Sequence[AnswerOrError]) -> Any:
         """Return the JSON answer. Raises the error of the text."""
-        return dict(answer_or_raise(outcomes[0]).prediction.scores)
+        return dict(wire.answer_or_raise(outcomes[0]).prediction.scores)
 
 
-class InferenceParameters(RequestBody):
-    top_k: PositiveInt | None = Field(None, description="null: all labels")
-    truncation: Flag = Field(False, description="read only the beginning of a long text instead of all of it")
+class InferenceParameters(wire.RequestBody):
+    top_k: wire.PositiveInt | None = Field(None, description="null: all labels")
+    truncation: wire.Flag = Field(False, description="read only the beginning of a long text instead of all of it")
 
 
-class InputsInvocation(RequestBody):
+class InputsInvocation(wire.RequestBody):
     """The form of Hugging Face's text-classification pipeline, answered as that pipeline does."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [EXAMPLE_TEXT], "parameters": {"top_k": 2}}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"inputs": [wire.EXAMPLE_TEXT], "parameters": {"top_k": 2}}]}
+    )
 
-    inputs: TextOrTexts
+    inputs: wire.TextOrTexts
     parameters: InferenceParameters = InferenceParameters()
 
     @property
@@ -75,7 +65,7 @@ class InputsInvocation(RequestBody):
         lists = "top_k" in self.parameters.model_fields_set
         top_k = self.parameters.top_k if lists else 1
         if isinstance(self.inputs, str):
-            return _scores(answer_or_raise(outcomes[0]), top_k)
+            return _scores(wire.answer_or_raise(outcomes[0]), top_k)
         return [
             error_body(outcome) if isinstance(outcome, ServiceError)
             else _scores(outcome, top_k) if lists else _scores(outcome, 1)[0]
@@ -109,10 +99,10 @@ _INSTANCES_SCHEMA = {
 }
 
 
-class InstancesInvocation(RequestBody):
+class InstancesInvocation(wire.RequestBody):
     """The form of TensorFlow Serving, answered by `predictions`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"instances": [{"text": EXAMPLE_TEXT}]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"instances": [{"text": wire.EXAMPLE_TEXT}]}]})
 
     instances: Annotated[list[str | dict[str, str]], PlainValidator(_instances), WithJsonSchema(_INSTANCES_SCHEMA)]
 
@@ -133,12 +123,12 @@ class InstancesInvocation(RequestBody):
         }
 
 
-class Predictions(WireModel):
-    predictions: list[Score | ErrorBody]
+class Predictions(wire.WireModel):
+    predictions: list[wire.Score | wire.ErrorBody]
 
 
 Invocation = TextInvocation | InputsInvocation | InstancesInvocation
-InvocationAnswer = dict[str, float] | list[Score | ErrorBody | list[Score]] | Predictions
+InvocationAnswer = dict[str, float] | list[wire.Score | wire.ErrorBody | list[wire.Score]] | Predictions
 
 
 def parse_invocation(value: Any) -> Invocation:
@@ -151,4 +141,4 @@ def parse_invocation(value: Any) -> Invocation:
 
 
 def _scores(answer: Answer, top_k: int | None) -> list[dict[str, Any]]:
-    return [score.model_dump() for score in score_list(answer.prediction, top_k)]
+    return [score.model_dump() for score in wire.score_list(answer.prediction, top_k)]

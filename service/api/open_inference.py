@@ -11,31 +11,20 @@ the answer, because tensors have no place for errors.
 """
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from service.api.wire import (
-    EXAMPLE_TEXT,
-    TEXT_ERRORS,
-    WORK_ERRORS,
-    LenientModel,
-    classify_inputs,
-    json_response,
-    lifecycle_of,
-    probabilities_of,
-    whole_float_as_int,
-)
+from service.api import wire
 from service.errors import ServiceError
 from service.http.bodies import media_type, parse_json, read_json
-from service.http.openapi import documented, json_body
+from service.http.openapi import json_route
 from service.inference.pipeline import Pipeline
 
 INFER = "/v2/models/{model}/infer"
 INFER_VERSION = "/v2/models/{model}/versions/{version}/infer"
-INFER_ERRORS = (*WORK_ERRORS, *TEXT_ERRORS, "not_found", "invalid_body")
 
 BINARY_HEADER = "inference-header-content-length"
 LENGTH_BYTES = 4  # before each string of a binary tensor, little-endian
@@ -44,7 +33,7 @@ MAX_DIMENSION = 2**31 - 1
 router = APIRouter(tags=["compatible"])
 
 
-class TensorMetadata(LenientModel):
+class TensorMetadata(wire.LenientModel):
     name: Literal["text", "label", "score", "probabilities"]
     datatype: Literal["BYTES", "FP32"]
     shape: list[int]
@@ -62,10 +51,10 @@ def _flat_strings(value: object) -> list[str] | None:
 
 
 _STRINGS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-_Dimension = Annotated[int, Field(strict=True, ge=1, le=MAX_DIMENSION), BeforeValidator(whole_float_as_int)]
+_Dimension = Annotated[int, Field(strict=True, ge=1, le=MAX_DIMENSION), BeforeValidator(wire.whole_float_as_int)]
 
 
-class InputTensor(LenientModel):
+class InputTensor(wire.LenientModel):
     name: Literal["text"]
     shape: list[_Dimension] = Field(min_length=1, max_length=2, description="(texts) or (texts, 1)")
     datatype: Literal["BYTES"]
@@ -76,16 +65,16 @@ class InputTensor(LenientModel):
     ] = Field(None, description="absent if the strings stand behind the JSON, by the protocol's binary extension")
 
 
-class RequestedOutput(LenientModel):
+class RequestedOutput(wire.LenientModel):
     name: Literal["label", "score", "probabilities"]
 
 
-class InferRequest(LenientModel):
+class InferRequest(wire.LenientModel):
     """One tensor `text` of datatype BYTES."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [EXAMPLE_TEXT]}]}]
+            "examples": [{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [wire.EXAMPLE_TEXT]}]}]
         }
     )
 
@@ -98,29 +87,28 @@ class OutputTensor(TensorMetadata):
     data: list[str] | list[Annotated[float, Field(ge=0, le=1)]]
 
 
-class InferResponse(LenientModel):
+class InferResponse(wire.LenientModel):
     id: str | None = None
     model_name: str
     model_version: str
     outputs: list[OutputTensor]
 
 
-_DOCUMENTED: dict[str, Any] = {
+_BINARY_BODY = {
+    "schema": {
+        "type": "string",
+        "format": "binary",
+        "description": "as many bytes of JSON as `Inference-Header-Content-Length` says, then each string as 4 bytes "
+        "of length, little-endian, and UTF-8",
+    }
+}
+_DOCUMENTED = {
     "summary": "Open Inference Protocol: classify",
-    "response_model": InferResponse,
-    "responses": documented(*INFER_ERRORS),
-    "openapi_extra": json_body(
+    **json_route(
         InferRequest,
-        others={
-            "application/octet-stream": {
-                "schema": {
-                    "type": "string",
-                    "format": "binary",
-                    "description": "as many bytes of JSON as `Inference-Header-Content-Length` says, then each string "
-                    "as 4 bytes of length, little-endian, and UTF-8",
-                }
-            }
-        },
+        answer=InferResponse,
+        errors=(*wire.WORK_ERRORS, *wire.TEXT_ERRORS, "not_found", "invalid_body"),
+        other_bodies={"application/octet-stream": _BINARY_BODY},
     ),
 }
 
@@ -144,7 +132,7 @@ async def infer(request: Request) -> Response:
             "invalid_request", f"inputs.0.data: {size} strings are expected by the shape, not {len(texts)}"
         )
     answers = []
-    for place, outcome in enumerate(await classify_inputs(pipeline, texts)):
+    for place, outcome in enumerate(await wire.classify_inputs(pipeline, texts)):
         if isinstance(outcome, ServiceError):
             message = f"text {place}: {outcome.message}"
             raise ServiceError(outcome.kind, message, details=outcome.details, retry_after_s=outcome.retry_after_s)
@@ -156,7 +144,7 @@ async def infer(request: Request) -> Response:
             name="probabilities",
             datatype="FP32",
             shape=[size, len(info.labels)],
-            data=[p for a in answers for p in probabilities_of(a, info)],
+            data=[p for a in answers for p in wire.probabilities_of(a, info)],
         ),
     ]
     requested = {output.name for output in body.outputs or []}
@@ -166,7 +154,7 @@ async def infer(request: Request) -> Response:
         model_version=info.version,
         outputs=[output for output in outputs if not requested or output.name in requested],
     )
-    return json_response(response)
+    return wire.json_response(response)
 
 
 def requested_pipeline(request: Request) -> Pipeline:
@@ -175,7 +163,7 @@ def requested_pipeline(request: Request) -> Pipeline:
     Raises:
         ServiceError: not_found, if the path names another model or version; not_ready, draining.
     """
-    pipeline = lifecycle_of(request).current_pipeline()
+    pipeline = wire.lifecycle_of(request).current_pipeline()
     info, parameters = pipeline.info, request.path_params
     if parameters["model"] != info.name or parameters.get("version", info.version) not in ("", info.version):
         raise ServiceError("not_found", f"the only model here is {info.name!r} of version {info.version}")

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from service import __version__
+from service.api import wire
 from service.api.open_inference import TensorMetadata, requested_pipeline
-from service.api.wire import LenientModel, json_response, lifecycle_of
 from service.errors import ServiceError
 from service.http.openapi import documented
 from service.inference.engine import EngineInfo
@@ -20,21 +20,21 @@ VERSION = "/v2/models/{model}/versions/{version}"
 router = APIRouter(tags=["compatible"])
 
 
-class ServerMetadata(LenientModel):
+class ServerMetadata(wire.LenientModel):
     name: str
     version: str
     extensions: list[str]
 
 
-class ServerLiveness(LenientModel):
+class ServerLiveness(wire.LenientModel):
     live: Literal[True] = True
 
 
-class ModelReadiness(LenientModel):
+class ModelReadiness(wire.LenientModel):
     ready: bool
 
 
-class ModelMetadata(LenientModel):
+class ModelMetadata(wire.LenientModel):
     name: str
     versions: list[str]
     platform: str
@@ -42,13 +42,13 @@ class ModelMetadata(LenientModel):
     outputs: list[TensorMetadata]
 
 
-class ConfiguredTensor(LenientModel):
+class ConfiguredTensor(wire.LenientModel):
     name: str
     data_type: Literal["TYPE_STRING", "TYPE_FP32"]
     dims: list[int]
 
 
-class ModelConfig(LenientModel):
+class ModelConfig(wire.LenientModel):
     """The part of Triton's model configuration that applies."""
 
     name: str
@@ -89,8 +89,8 @@ async def server_live() -> ServerLiveness:
     responses={503: {"model": ModelReadiness, "description": "not ready"}},
 )
 async def server_ready(request: Request) -> Response:
-    ready = await lifecycle_of(request).readiness() == "ready"
-    return json_response(ModelReadiness(ready=ready), status=200 if ready else 503)
+    ready = await wire.lifecycle_of(request).readiness() == "ready"
+    return wire.json_response(ModelReadiness(ready=ready), status=200 if ready else 503)
 
 
 @router.get(MODEL, **_documented("Open Inference Protocol: the model"))
@@ -123,6 +123,6 @@ async def model_config(request: Request) -> ModelConfig:
 @router.get(f"{VERSION}/ready", name="model_ready_version", **_documented("Open Inference Protocol: model ready?"))
 async def model_ready(request: Request) -> ModelReadiness:
     requested_pipeline(request)
-    if await lifecycle_of(request).readiness() != "ready":
+    if await wire.lifecycle_of(request).readiness() != "ready":
         raise ServiceError("not_ready", "the model is not healthy; try again")
     return ModelReadiness(ready=True)

@@ -7,14 +7,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 
 from service import __version__
-from service.api.wire import WireModel, json_response, lifecycle_of
+from service.api import wire
 from service.http.openapi import documented
 from service.inference.engine import EngineInfo
 
 router = APIRouter(tags=["operations"])
 
 
-class Root(WireModel):
+class Root(wire.WireModel):
     """The paths to continue with."""
 
     service: str = Field(description="the service's release")
@@ -24,16 +24,16 @@ class Root(WireModel):
     readiness: str
 
 
-class Alive(WireModel):
+class Alive(wire.WireModel):
     status: Literal["alive"] = "alive"
 
 
-class Ready(WireModel):
+class Ready(wire.WireModel):
     status: Literal["loading", "ready", "draining", "failed", "unhealthy"]
     stage: str | None = Field(None, description="while loading: the step that is under way")
 
 
-class LimitsBody(WireModel):
+class LimitsBody(wire.WireModel):
     """The settings of the same names, and the model's token budget."""
 
     max_body_bytes: int
@@ -47,7 +47,7 @@ class LimitsBody(WireModel):
     max_batch_tokens: int = Field(description="tokens computed at once")
 
 
-class InfoBody(WireModel):
+class InfoBody(wire.WireModel):
     """The served model and the limits of requests."""
 
     service: str = Field(description="the service's release")
@@ -74,15 +74,15 @@ async def livez() -> Alive:
     response_model=Ready,
 )
 async def readyz(request: Request) -> Response:
-    lifecycle = lifecycle_of(request)
+    lifecycle = wire.lifecycle_of(request)
     status = await lifecycle.readiness()
     body = Ready.model_validate({"status": status, "stage": lifecycle.stage if status == "loading" else None})
-    return json_response(body, status=200 if status == "ready" else 503)
+    return wire.json_response(body, status=200 if status == "ready" else 503)
 
 
 @router.get("/info", summary="Model and limits", responses=documented("not_ready", "draining"))
 async def info(request: Request) -> InfoBody:
-    lifecycle = lifecycle_of(request)
+    lifecycle = wire.lifecycle_of(request)
     settings, model = lifecycle.settings, lifecycle.current_pipeline().info
     limits = {name: getattr(settings, name) for name in LimitsBody.model_fields if name != "max_batch_tokens"}
     return InfoBody(
@@ -97,4 +97,4 @@ async def info(request: Request) -> InfoBody:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request) -> Response:
-    return Response(generate_latest(lifecycle_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(wire.lifecycle_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

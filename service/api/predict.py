@@ -6,41 +6,23 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
-from service.api.wire import (
-    EXAMPLE_TEXT,
-    TEXT_ERRORS,
-    WORK_ERRORS,
-    ErrorBody,
-    Flag,
-    LoneText,
-    ModelBody,
-    PositiveInt,
-    RequestBody,
-    Score,
-    WireModel,
-    answer_or_raise,
-    json_response,
-    lifecycle_of,
-    model_body,
-    rendered,
-    score_list,
-)
+from service.api import wire
 from service.http.bodies import read_json
-from service.http.openapi import LIMIT, documented, json_body
+from service.http.openapi import LIMIT, json_route
 from service.inference.engine import OnLong
 from service.inference.explain import Explanation, explain
 from service.inference.pipeline import Answer, AnswerOrError, RequestOptions, Timing
 from service.inference.queue import Lane
 
-PREDICT_ERRORS = (*(kind for kind in WORK_ERRORS if kind != "too_many_texts"), *TEXT_ERRORS)
+PREDICT_ERRORS = (*(kind for kind in wire.WORK_ERRORS if kind != "too_many_texts"), *wire.TEXT_ERRORS)
 
 router = APIRouter(tags=["predict"])
 
 
-class RequestOptionsBody(RequestBody):
+class RequestOptionsBody(wire.RequestBody):
     """Options of `/predict` and `/batch`."""
 
-    top_k: PositiveInt | None = Field(
+    top_k: wire.PositiveInt | None = Field(
         None, description="answer with the k most probable labels only; all labels if not given"
     )
     on_long: OnLong | None = Field(
@@ -48,10 +30,10 @@ class RequestOptionsBody(RequestBody):
         description='how to read a text longer than the model reads at once: all of it by overlapping "windows", '
         '"truncate" to its beginning, or refuse it with an "error"; the default is the model\'s (`on_long` in /info)',
     )
-    timeout_ms: Annotated[PositiveInt, Field(json_schema_extra={LIMIT: "max_timeout_ms"})] | None = Field(
+    timeout_ms: Annotated[wire.PositiveInt, Field(json_schema_extra={LIMIT: "max_timeout_ms"})] | None = Field(
         None, description="deadline of the request in milliseconds"
     )
-    spans: Flag = Field(False, description="also give the place of each window in the text and its own label")
+    spans: wire.Flag = Field(False, description="also give the place of each window in the text and its own label")
 
     def options(self, lane: Lane, patient: bool = False) -> RequestOptions:
         """Return the pipeline's options for this request."""
@@ -61,20 +43,20 @@ class RequestOptionsBody(RequestBody):
 class LineRequest(RequestOptionsBody):
     """A line of `/batch`."""
 
-    text: LoneText = Field(description="the text to classify")
+    text: wire.LoneText = Field(description="the text to classify")
 
 
 class PredictRequest(LineRequest):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": wire.EXAMPLE_TEXT}]})
 
-    explain: Flag = Field(
+    explain: wire.Flag = Field(
         False,
         description="also give the effect of each sentence on the answer, by classifying the text without it; this "
         "costs as much as that many texts",
     )
 
 
-class WindowSpan(WireModel):
+class WindowSpan(wire.WireModel):
     """One window of a text."""
 
     start: int = Field(ge=0, description="index of the first character in the text as it was sent")
@@ -84,12 +66,12 @@ class WindowSpan(WireModel):
     score: float = Field(ge=0, le=1, description="calibrated probability of that label")
 
 
-class TextResult(WireModel):
+class TextResult(wire.WireModel):
     """The answer to one text."""
 
     label: str = Field(description="the most probable label")
     score: float = Field(ge=0, le=1, description="calibrated probability of that label")
-    scores: list[Score] = Field(description="labels with their probabilities, most probable first")
+    scores: list[wire.Score] = Field(description="labels with their probabilities, most probable first")
     unsure: bool = Field(description="the score is below the model's threshold: a person should look at the text")
     tokens: int = Field(ge=1, description="tokens of the whole text")
     tokens_read: int = Field(ge=1, description="tokens that the model read; fewer than `tokens` if truncated")
@@ -98,7 +80,7 @@ class TextResult(WireModel):
     spans: list[WindowSpan] | None = Field(None, description="the windows, if requested")
 
 
-class TimingBody(WireModel):
+class TimingBody(wire.WireModel):
     """Durations in milliseconds."""
 
     tokenize_ms: float = Field(ge=0)
@@ -106,7 +88,7 @@ class TimingBody(WireModel):
     total_ms: float = Field(ge=0)
 
 
-class SentenceBody(WireModel):
+class SentenceBody(wire.WireModel):
     start: int = Field(ge=0, description="index of the first character in the text as it was sent")
     end: int = Field(ge=1, description="index after the last character")
     contribution: float | None = Field(
@@ -116,7 +98,7 @@ class SentenceBody(WireModel):
     alone: float | None = Field(None, description="log-odds of the label for the sentence alone")
 
 
-class ExplanationBody(WireModel):
+class ExplanationBody(wire.WireModel):
     """The effect of each sentence on the answer. Contributions need not add up: see `remainder`."""
 
     label: str
@@ -128,23 +110,21 @@ class ExplanationBody(WireModel):
 
 class PredictResponse(TextResult):
     explanation: ExplanationBody | None = Field(None, description="the explanation, if requested")
-    model: ModelBody
+    model: wire.ModelBody
     timing: TimingBody
 
 
 @router.post(
     "/predict",
     summary="Classify one text",
-    response_model=PredictResponse,
-    responses=documented(*PREDICT_ERRORS),
-    openapi_extra=json_body(PredictRequest),
+    **json_route(PredictRequest, answer=PredictResponse, errors=PREDICT_ERRORS),
 )
 async def predict(request: Request) -> Response:
     body = await read_json(request, PredictRequest.model_validate)
     timing, options = Timing(), body.options("interactive")
-    pipeline = lifecycle_of(request).current_pipeline()
+    pipeline = wire.lifecycle_of(request).current_pipeline()
     [outcome] = await pipeline.classify([body.text], options, timing)
-    answer = answer_or_raise(outcome)
+    answer = wire.answer_or_raise(outcome)
     explanation = None
     if body.explain:
         found = await explain(pipeline, body.text, answer, options, pipeline.allowed_ms(options), timing)
@@ -152,10 +132,10 @@ async def predict(request: Request) -> Response:
     response = PredictResponse(
         **result_fields(answer, body.top_k),
         explanation=explanation,
-        model=model_body(pipeline.info),
+        model=wire.model_body(pipeline.info),
         timing=timing_body(timing),
     )
-    return json_response(response, server_timing(timing))
+    return wire.json_response(response, server_timing(timing))
 
 
 def result_fields(answer: Answer, top_k: int | None) -> dict[str, Any]:
@@ -168,7 +148,7 @@ def result_fields(answer: Answer, top_k: int | None) -> dict[str, Any]:
     return {
         "label": prediction.label,
         "score": prediction.score,
-        "scores": score_list(prediction, top_k),
+        "scores": wire.score_list(prediction, top_k),
         "unsure": prediction.unsure,
         "tokens": answer.tokens,
         "tokens_read": answer.tokens_read,
@@ -178,9 +158,9 @@ def result_fields(answer: Answer, top_k: int | None) -> dict[str, Any]:
     }
 
 
-def text_result(outcome: AnswerOrError, top_k: int | None) -> TextResult | ErrorBody:
+def text_result(outcome: AnswerOrError, top_k: int | None) -> TextResult | wire.ErrorBody:
     """Return the answer to one of several texts, or the error in its place."""
-    return rendered(outcome, lambda answer: TextResult(**result_fields(answer, top_k)))
+    return wire.rendered(outcome, lambda answer: TextResult(**result_fields(answer, top_k)))
 
 
 def _explanation_body(found: Explanation) -> ExplanationBody:

@@ -6,7 +6,7 @@ transform, https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-batch
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
 from typing import Any, Literal, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from service.api import wire
 from service.api.invocation import (
     InputsInvocation,
     InstancesInvocation,
@@ -22,21 +23,9 @@ from service.api.invocation import (
     TextInvocation,
     parse_invocation,
 )
-from service.api.wire import TEXT_ERRORS, WORK_ERRORS, WireModel, health_response, json_response, lifecycle_of
 from service.errors import ServiceError, error_body
-from service.http.bodies import (
-    MEDIA_TYPES,
-    Form,
-    answer_form,
-    body_form,
-    parse_json,
-    parse_line,
-    read_rows,
-    read_text,
-    split_lines,
-    write_csv,
-)
-from service.http.openapi import documented, json_body
+from service.http import bodies
+from service.http.openapi import json_route, text_form
 from service.inference.pipeline import AnswerOrError, Timing
 from service.model.lifecycle import ModelLifecycle
 
@@ -59,7 +48,7 @@ SageMaker allows."""
 router = APIRouter(tags=["sagemaker"])
 
 
-class ExecutionParameters(WireModel):
+class ExecutionParameters(wire.WireModel):
     """The names are SageMaker's."""
 
     MaxConcurrentTransforms: int = Field(ge=1)
@@ -75,7 +64,7 @@ class ExecutionParameters(WireModel):
     responses={200: {"description": "ready"}, 503: {"description": "not ready"}},
 )
 async def ping(request: Request) -> Response:
-    return await health_response(request)
+    return await wire.health_response(request)
 
 
 @router.get("/execution-parameters", summary="Parameters of a batch transform", response_model=ExecutionParameters)
@@ -83,26 +72,22 @@ async def execution_parameters(request: Request) -> Response:
     parameters = ExecutionParameters(
         MaxConcurrentTransforms=CONCURRENT_TRANSFORMS,
         BatchStrategy="MULTI_RECORD",
-        MaxPayloadInMB=max(1, lifecycle_of(request).settings.max_body_bytes // 1_000_000),
+        MaxPayloadInMB=max(1, wire.lifecycle_of(request).settings.max_body_bytes // 1_000_000),
     )
-    return json_response(parameters)
-
-
-def _documented_form(example: str, description: str) -> Mapping[str, Any]:
-    return {"schema": {"type": "string", "description": description}, "example": example}
+    return wire.json_response(parameters)
 
 
 _OTHER_BODIES = {
-    "application/jsonlines": _documented_form(
+    "application/jsonlines": text_form(
         '{"text": "The striker scored."}\n"Shares fell."', "a JSON body or a text on each line"
     ),
-    "text/csv": _documented_form('"The striker scored, twice."\nShares fell.', "a text in each row's only column"),
-    "text/plain": _documented_form("The striker scored.", "one text"),
+    "text/csv": text_form('"The striker scored, twice."\nShares fell.', "a text in each row's only column"),
+    "text/plain": text_form("The striker scored.", "one text"),
 }
 _OTHER_ANSWERS = {
-    "application/jsonlines": _documented_form('{"sport": 0.98, "business": 0.02}', "a line for each line"),
-    "text/csv": _documented_form("sport,0.98,\n,,empty_text", "label, score and kind of error, a row for each text"),
-    "text/plain": _documented_form("sport", "the label, a line for each text"),
+    "application/jsonlines": text_form('{"sport": 0.98, "business": 0.02}', "a line for each line"),
+    "text/csv": text_form("sport,0.98,\n,,empty_text", "label, score and kind of error, a row for each text"),
+    "text/plain": text_form("sport", "the label, a line for each text"),
 }
 
 
@@ -113,18 +98,25 @@ _OTHER_ANSWERS = {
     'Face\'s text-classification pipeline; `{"instances"}` by `{"predictions"}`. Lines of JSON, rows of CSV and plain '
     "text are read too, and `Accept` decides the form of the answer: a line for each line, a row for each row. Among "
     "several texts, one that cannot be classified has an error object in its place.",
-    response_model=InvocationAnswer,
-    responses=documented(*WORK_ERRORS, *TEXT_ERRORS, "invalid_body", "not_acceptable")
-    | {200: {"content": _OTHER_ANSWERS}},
-    openapi_extra=json_body(TextInvocation, InputsInvocation, InstancesInvocation, others=_OTHER_BODIES),
+    **json_route(
+        TextInvocation,
+        InputsInvocation,
+        InstancesInvocation,
+        answer=InvocationAnswer,
+        errors=(*wire.WORK_ERRORS, *wire.TEXT_ERRORS, "invalid_body", "not_acceptable"),
+        other_bodies=_OTHER_BODIES,
+        other_answers=_OTHER_ANSWERS,
+    ),
 )
 async def invocations(request: Request) -> Response:
-    lifecycle = lifecycle_of(request)
-    form = body_form(request.headers, *MEDIA_TYPES)
-    wanted = answer_form(request.headers.get("accept"), form, lifecycle.settings.default_accept)
+    lifecycle = wire.lifecycle_of(request)
+    form = bodies.body_form(request.headers, *bodies.MEDIA_TYPES)
+    wanted = bodies.answer_form(request.headers.get("accept"), form, lifecycle.settings.default_accept)
     body = await request.body()
     if form in ("json", "text"):
-        invocation = parse_json(body, parse_invocation) if form == "json" else TextInvocation(text=read_text(body))
+        invocation = (
+            bodies.parse_json(body, parse_invocation) if form == "json" else TextInvocation(text=bodies.read_text(body))
+        )
         pipeline = lifecycle.current_pipeline()
         outcomes = await pipeline.classify(invocation.texts, invocation.options(), Timing())
         answer = invocation.answer(outcomes)  # raises the error of a lone text, in whatever form it is answered
@@ -134,10 +126,10 @@ async def invocations(request: Request) -> Response:
     attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
     returned = 0 < len(attributes) <= MAX_ATTRIBUTES and attributes.isascii() and attributes.isprintable()
     headers = {CUSTOM_ATTRIBUTES: attributes} if returned else None
-    return Response(content, media_type=MEDIA_TYPES[wanted][0], headers=headers)
+    return Response(content, media_type=bodies.MEDIA_TYPES[wanted][0], headers=headers)
 
 
-async def _answer_lines(lifecycle: ModelLifecycle, form: Form, wanted: Form, body: bytes) -> bytes:
+async def _answer_lines(lifecycle: ModelLifecycle, form: bodies.Form, wanted: bodies.Form, body: bytes) -> bytes:
     """Return an answer for each line or row, in their order; a bad one has its error in its place.
 
     A body may have millions of lines: they are parsed, classified and written in chunks, and other requests have their
@@ -147,7 +139,7 @@ async def _answer_lines(lifecycle: ModelLifecycle, form: Form, wanted: Form, bod
         ServiceError: invalid_body, before any line is classified; or the service cannot classify now.
     """
     if form == "csv":
-        for count, _ in enumerate(read_rows(body), 1):
+        for count, _ in enumerate(bodies.read_rows(body), 1):
             if count % ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
     elif not body.strip():
@@ -160,15 +152,15 @@ async def _answer_lines(lifecycle: ModelLifecycle, form: Form, wanted: Form, bod
     return b"[" + b", ".join(written) + b"]" if wanted == "json" else b"\n".join(written)
 
 
-def _parse_lines(lifecycle: ModelLifecycle, form: Form, body: bytes) -> Iterator[Invocation | ServiceError]:
+def _parse_lines(lifecycle: ModelLifecycle, form: bodies.Form, body: bytes) -> Iterator[Invocation | ServiceError]:
     """Yield the invocation of each line or row, or what is wrong with it."""
     if form == "csv":
-        for row in read_rows(body):
+        for row in bodies.read_rows(body):
             yield row if isinstance(row, ServiceError) else TextInvocation(text=row)
         return
     pipeline = lifecycle.current_pipeline()
-    for line in split_lines(body):
-        invocation = parse_line(line, parse_invocation)
+    for line in bodies.split_lines(body):
+        invocation = bodies.parse_line(line, parse_invocation)
         if not isinstance(invocation, ServiceError):
             try:
                 pipeline.check_count(len(invocation.texts))
@@ -207,11 +199,11 @@ async def _classify(
 
 
 def _write(
-    wanted: Form, lines: Sequence[Invocation | ServiceError], outcomes: Sequence[Sequence[AnswerOrError]]
+    wanted: bodies.Form, lines: Sequence[Invocation | ServiceError], outcomes: Sequence[Sequence[AnswerOrError]]
 ) -> bytes:
     """Return the answers to these lines without a separator after the last one."""
     if wanted == "csv":
-        return write_csv(_row(outcome) for own in outcomes for outcome in own).removesuffix(b"\n")
+        return bodies.write_csv(_row(outcome) for own in outcomes for outcome in own).removesuffix(b"\n")
     if wanted == "text":
         return b"\n".join(_row(outcome)[0].encode() for own in outcomes for outcome in own)
     values = [_json(_answer_or_error(line, own)) for line, own in zip(lines, outcomes, strict=True)]

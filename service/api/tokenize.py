@@ -6,22 +6,12 @@ import json
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
-from service.api.wire import (
-    EXAMPLE_TEXT,
-    TEXT_ERRORS,
-    WORK_ERRORS,
-    LoneText,
-    RequestBody,
-    WireModel,
-    lifecycle_of,
-)
+from service.api import wire
 from service.http.bodies import read_json
-from service.http.openapi import documented, json_body
+from service.http.openapi import json_route
 from service.inference.engine import Tokenized
 
-TOKENIZE_ERRORS = tuple(
-    kind for kind in (*WORK_ERRORS, *TEXT_ERRORS) if kind not in ("too_many_texts", "inference_failed", "text_too_long")
-)
+TOKENIZE_ERRORS = {*wire.WORK_ERRORS, *wire.TEXT_ERRORS} - {"too_many_texts", "inference_failed", "text_too_long"}
 
 TOKENS_AT_ONCE = 1000
 """Tokens that are written in one turn of the event loop, about two milliseconds."""
@@ -29,20 +19,20 @@ TOKENS_AT_ONCE = 1000
 router = APIRouter(tags=["predict"])
 
 
-class TokenizeRequest(RequestBody):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
+class TokenizeRequest(wire.RequestBody):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": wire.EXAMPLE_TEXT}]})
 
-    text: LoneText = Field(description="the text to tokenise")
+    text: wire.LoneText = Field(description="the text to tokenise")
 
 
-class Token(WireModel):
+class Token(wire.WireModel):
     id: int = Field(ge=0)
     text: str = Field(description="its characters; empty if it ends inside a character that has several tokens")
     start: int = Field(ge=0, description="index of the first character in the cleaned text")
     end: int = Field(ge=0, description="index after the last character")
 
 
-class TokenizeResponse(WireModel):
+class TokenizeResponse(wire.WireModel):
     cleaned: str = Field(description="the text after clean-up, in which offsets count")
     tokens: list[Token]
     count: int = Field(ge=1)
@@ -55,13 +45,11 @@ class TokenizeResponse(WireModel):
     "/tokenize",
     summary="Tokens of a text",
     description="The tokens that the model would read, without the model.",
-    response_model=TokenizeResponse,
-    responses=documented(*TOKENIZE_ERRORS),
-    openapi_extra=json_body(TokenizeRequest),
+    **json_route(TokenizeRequest, answer=TokenizeResponse, errors=TOKENIZE_ERRORS),
 )
 async def tokenize(request: Request) -> Response:
     body = await read_json(request, TokenizeRequest.model_validate)
-    pipeline = lifecycle_of(request).current_pipeline()
+    pipeline = wire.lifecycle_of(request).current_pipeline()
     tokenized = await pipeline.tokenize(body.text)
     count, max_tokens = len(tokenized.ids), pipeline.info.max_tokens
     rest = {

@@ -4,7 +4,7 @@ What many operations share is written once, below `components`, and referred to.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -60,19 +60,37 @@ def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
     return by_status
 
 
-def json_body(*models: type[BaseModel], others: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a route's `openapi_extra` for its body.
+def json_route(
+    *bodies: type[BaseModel],
+    answer: Any,
+    errors: Iterable[str],
+    other_bodies: Mapping[str, Any] | None = None,
+    other_answers: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what documents a route that reads its own JSON body, as arguments of FastAPI's decorator.
 
     Args:
-        models: the body is one of these, as JSON.
-        others: OpenAPI's description of the body by each other media type.
+        bodies: the body is one of these models.
+        answer: the model of the answer.
+        errors: kinds of errors.
+        other_bodies: OpenAPI's description of the body by each other media type.
+        other_answers: the same of the answer.
     """
-    keyed = [(model, "validation") for model in models]
+    keyed = [(model, "validation") for model in bodies]
     references, schemas = models_json_schema(keyed, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     shapes = list(references.values())
     schema = shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
-    content = {"application/json": {"schema": schema}, **(others or {})}
-    return {"requestBody": {"required": True, "content": content}, _SCHEMAS: schemas["$defs"]}
+    content = {"application/json": {"schema": schema}, **(other_bodies or {})}
+    return {
+        "response_model": answer,
+        "responses": documented(*errors) | ({200: {"content": other_answers}} if other_answers else {}),
+        "openapi_extra": {"requestBody": {"required": True, "content": content}, _SCHEMAS: schemas["$defs"]},
+    }
+
+
+def text_form(example: str, description: str) -> dict[str, Any]:
+    """Return OpenAPI's description of a body or an answer that is not JSON."""
+    return {"schema": {"type": "string", "description": description}, "example": example}
 
 
 def complete(document: dict[str, Any], settings: Settings) -> dict[str, Any]:
