@@ -1,151 +1,190 @@
 """Handlers for AWS's own PyTorch and Hugging Face inference images: `code/inference.py` of a model.tar.gz.
 
-It needs no module of this project but `classifier`, which stands beside it there. JSON in and out:
+Of this project they need only `classifier`, which stands beside them there. JSON in and out, as `/invocations` of the
+service answers it:
 
-    {"text": "..."}                                    -> {"sport": 0.98, "tech": 0.01, ...}, most probable first
-    {"inputs": "..." or [...], "parameters": {"top_k"}} -> [{"label", "score"}, ...], a list of such for a list
-    {"instances": ["...", {"text": "..."}, ...]}       -> {"predictions": [{"label", "score", "scores"}, ...]}
+    {"text": "..."}                                      -> {"sport": 0.98, "tech": 0.01, ...}, most probable first
+    {"inputs": "..."} or {"inputs": ["...", ...]}        -> [{"label", "score"}, ...], the best label of each text
+    {"inputs": ..., "parameters": {"top_k": 2 or null}}  -> a list of labels for a text, a list of such for a list
+    {"instances": ["...", {"text": "..."}, ...]}         -> {"predictions": [{"label", "score"}, ...]}
+
+A text in a list that cannot be classified has an object {"error", "kind"} in its place.
 """
 
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # an image that loads this file by its path
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for an image that loads this file by its path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from classifier.artifact import Artifact, read_artifact
 from classifier.decoding import combine_windows, probabilities
-from classifier.encoding import EncodedText, Encoder
-from classifier.packed import PackedClassifier
-
-BATCH_TOKENS = 4096
-JSON = "application/json"
+from classifier.encoding import EncodedText
+from classifier.errors import EmptyTextError, EncodingError, TextTooLongError
 
 try:
     from sagemaker_inference.errors import BaseInferenceToolkitError  # type: ignore[import-not-found, unused-ignore]
 except ImportError:  # outside AWS's images
 
     class BaseInferenceToolkitError(Exception):  # type: ignore[no-redef, unused-ignore]
-        """Theirs: status and message of an answer."""
+        """Stand-in for AWS's error of a request."""
 
         def __init__(self, status_code: int, message: str, phrase: str) -> None:
             super().__init__(message)
             self.status_code, self.message, self.phrase = status_code, message, phrase
 
 
-Refused = BaseInferenceToolkitError
+InvocationError = BaseInferenceToolkitError
 """A request that cannot be answered; AWS's images send its status and message."""
+BATCH_TOKENS = 4096
+ERROR_KINDS = {EmptyTextError: "empty_text", TextTooLongError: "text_too_long"}
+JSON = "application/json"
 
 
-@dataclass(frozen=True)
-class Request:
-    """The texts of a request and how its answer is shaped: "text", "inputs", "list" or "instances"."""
-
-    texts: list[str]
-    shape: str
-    top_k: int | None = None
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Model:
-    """The artifact's classifier: its clean-up, windows and temperature."""
+class TextBody(_Body):
+    """The form of the article."""
+
+    text: str
+
+
+class Parameters(_Body):
+    """Parameters of transformers' text-classification pipeline."""
+
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    truncation: bool = False
+
+
+class InputsBody(_Body):
+    """The form of Hugging Face."""
+
+    inputs: str | Annotated[list[str], Field(min_length=1)]
+    parameters: Parameters = Parameters()
+
+
+class InstancesBody(_Body):
+    """The form of TensorFlow Serving."""
+
+    instances: Annotated[list[str | TextBody], Field(min_length=1)]
+
+
+BODIES: dict[str, type[_Body]] = {"inputs": InputsBody, "instances": InstancesBody, "text": TextBody}
+
+
+class ArtifactClassifier:
+    """The classifier of an artifact, with its clean-up, windows and temperature."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self.labels = artifact.labels
+        self._labels = artifact.labels.names
         self._temperature = artifact.manifest.calibration.temperature
-        self._encoder: Encoder = artifact.encoder()
-        flatten = artifact.manifest.head == "flatten"
-        self._packed: PackedClassifier | None = None if flatten else artifact.packed()
-        self._reference = artifact.model() if flatten else None
+        self._encoder = artifact.encoder()
+        self._infer: Callable[[list[Any]], Any]
+        if artifact.manifest.head == "flatten":
+            from classifier.model import infer_sequences  # imports transformers, which takes seconds
 
-    def scores(self, texts: list[str]) -> list[dict[str, float]]:
-        """Each text's probabilities by label, most probable first."""
-        encoded: list[EncodedText] = []
-        for i, result in enumerate(self._encoder.encode(texts)):
-            if not isinstance(result, EncodedText):
-                raise _refuse(400, f"text {i}: {result}")
-            encoded.append(result)
-        logits = self._logits([window.ids for text in encoded for window in text.windows])
-        answers, start = [], 0
+            self._infer = partial(infer_sequences, artifact.model())
+        else:
+            self._infer = artifact.packed()
+
+    def scores(self, texts: list[str], truncate: bool = False) -> list[dict[str, float] | EncodingError]:
+        """Return the probabilities of each text by label, most probable first, or why it cannot be classified."""
+        encoded = self._encoder.encode(texts, "truncate" if truncate else None)
+        logits = self._logits([w.ids for text in encoded if isinstance(text, EncodedText) for w in text.windows])
+        answers: list[dict[str, float] | EncodingError] = []
         for text in encoded:
-            rows = logits[start : start + len(text.windows)]
-            start += len(text.windows)
-            probs = probabilities(combine_windows(rows, [len(w.ids) for w in text.windows]), self._temperature)
-            ranked = sorted(zip(self.labels.names, probs.tolist(), strict=True), key=lambda pair: -pair[1])
-            answers.append(dict(ranked))
+            if not isinstance(text, EncodedText):
+                answers.append(text)
+                continue
+            lengths = [len(window.ids) for window in text.windows]
+            combined = combine_windows([next(logits) for _ in lengths], lengths)
+            probs = probabilities(combined, self._temperature).tolist()
+            answers.append(dict(sorted(zip(self._labels, probs, strict=True), key=lambda pair: -pair[1])))
         return answers
 
-    def _logits(self, sequences: list[Any]) -> list[Any]:
-        """Of each sequence, in batches of at most `BATCH_TOKENS` tokens (a longer one alone)."""
+    def _logits(self, sequences: list[Any]) -> Iterator[Any]:
+        """Yield the logits of each sequence, from batches of at most `BATCH_TOKENS` tokens (a longer one alone)."""
         batches: list[list[Any]] = []
         for ids in sequences:
             if not batches or sum(map(len, batches[-1])) + len(ids) > BATCH_TOKENS:
                 batches.append([])
             batches[-1].append(ids)
-        return [row for batch in batches for row in self._infer(batch)]
-
-    def _infer(self, batch: list[Any]) -> Any:
-        if self._packed is not None:
-            return self._packed(batch).numpy()
-        from classifier.model import infer_sequences
-
-        assert self._reference is not None  # one of the two is there
-        return infer_sequences(self._reference, batch).numpy()
+        for batch in batches:
+            yield from self._infer(batch).numpy()
 
 
-def model_fn(model_dir: str) -> Model:
-    """The classifier of an artifact's directory."""
-    return Model(read_artifact(model_dir))
+def model_fn(model_dir: str) -> ArtifactClassifier:
+    """Return the classifier of an artifact's directory."""
+    return ArtifactClassifier(read_artifact(model_dir))
 
 
-def input_fn(body: str | bytes, content_type: str = JSON) -> Request:
-    """A request's texts; an error with status 400 or 415 that says what is wrong."""
+def input_fn(body: str | bytes, content_type: str = JSON) -> TextBody | InputsBody | InstancesBody:
+    """Return the body of a request. Raises InvocationError with status 400 or 415 and what is wrong."""
     if content_type.partition(";")[0].strip().lower() != JSON:
-        raise _refuse(415, f"content type {content_type!r} is not {JSON}")
+        raise _refusal(415, f"content type {content_type!r} is not {JSON}")
     try:
-        asked = json.loads(body)
-    except ValueError as exc:
-        raise _refuse(400, f"the body is not valid JSON: {exc}") from exc
-    if not isinstance(asked, dict):
-        asked = {"inputs": asked}
-    if "text" in asked:
-        return Request(_texts([asked["text"]]), "text")
-    if "instances" in asked and isinstance(asked["instances"], list):
-        items = [item.get("text") if isinstance(item, dict) else item for item in asked["instances"]]
-        return Request(_texts(items), "instances")
-    if "inputs" in asked:
-        inputs, parameters = asked["inputs"], asked.get("parameters") or {}
-        top_k = parameters.get("top_k") if isinstance(parameters, dict) else None
-        many = isinstance(inputs, list)
-        return Request(_texts(inputs if many else [inputs]), "list" if many else "inputs", top_k)
-    raise _refuse(400, 'the body needs "text", "inputs" or "instances"')
+        given = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise _refusal(400, f"the body is not valid JSON: {exc}") from exc
+    form = next((BODIES[key] for key in BODIES if key in given), None) if isinstance(given, dict) else None
+    if form is None:
+        raise _refusal(400, 'the body must be an object with "text", "inputs" or "instances"')
+    try:
+        return form.model_validate(given)  # type: ignore[return-value]
+    except ValidationError as exc:
+        problems = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors()[:5]]
+        raise _refusal(400, "; ".join(problems)) from exc
 
 
-def predict_fn(data: Request, model: Model) -> Any:
-    """The answer, as plain data."""
-    scores = model.scores(data.texts)
-    if data.shape == "text":
-        return scores[0]
-    lists = [[{"label": k, "score": v} for k, v in row.items()][: data.top_k] for row in scores]
-    if data.shape == "instances":
-        return {"predictions": [{**ranked[0], "scores": ranked} for ranked in lists]}
-    return lists if data.shape == "list" else lists[0]
+def predict_fn(data: TextBody | InputsBody | InstancesBody, model: ArtifactClassifier) -> Any:
+    """Return the answer as plain data.
+
+    Raises:
+        InvocationError: with status 400, if a lone text cannot be classified.
+    """
+    if isinstance(data, InstancesBody):
+        texts = [one if isinstance(one, str) else one.text for one in data.instances]
+        return {"predictions": [_labels(scores, 1, best=True) for scores in model.scores(texts)]}
+    if isinstance(data, TextBody):
+        return _lone(model.scores([data.text]))
+    top_k, truncate = data.parameters.top_k, data.parameters.truncation
+    as_lists = "top_k" in data.parameters.model_fields_set  # also as null, as in transformers' pipeline
+    if isinstance(data.inputs, str):
+        return _labels(_lone(model.scores([data.inputs], truncate)), top_k if as_lists else 1)
+    return [_labels(scores, top_k, best=not as_lists) for scores in model.scores(data.inputs, truncate)]
+
+
+def _lone(scores: list[dict[str, float] | EncodingError]) -> dict[str, float]:
+    if isinstance(scores[0], EncodingError):
+        raise _refusal(400, f"text 0: {scores[0]}")
+    return scores[0]
+
+
+def _labels(scores: dict[str, float] | EncodingError, top_k: int | None, best: bool = False) -> Any:
+    if isinstance(scores, EncodingError):
+        return {"error": str(scores), "kind": ERROR_KINDS.get(type(scores), "invalid_text")}
+    labels = [{"label": label, "score": score} for label, score in list(scores.items())[:top_k]]
+    return labels[0] if best else labels
 
 
 def output_fn(prediction: Any, accept: str = JSON) -> tuple[str, str]:
-    """JSON, whatever accepts it."""
+    """Return the answer as JSON, and its media type.
+
+    Raises:
+        InvocationError: with status 406, if the caller does not accept JSON.
+    """
     ranges = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
     if not ranges & {JSON, "application/*", "*/*", ""}:
-        raise _refuse(406, f"only {JSON} can be answered, not {accept!r}")
+        raise _refusal(406, f"the only media type of answers is {JSON}, not {accept!r}")
     return json.dumps(prediction), JSON
 
 
-def _texts(values: list[Any]) -> list[str]:
-    if not values or not all(isinstance(value, str) for value in values):
-        raise _refuse(400, "texts must be strings, and there must be at least one")
-    return values
-
-
-def _refuse(status: int, message: str) -> BaseInferenceToolkitError:
+def _refusal(status: int, message: str) -> BaseInferenceToolkitError:
     return BaseInferenceToolkitError(status, message, "request refused")

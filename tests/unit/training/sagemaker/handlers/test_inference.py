@@ -7,12 +7,13 @@ import sys
 import tarfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from classifier.artifact import Artifact, read_artifact
 from classifier.decoding import probabilities
-from tests.support import ROOT
+from tests.support import ROOT, invocation_cases
 from training.report.predict import predict_logits
 from training.sagemaker.handlers import inference
 from training.sagemaker.job.pack import export_source, main, pack
@@ -20,7 +21,7 @@ from training.sagemaker.job.pack import export_source, main, pack
 TEXT = "The striker scored twice in the final."
 
 
-def ask(body: object, model: inference.Model) -> object:
+def ask(body: object, model: inference.ArtifactClassifier) -> object:
     prediction = inference.predict_fn(inference.input_fn(json.dumps(body), "application/json"), model)
     answer, content_type = inference.output_fn(prediction, "application/json")
     assert content_type == "application/json"
@@ -28,11 +29,11 @@ def ask(body: object, model: inference.Model) -> object:
 
 
 @pytest.fixture(scope="module")
-def served(artifact: Artifact) -> inference.Model:
+def served(artifact: Artifact) -> inference.ArtifactClassifier:
     return inference.model_fn(str(artifact.directory))
 
 
-def test_the_articles_request_and_answer(artifact: Artifact, served: inference.Model) -> None:
+def test_the_articles_request_and_answer(artifact: Artifact, served: inference.ArtifactClassifier) -> None:
     long = " ".join([TEXT] * 30)
     for text in (TEXT, long):
         answer = ask({"text": text}, served)
@@ -42,34 +43,53 @@ def test_the_articles_request_and_answer(artifact: Artifact, served: inference.M
         assert isinstance(answer, dict) and list(answer.values()) == sorted(answer.values(), reverse=True)
 
 
-def test_other_shapes_agree_with_it(served: inference.Model) -> None:
-    one = ask({"text": TEXT}, served)
-    assert isinstance(one, dict)
-    ranked = [{"label": label, "score": pytest.approx(score, abs=1e-6)} for label, score in one.items()]
-    assert ask({"inputs": TEXT}, served) == ranked
-    assert ask({"inputs": [TEXT, "x"], "parameters": {"top_k": 1}}, served)[0] == ranked[:1]  # type: ignore[index]
-    predictions = ask({"instances": [TEXT, {"text": TEXT}]}, served)
-    assert predictions == {"predictions": [{**ranked[0], "scores": ranked}] * 2}
+@pytest.mark.parametrize("case", invocation_cases.CASES, ids=lambda case: case.name)
+def test_answers_what_the_service_answers(
+    case: invocation_cases.InvocationCase, served: inference.ArtifactClassifier
+) -> None:
+    def ranked(text: str) -> list[tuple[str, Any]]:
+        [scores] = served.scores([text])
+        assert isinstance(scores, dict)
+        return [(label, pytest.approx(score, abs=1e-6)) for label, score in scores.items()]
+
+    assert ask(case.body, served) == case.answer(ranked)
 
 
-@pytest.mark.parametrize(
-    ("body", "content_type", "status"),
-    [("{", "application/json", 400), ("{}", "application/json", 400), ('{"text": 1}', "application/json", 400),
-     ('{"inputs": []}', "application/json; charset=utf-8", 400), ("x", "text/csv", 415)],
-)  # fmt: skip
-def test_unusable_requests_have_a_status(body: str, content_type: str, status: int) -> None:
-    with pytest.raises(inference.Refused) as caught:
-        inference.input_fn(body, content_type)
-    assert caught.value.status_code == status
-
-
-def test_empty_text_and_unknown_accept_have_one_too(served: inference.Model) -> None:
-    with pytest.raises(inference.Refused, match="text 0") as caught:
-        ask({"text": " "}, served)
+@pytest.mark.parametrize("body", [json.dumps(body) for body in invocation_cases.REFUSED] + ["{", "5", '"a"'])
+def test_refuses_what_the_service_refuses(body: str) -> None:
+    with pytest.raises(inference.InvocationError) as caught:
+        inference.input_fn(body)
     assert caught.value.status_code == 400
-    with pytest.raises(inference.Refused) as caught:
-        inference.output_fn({}, "text/csv")
-    assert caught.value.status_code == 406
+
+
+def test_a_text_that_cannot_be_classified_has_its_error_in_its_place(served: inference.ArtifactClassifier) -> None:
+    error = {"error": "the text is empty", "kind": "empty_text"}
+    answers: Any = ask({"inputs": [" ", TEXT]}, served)
+    assert answers[0] == error and set(answers[1]) == {"label", "score"}
+    assert ask({"instances": [" "]}, served) == {"predictions": [error]}
+
+
+def test_truncation_reads_the_beginning_only(artifact: Artifact, served: inference.ArtifactClassifier) -> None:
+    long, answers = " ".join(["goal"] * 400 + ["bank"] * 400), []
+    for truncation in (True, False):
+        body = {"inputs": long, "parameters": {"top_k": None, "truncation": truncation}}
+        answers.append(ask(body, served))
+    assert (
+        answers[0]
+        == ask({"inputs": " ".join(["goal"] * 400), "parameters": {"top_k": None, "truncation": True}}, served)
+        != answers[1]
+    )
+
+
+def test_empty_text_and_unknown_types_have_a_status(served: inference.ArtifactClassifier) -> None:
+    for status, call in {
+        400: lambda: ask({"text": " "}, served),
+        415: lambda: inference.input_fn("x", "text/csv"),
+        406: lambda: inference.output_fn({}, "text/csv"),
+    }.items():
+        with pytest.raises(inference.InvocationError) as caught:
+            call()
+        assert caught.value.status_code == status
 
 
 def test_archive_stands_for_itself(artifact: Artifact, tmp_path: Path) -> None:
@@ -107,7 +127,6 @@ def test_what_is_no_artifact_is_not_packed(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_what_a_killed_run_left_is_no_obstacle(artifact: Artifact, tmp_path: Path) -> None:
-    (tmp_path / ".model.tar.gz.code" / "code").mkdir(parents=True)
     (tmp_path / ".model.tar.gz.unfinished").write_bytes(b"half")
     assert main([str(artifact.directory), str(tmp_path / "model.tar.gz")]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["model.tar.gz"]
