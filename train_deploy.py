@@ -20,7 +20,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
     from training.options import flag, help_text
     from training.sagemaker.job.container import run_job
     from training.sagemaker.job.hyperparameters import PLACED
-    from training.sagemaker.job.settings import Places
+    from training.sagemaker.job.settings import JobPaths
 
     parser = argparse.ArgumentParser(prog="train_deploy.py", description=__doc__, allow_abbrev=False)
     for field in dataclasses.fields(TrainConfig):
@@ -41,7 +41,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
     # argparse would end the process where nobody looks: what it does not know is for the failure file
     unknown = {word[2:].partition("=")[0]: "" for word in rest if word.startswith("--")}
     moved = {name: str(given.pop(name)) for name in variables.values() if name in given}
-    found = Places.read()
+    found = JobPaths.read()
     return run_job(dataclasses.replace(found, variables={**found.variables, **moved}), given | unknown)
 
 

@@ -26,6 +26,9 @@ TRUE, FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
 """Spellings of a bool. The empty string is true because AWS's clients pass `--flag ""` for a flag without a value."""
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
+POSITIONAL = dataclasses.MISSING
+"""Default of a setting that is a positional argument of the command line and must be given."""
+
 Settings = TypeVar("Settings")
 
 
@@ -45,14 +48,14 @@ def setting(
 
 
 def flag(name: str) -> str:
-    """Return the option of a field: `--batch-size` of `batch_size`."""
-    return "--" + name.replace("_", "-")
+    """Return the option of a field: `--batch-size` of `batch_size`, `--async` of `async_`."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def help_text(field: "dataclasses.Field[Any]") -> str:
     """Return a field's help for argparse, with its default unless that is empty or the text names it."""
     text: str = field.metadata["help"]
-    if field.default not in ("", ()) and "default:" not in text:
+    if field.default not in ("", (), POSITIONAL) and "default:" not in text:
         text += f" (default: {field.default})"
     return text.replace("%", "%%")
 
@@ -61,6 +64,9 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
     """Add one option for each field of a dataclass; `from_options` reads them."""
     for field in dataclasses.fields(kind):
         keywords: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": help_text(field)}
+        if field.default is POSITIONAL:
+            parser.add_argument(field.name, help=keywords["help"], choices=field.metadata["choices"] or None)
+            continue
         if field.type is bool:
             keywords["action"] = argparse.BooleanOptionalAction
         elif field.type == tuple[str, ...]:

@@ -91,7 +91,7 @@ def test_places_of_the_command_line_win_over_the_variables(source: Path, base_mo
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [(("--epoch", "1"), "unknown hyper-parameter 'epoch'"), (("--epochs", "many"), "epochs must be float")],
+    [(("--epoch", "1"), "unknown hyper-parameter 'epoch'"), (("--epochs", "many"), "epochs must be a number")],
 )
 def test_a_wrong_flag_is_for_the_failure_file(
     flag: tuple[str, str], message: str, source: Path, base_model: Path, tmp_path: Path

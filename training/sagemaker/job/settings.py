@@ -1,6 +1,6 @@
-"""Every environment variable that a training job's container reads, and where its files lie.
+"""Where the files of a training job are, and every environment variable that its container reads.
 
-What a toolkit of AWS has set (`SM_*`) wins over the platform's own files below the root, `/opt/ml`.
+A variable of AWS's toolkits (`SM_*`) takes precedence over the platform's own files below the root, `/opt/ml`.
 """
 
 import json
@@ -12,22 +12,18 @@ from typing import Any
 
 from training.errors import ConfigError
 
-RESERVE, RESERVE_BYTES = "reserve", 65_536
-"""A file in the work directory, given up when a job fails: on a full disk there is room to say so."""
-
 
 @dataclass(frozen=True)
-class Places:
-    """A job's directories and the variables that were set."""
+class JobPaths:
+    """Directories of a job, and the variables that are set."""
 
     root: Path
     """`/opt/ml`; `SAGEMAKER_BASE_DIR` moves it, as it does for AWS's own toolkits."""
     variables: Mapping[str, str]
 
     @classmethod
-    def read(cls, environment: Mapping[str, str] | None = None) -> "Places":
-        variables = dict(os.environ if environment is None else environment)
-        return cls(Path(variables.get("SAGEMAKER_BASE_DIR") or "/opt/ml"), variables)
+    def read(cls) -> "JobPaths":
+        return cls(Path(os.environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml"), dict(os.environ))
 
     def _path(self, variable: str, default: str) -> Path:
         return Path(self.variables.get(variable) or self.root / default)
@@ -41,43 +37,31 @@ class Places:
         return self._path("SM_OUTPUT_DATA_DIR", "output/data")
 
     @property
-    def failure(self) -> Path:
-        return self.root / "output" / "failure"
-
-    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 
     @property
     def work(self) -> Path:
-        """What a start makes for itself; on the big volume, and at the same path after a restart."""
+        """Scratch directory of one start, on the large volume, and at the same path after a restart."""
         return self.root / "work"
 
-    @property
-    def job(self) -> str:
-        return self.variables.get("TRAINING_JOB_NAME", "")
-
     def channel(self, name: str) -> Path | None:
-        """The channel's directory, if the job has such a channel."""
-        place = self._path(f"SM_CHANNEL_{name.upper()}", f"input/data/{name}")
-        return place if place.exists() else None
+        """Return a channel's directory, None if the job has no such channel."""
+        path = self._path(f"SM_CHANNEL_{name.upper()}", f"input/data/{name}")
+        return path if path.exists() else None
 
     def config(self, name: str, variable: str) -> dict[str, Any]:
-        """A JSON object of the platform's, {} where there is none.
+        """Return a JSON object of the platform, {} where there is none.
 
         Raises:
-            ConfigError: it is no JSON object.
+            ConfigError: it is not a JSON object.
         """
-        path = self.root / "input" / "config" / f"{name}.json"
+        path, given = self.root / "input" / "config" / f"{name}.json", self.variables.get(variable)
+        source = variable if given else path
         try:
-            raw = self.variables.get(variable) or (path.read_text(encoding="utf-8") if path.is_file() else "{}")
-            value = json.loads(raw)
+            value = json.loads(given or (path.read_text(encoding="utf-8") if path.is_file() else "{}"))
         except ValueError as exc:
-            raise ConfigError(f"{variable if self.variables.get(variable) else path} is not valid JSON: {exc}") from exc
+            raise ConfigError(f"{source} is not valid JSON: {exc}") from exc
         if not isinstance(value, dict):
-            raise ConfigError(f"{path} must hold a JSON object, holds {type(value).__name__}")
+            raise ConfigError(f"{source} must hold a JSON object, holds {type(value).__name__}")
         return value
-
-    def environment(self, **defaults: str) -> dict[str, str]:
-        """Variables for the processes that train: all that were set, and `defaults` where they were not."""
-        return {**defaults, **self.variables}

@@ -7,29 +7,29 @@ import pytest
 
 from training.errors import ConfigError
 from training.sagemaker.job import channels
-from training.sagemaker.job.settings import Places
+from training.sagemaker.job.settings import JobPaths
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def places(tmp_path: Path) -> JobPaths:
     (tmp_path / "work").mkdir()
-    return Places(tmp_path, {})
+    return JobPaths(tmp_path, {})
 
 
-def put(places: Places, name: str, content: str = "text,label\nx,a\n") -> Path:
+def put(places: JobPaths, name: str, content: str = "text,label\nx,a\n") -> Path:
     path = places.root / "input" / "data" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content, encoding="utf-8")
     return path
 
 
-def describe(places: Places, content: str) -> None:
+def describe(places: JobPaths, content: str) -> None:
     config = places.root / "input" / "config" / "inputdataconfig.json"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(content, encoding="utf-8")
 
 
-def test_channels_become_parts(places: Places) -> None:
+def test_channels_become_parts(places: JobPaths) -> None:
     put(places, "training/train.csv")
     put(places, "validation/v.jsonl")
     directory = channels.data_directory(places, 1)
@@ -37,14 +37,14 @@ def test_channels_become_parts(places: Places) -> None:
     assert (directory / "train" / "train.csv").is_file() and (directory / "val" / "v.jsonl").is_file()
 
 
-def test_a_toolkits_variable_wins(places: Places, tmp_path: Path) -> None:
+def test_a_toolkits_variable_wins(places: JobPaths, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "d.csv").touch()
-    moved = Places(places.root, {"SM_CHANNEL_TRAIN": str(tmp_path / "elsewhere")})
+    moved = JobPaths(places.root, {"SM_CHANNEL_TRAIN": str(tmp_path / "elsewhere")})
     assert (channels.data_directory(moved, 1) / "train" / "d.csv").is_file()
 
 
-def test_unusable_channels_say_why(places: Places) -> None:
+def test_unusable_channels_sayfailure_cause(places: JobPaths) -> None:
     with pytest.raises(ConfigError, match="no channel train"):
         channels.data_directory(places, 1)
     put(places, "train/a.csv").unlink()
@@ -61,14 +61,14 @@ def test_unusable_channels_say_why(places: Places) -> None:
     ("described", "message"),
     [('{"train": {"TrainingInputMode": "Pipe"}}', "by Pipe"), ("[]", "JSON object"), ("{", "not valid JSON")],
 )
-def test_what_inputdataconfig_rules_out(places: Places, described: str, message: str) -> None:
+def test_what_inputdataconfig_rules_out(places: JobPaths, described: str, message: str) -> None:
     put(places, "train/a.csv")
     describe(places, described)
     with pytest.raises(ConfigError, match=message):
         channels.data_directory(places, 1)
 
 
-def test_sharded_data_is_for_one_host_only(places: Places) -> None:
+def test_sharded_data_is_for_one_host_only(places: JobPaths) -> None:
     put(places, "train/a.csv")
     describe(places, '{"train": {"S3DistributionType": "ShardedByS3Key"}}')
     with pytest.raises(ConfigError, match=r"ShardedByS3Key over 2 hosts.*use FullyReplicated"):
@@ -77,7 +77,7 @@ def test_sharded_data_is_for_one_host_only(places: Places) -> None:
     assert channels.data_directory(places, 1).is_dir()
 
 
-def test_base_model_from_a_directory_or_an_archive(places: Places, tmp_path: Path) -> None:
+def test_base_model_from_a_directory_or_an_archive(places: JobPaths, tmp_path: Path) -> None:
     assert channels.base_model(places, "gpt2") == "gpt2" and channels.base_model(places, None) is None
     config = put(places, "base_model/config.json", "{}")
     assert channels.base_model(places, None) == str(config.parent)
@@ -89,7 +89,7 @@ def test_base_model_from_a_directory_or_an_archive(places: Places, tmp_path: Pat
     assert channels.base_model(places, None) == str(places.work / "base_model" / "inner")
 
 
-def test_archives_that_are_none_or_lead_out_are_refused(places: Places, tmp_path: Path) -> None:
+def test_archives_that_are_none_or_lead_out_are_refused(places: JobPaths, tmp_path: Path) -> None:
     broken = put(places, "base_model/model.tar.gz", "no archive")
     with pytest.raises(ConfigError, match=r"model\.tar\.gz cannot be unpacked"):
         channels.base_model(places, None)
@@ -101,7 +101,7 @@ def test_archives_that_are_none_or_lead_out_are_refused(places: Places, tmp_path
         channels.base_model(places, None)
 
 
-def test_checkpoints_of_a_channel_are_taken_up_once(places: Places) -> None:
+def test_checkpoints_of_a_channel_are_taken_up_once(places: JobPaths) -> None:
     put(places, "checkpoints/checkpoint-3/COMPLETE", "{}")
     channels.seed_checkpoints(places)
     assert (places.checkpoints / "checkpoint-3" / "COMPLETE").is_file()

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from training.errors import ConfigError
-from training.sagemaker.job.cluster import Cluster, command, network, read_cluster, wait_for
-from training.sagemaker.job.settings import Places
+from training.sagemaker.job.cluster import Cluster, network_variables, read_cluster, training_command
+from training.sagemaker.job.settings import JobPaths
 
 
-def places(root: Path, described: object, **variables: str) -> Places:
+def places(root: Path, described: object, **variables: str) -> JobPaths:
     config = root / "input" / "config"
     config.mkdir(parents=True)
     (config / "resourceconfig.json").write_text(json.dumps(described), encoding="utf-8")
-    return Places(root, variables)
+    return JobPaths(root, variables)
 
 
 def test_rank_is_the_place_among_the_sorted_hosts(tmp_path: Path) -> None:
@@ -23,8 +23,8 @@ def test_rank_is_the_place_among_the_sorted_hosts(tmp_path: Path) -> None:
     found = places(tmp_path, described)
     cluster = read_cluster(found, lambda: 4)
     assert (cluster.rank, cluster.hosts[0], cluster.processes) == (2, "algo-1", 4)
-    assert network(cluster) == {"NCCL_SOCKET_IFNAME": "eth1", "GLOO_SOCKET_IFNAME": "eth1"}
-    shown = " ".join(command(cluster, found, "job.json"))
+    assert network_variables(cluster) == {"NCCL_SOCKET_IFNAME": "eth1", "GLOO_SOCKET_IFNAME": "eth1"}
+    shown = " ".join(training_command(cluster, found, "job.json"))
     assert "--nproc-per-node 4" in shown and "--nnodes 3 --node-rank 2 --master-addr algo-1" in shown
 
 
@@ -36,33 +36,12 @@ def test_variables_win_over_the_file(tmp_path: Path) -> None:
 
 
 def test_one_process_needs_no_torchrun_and_several_gpus_no_master(tmp_path: Path) -> None:
-    alone = Places(tmp_path, {})
-    assert "torch.distributed.run" not in command(read_cluster(alone, lambda: 0), alone, "j")
-    many = command(read_cluster(alone, lambda: 8), alone, "j")
+    alone = JobPaths(tmp_path, {})
+    assert "torch.distributed.run" not in training_command(read_cluster(alone, lambda: 0), alone, "j")
+    many = training_command(read_cluster(alone, lambda: 8), alone, "j")
     assert "--standalone" in many and "--master-addr" not in many
 
 
 def test_a_host_that_is_none_of_the_jobs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'algo-3' is none of the hosts algo-1"):
         read_cluster(places(tmp_path, {"current_host": "algo-3", "hosts": ["algo-1"]}), lambda: 0)
-
-
-def test_names_are_asked_for_again_for_a_bounded_time() -> None:
-    now = [0.0]
-    asked: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
-
-    def resolve(_: str) -> None:
-        asked.append(now[0])
-        if now[0] < 20:
-            raise OSError("Name or service not known")
-
-    wait_for("algo-1", resolve=resolve, clock=lambda: now[0], sleep=sleep)
-    assert 20 <= now[0] < 32 and len(asked) > 4
-
-    with pytest.raises(ConfigError, match="algo-9 is not in the name service after 30 s"):
-        now[0] = -1000.0
-        wait_for("algo-9", resolve=resolve, clock=lambda: now[0], sleep=sleep, limit_s=30)
-    assert now[0] <= -970

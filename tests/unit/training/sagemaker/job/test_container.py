@@ -18,9 +18,9 @@ from benchmarks.processes import free_port
 from classifier.artifact import read_artifact
 from tests.support.sagemaker_emulator import QUICK, Job
 from tests.support.texts import news_rows
-from training.sagemaker.job import worker
-from training.sagemaker.job.container import FAILURE_BYTES, METRIC_DEFINITIONS, _failed, _why, prepare, shorten
-from training.sagemaker.job.settings import Places
+from training.sagemaker.job import training_process
+from training.sagemaker.job.container import FAILURE_BYTES, METRIC_DEFINITIONS, _failed, failure_cause, prepare, shorten
+from training.sagemaker.job.settings import JobPaths
 
 
 def metrics_of(job: Job) -> dict[str, object]:
@@ -62,7 +62,7 @@ def test_given_parts_are_taken_as_they_are(tmp_path: Path, base_model: Path) -> 
     ("hyperparameters", "row", "message"),
     [
         ({"epoch": 3}, None, "unknown hyper-parameter 'epoch'; known are "),
-        ({"weight-decay": "little"}, None, "hyper-parameter weight-decay must be float, is 'little'"),
+        ({"weight-decay": "little"}, None, "hyper-parameter weight-decay must be a number, is 'little'"),
         pytest.param({"hidden-size": 768}, None, "hidden-size is 768, but base model", marks=pytest.mark.slow),
         pytest.param({}, {"text": "", "label": "sport"}, "1 problem in the data:", marks=pytest.mark.slow),
         ({}, news_rows(60)[0], "leaks"),
@@ -124,7 +124,7 @@ def test_on_a_full_disk_there_is_room_to_say_so(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Job(tmp_path, {}, None)
-    places, opened, full = Places(tmp_path, {}), Path.open, threading.Event()
+    places, opened, full = JobPaths(tmp_path, {}), Path.open, threading.Event()
     job, _ = prepare(places, {})
     reserve = places.work / "reserve"
     assert reserve.stat().st_size == 65_536
@@ -138,12 +138,12 @@ def test_on_a_full_disk_there_is_room_to_say_so(
         full.set()
         raise error
 
-    monkeypatch.setattr("training.sagemaker.job.worker.shutil.disk_usage", lambda _: Mock(free=0))
+    monkeypatch.setattr("training.sagemaker.job.training_process.shutil.disk_usage", lambda _: Mock(free=0))
     monkeypatch.setattr(Path, "open", open_if_there_is_room)
-    monkeypatch.setattr("training.sagemaker.job.worker._train", train)
-    monkeypatch.setattr("training.sagemaker.job.worker.signal.signal", lambda *_: None)
-    assert worker.main([str(job)]) == 1
-    message, expected = _why(places.work, 1)
+    monkeypatch.setattr("training.sagemaker.job.training_process._train", train)
+    monkeypatch.setattr("training.sagemaker.job.training_process.signal.signal", lambda *_: None)
+    assert training_process.main([str(job)]) == 1
+    message, expected = failure_cause(places.work, 1)
     assert message == f"{type(error).__name__}: {error}; the disk is full: use a larger volume" and not expected
     reserve.touch()
     assert _failed(places, message, 1) == 1
@@ -151,7 +151,7 @@ def test_on_a_full_disk_there_is_room_to_say_so(
 
 
 def test_checkpoints_of_another_run_are_explained_in_the_platforms_words(tmp_path: Path) -> None:
-    assert _failed(Places(tmp_path, {}), "of another run. Choose another --checkpoints or --name", 2) == 2
+    assert _failed(JobPaths(tmp_path, {}), "of another run. Choose another --checkpoints or --name", 2) == 2
     said = (tmp_path / "output" / "failure").read_text(encoding="utf-8")
     assert said == "of another run. Choose another S3 prefix for checkpoints or hyper-parameter name"
 

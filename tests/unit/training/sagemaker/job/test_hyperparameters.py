@@ -55,8 +55,8 @@ def test_every_problem_is_named_at_once() -> None:
         parse_hyperparameters({"epoch": "3", "batch-size": "many", "data": "x", "lr": "1", "learning_rate": "2"})
     message = str(caught.value)
     assert "unknown hyper-parameter 'epoch'" in message and "epochs, batch-size" in message
-    assert "batch-size must be int, is 'many'" in message
-    assert "data is not for the caller" in message and "learning_rate is given twice" in message
+    assert "batch-size must be a whole number, is 'many'" in message
+    assert "data is set by the container" in message and "learning_rate is given twice" in message
 
 
 def test_recipe_stands_below_what_is_given() -> None:

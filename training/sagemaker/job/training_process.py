@@ -1,7 +1,7 @@
-"""One process that trains: `run()` over the settings that the container wrote, and a word on how it ended.
+"""One process that trains: it calls `run()` with the settings that the container wrote, and writes how it ended.
 
-WORK/job.json          settings and places, from the container
-WORK/pids/RANK         this process, for the container's signals
+WORK/job.json          settings and directories, written by the container
+WORK/pids/RANK         this process's id, for the container's signals
 WORK/outcomes/RANK     how it ended: {"outcome": "done" | "stopped" | "failed", "message", "expected", "time"}
 """
 
@@ -19,26 +19,26 @@ from typing import Any
 
 from training.config import TrainConfig
 from training.errors import TrainingError
-from training.sagemaker.job.settings import RESERVE
 
-FAILED = 1
+RESERVE, RESERVE_BYTES = "reserve", 65_536
+"""A file in the work directory that is removed when a job fails, so that a full disk has room for the failure file."""
 FULL_BYTES = 2**20
-"""With less left a disk is full: libraries report that as errors of all kinds."""
+"""Free bytes below which the disk counts as full: libraries report that as errors of all kinds."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train by the job's file; 0 if it is done or was stopped on request."""
+    """Train by the job's file and return the exit code: 0 if it is done or was stopped on request."""
     job = Path((sys.argv[1:] if arguments is None else arguments)[0])
     described = json.loads(job.read_text(encoding="utf-8"))
-    own = f"{described['host']}-{os.getpid()}"
+    process = f"{described['host']}-{os.getpid()}"
     outcome: dict[str, Any] = {"outcome": "failed", "expected": False}
     from classifier.errors import ClassifierError
     from training.fit.stopping import Stopped, on_signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the container decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the container passes it on
     try:
         signal.signal(signal.SIGTERM, on_signal)
-        _write(job.parent / "pids" / own, {"pid": os.getpid()})
+        _write(job.parent / "pids" / process, {"pid": os.getpid()})
         _train(described)
         outcome["outcome"] = "done"
     except Stopped:
@@ -49,27 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = os.strerror(errno.ENOSPC) in str(exc) or shutil.disk_usage(job.parent).free < FULL_BYTES
         outcome["message"] = f"{type(exc).__name__}: {exc}{'; the disk is full: use a larger volume' if full else ''}"
         traceback.print_exc()
-    if outcome["outcome"] == "failed":
+    failed = outcome["outcome"] == "failed"
+    if failed:
         (job.parent / RESERVE).unlink(missing_ok=True)
-    _write(job.parent / "outcomes" / own, outcome | {"time": time.time()})
-    return FAILED if outcome["outcome"] == "failed" else 0
+    _write(job.parent / "outcomes" / process, outcome | {"time": time.time()})
+    return 1 if failed else 0
 
 
 def _train(described: dict[str, Any]) -> None:
     from training.fit.run import report_directory, run
     from training.report.evaluate import figure_lines
+    from training.sagemaker.job.pack import add_code
 
     config = TrainConfig(**described["config"])
     artifact = run(config)
-    if artifact is None:
+    if artifact is None:  # another process writes it
         return
-    from training.sagemaker.job.pack import add_code
-
     add_code(artifact.directory)
-    report, target = report_directory(config), Path(described["output_data"])
+    report = report_directory(config)
     if report.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(report, target, dirs_exist_ok=True)
+        shutil.copytree(report, described["output_data"], dirs_exist_ok=True)
         shutil.rmtree(report)
     sys.stdout.write("\n".join(figure_lines(artifact.manifest.metrics)) + "\n")
     sys.stdout.flush()
