@@ -23,7 +23,7 @@ from tests.support.sagemaker_emulator import Job
 from tests.support.service_process import service_process
 from training.sagemaker.launch.aws import Aws
 from training.sagemaker.launch.follow import LOG_GROUPS
-from training.sagemaker.launch.uploads import place_of
+from training.sagemaker.launch.uploads import bucket_and_key
 
 
 class Platform:
@@ -39,7 +39,7 @@ class Platform:
         self.port = free_port()
         self._threads: list[threading.Thread] = []
         self._endpoint = ExitStack()
-        aws.ask("logs", "CreateLogGroup", logGroupName=LOG_GROUPS["training"])
+        aws.call("logs", "CreateLogGroup", logGroupName=LOG_GROUPS["training"])
 
     def close(self) -> None:
         for thread in self._threads:
@@ -67,31 +67,31 @@ class Platform:
             }
         place.describe(**kinds)
         stream = f"{name}/algo-1-{int(time.time())}"
-        self._aws.ask("logs", "CreateLogStream", logGroupName=group, logStreamName=stream)
+        self._aws.call("logs", "CreateLogStream", logGroupName=group, logStreamName=stream)
         with place.start() as process:
             assert process.stdout is not None
             for line in filter(str.strip, process.stdout):
                 event = {"timestamp": int(time.time() * 1000), "message": line}
-                self._aws.ask("logs", "PutLogEvents", logGroupName=group, logStreamName=stream, logEvents=[event])
+                self._aws.call("logs", "PutLogEvents", logGroupName=group, logStreamName=stream, logEvents=[event])
         status = "Failed" if process.returncode else "Completed"
         if process.returncode:
             job.failure_reason = place.failure
         else:
-            target = place_of(job.model_artifacts["S3ModelArtifacts"])
-            self._aws.ask("s3", "PutObject", Bucket=target.bucket, Key=target.key, Body=_packed(place.root / "model"))
+            bucket, key = bucket_and_key(job.model_artifacts["S3ModelArtifacts"])
+            self._aws.call("s3", "PutObject", Bucket=bucket, Key=key, Body=_packed(place.root / "model"))
         job.training_job_status = job.secondary_status = status
 
     def _fetch(self, uri: str, target: Path) -> None:
-        prefix = place_of(uri)
-        for found in self._aws.ask("s3", "ListObjectsV2", Bucket=prefix.bucket, Prefix=prefix.key)["Contents"]:
-            path = target / found["Key"].removeprefix(prefix.key)
+        bucket, prefix = bucket_and_key(uri)
+        for found in self._aws.call("s3", "ListObjectsV2", Bucket=bucket, Prefix=prefix)["Contents"]:
+            path = target / found["Key"].removeprefix(prefix)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self._aws.ask("s3", "GetObject", Bucket=prefix.bucket, Key=found["Key"])["Body"].read())
+            path.write_bytes(self._aws.call("s3", "GetObject", Bucket=bucket, Key=found["Key"])["Body"].read())
 
     def make_endpoint(self, container: Mapping[str, Any]) -> None:
         """Serve the model of a CreateModel request's container; returns when it is ready."""
-        place, model = place_of(container["ModelDataUrl"]), self._root / "endpoint"
-        content = self._aws.ask("s3", "GetObject", Bucket=place.bucket, Key=place.key)["Body"].read()
+        (bucket, key), model = bucket_and_key(container["ModelDataUrl"]), self._root / "endpoint"
+        content = self._aws.call("s3", "GetObject", Bucket=bucket, Key=key)["Body"].read()
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(model, filter="data")
         settings = {"SERVICE_PORT": str(self.port), **container.get("Environment", {})}

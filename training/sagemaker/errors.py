@@ -1,42 +1,37 @@
-"""Errors of the commands for AWS; the command line turns each into a message and an exit code.
+"""Errors of the SageMaker commands; the command line turns each into a message and an exit code.
 
-LaunchError (a TrainingError)   the command cannot be done as it was given
-├── RequestError   AWS would refuse a request; carries every problem found, not only the first
-└── AwsError       AWS refused, could not be reached, or what it ran has failed
+LaunchError (a TrainingError)      the command cannot run as it was given, and nothing was sent
+├── RequestError                   AWS would refuse a request; the message lists every problem
+└── AwsError                       AWS refused, could not be reached, or what it ran has failed
+    ├── NotFoundError              AWS knows no such resource
+    └── AlreadyExistsError         AWS has a resource of this name already
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from training.errors import TrainingError
 
 
 class LaunchError(TrainingError):
-    """The command cannot be done as it was given."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One thing that AWS would refuse."""
-
-    operation: str
-    path: str
-    """Of the field, as `InputDataConfig[0].ChannelName`; empty for the request as a whole."""
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.operation}{': ' if self.path else ''}{self.path}: {self.message}"
+    """The command cannot run as it was given."""
 
 
 class RequestError(LaunchError):
-    """Requests that AWS would refuse. Nothing was sent."""
+    """AWS would refuse these requests, each problem of which has one message; nothing was sent."""
 
-    def __init__(self, refusals: Sequence[Refusal]) -> None:
-        self.refusals = tuple(refusals)
-        count = len(self.refusals)
-        lines = [f"AWS would refuse this ({count} problem{'s' if count != 1 else ''}); nothing was sent:"]
-        super().__init__("\n".join([*lines, *(f"  {refusal}" for refusal in self.refusals)]))
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        super().__init__("\n  ".join([f"AWS would refuse this ({count}); nothing was sent:", *self.problems]))
 
 
 class AwsError(LaunchError):
     """AWS refused, could not be reached, or what it ran has failed."""
+
+
+class NotFoundError(AwsError):
+    """AWS knows no such resource."""
+
+
+class AlreadyExistsError(AwsError):
+    """AWS has a resource of this name already."""

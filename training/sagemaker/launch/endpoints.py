@@ -1,255 +1,206 @@
-"""Plans to requests: endpoints, how they scale, and how they are updated. Pure functions.
+"""Requests for endpoints: how they are created, scaled and updated.
 
-Scaling: https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling.html, async to no instance:
-https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-autoscale.html, updates:
-https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails.html
+Scaling: https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling.html and, to no instance,
+https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-autoscale.html
+Updates: https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails.html
 """
 
-import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from training.sagemaker.errors import LaunchError
-from training.sagemaker.launch.calls import Call, InService, Step, tag_list, without_empty
-from training.sagemaker.launch.names import stamped_name, valid_name
-from training.sagemaker.launch.plans import DeployPlan, ModelPlan, UpdatePlan
-from training.sagemaker.launch.requests import model_call, tags_of
-from training.sagemaker.launch.rules import MIN_CANARY_INSTANCES
+from training.sagemaker.launch.options import DeployOptions, ModelOptions, UpdateOptions
+from training.sagemaker.launch.requests import ApiRequest, checked_name, model_request, stamped_name, tag_list, tags_of
 
 VARIANT = "AllTraffic"
 DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 ALARM_PERIOD_S = 60
 BACKLOG_MINUTES = 3
-"""Of work waiting without an instance, after which async endpoints get one."""
+"""Minutes of waiting work after which an asynchronous endpoint without an instance gets one."""
+POLICY_ARN = "${PolicyARN}"
+"""Stands for the ARN in the answer to the last PutScalingPolicy, which is not known before it was sent."""
 
 
-def deploy_steps(plan: DeployPlan, role: str, now: datetime.datetime) -> tuple[str, list[Step]]:
-    """The endpoint's name, and the calls: model, configuration, endpoint, scaling.
-
-    Raises:
-        LaunchError: the plan contradicts itself.
-    """
-    endpoint, version = valid_name(plan.name), stamped_name(plan.name, now)
-    if plan.mode == "async" and not plan.async_output:
+def deploy_requests(options: DeployOptions, role: str, now: datetime) -> list[ApiRequest]:
+    """Return the requests for an endpoint and its scaling. Raises LaunchError if the options contradict each other."""
+    endpoint, version = checked_name(options.name), stamped_name(options.name, now)
+    if options.mode == "async" and not options.async_output:
         raise LaunchError("--mode async needs --async-output s3://BUCKET/PREFIX")
-    if plan.mode == "serverless" and (plan.subnets or plan.max_instances):
-        raise LaunchError("serverless endpoints are in no VPC and scale by themselves")
-    if plan.mode == "serverless" and plan.network_isolation:
-        raise LaunchError("serverless endpoints know no network isolation: add --no-network-isolation")
-    steps: list[Step] = [
-        model_call(plan, role, version),
-        Call("sagemaker", "CreateEndpointConfig", _config(plan, version)),
-        Call(
-            "sagemaker",
-            "CreateEndpoint",
-            {"EndpointName": endpoint, "EndpointConfigName": version, "Tags": tag_list(tags_of(plan))},
-        ),
-        InService(endpoint, version),
+    if options.mode == "serverless" and (options.subnets or options.max_instances):
+        raise LaunchError("serverless endpoints cannot be in a VPC and scale by themselves")
+    if options.mode == "serverless" and options.network_isolation:
+        raise LaunchError("serverless endpoints have no network isolation: add --no-network-isolation")
+    create = {"EndpointName": endpoint, "EndpointConfigName": version, "Tags": tag_list(tags_of(options))}
+    return [
+        model_request(options, role, version),
+        ApiRequest("sagemaker", "CreateEndpointConfig", _config(options, version)),
+        ApiRequest("sagemaker", "CreateEndpoint", create),
+        *_scaling(options, endpoint),
     ]
-    return endpoint, steps + _scaling(plan, endpoint)
 
 
-def _config(plan: DeployPlan, version: str) -> dict[str, Any]:
-    variant: dict[str, Any] = {"VariantName": VARIANT, "ModelName": version}
-    if plan.mode == "serverless":
-        variant["ServerlessConfig"] = {
-            "MemorySizeInMB": plan.memory_mb,
-            "MaxConcurrency": plan.max_concurrency,
-            **without_empty(ProvisionedConcurrency=plan.provisioned or None),
-        }
-    else:
-        variant |= _instances(plan.instance_type, plan.instance_count, plan.startup_s, plan.download_s)
-        variant |= without_empty(VolumeSizeInGB=plan.volume_gb or None)
-    request: dict[str, Any] = {"EndpointConfigName": version, "ProductionVariants": [variant]}
-    request["Tags"] = tag_list(tags_of(plan))
-    if plan.mode == "async":
-        output = plan.async_output.rstrip("/")
-        request["AsyncInferenceConfig"] = {
-            "OutputConfig": {
-                "S3OutputPath": output,
-                "S3FailurePath": f"{output}/failures",
-                **without_empty(
-                    KmsKeyId=plan.kms_key,
-                    NotificationConfig=without_empty(SuccessTopic=plan.success_topic, ErrorTopic=plan.error_topic),
-                ),
-            },
-            "ClientConfig": {"MaxConcurrentInvocationsPerInstance": plan.async_concurrency},
-        }
-    return request | without_empty(KmsKeyId=plan.kms_key if plan.mode != "serverless" else "")
-
-
-def _instances(instance_type: str, count: int, startup_s: int, download_s: int) -> dict[str, Any]:
+def _config(options: DeployOptions, version: str) -> dict[str, Any]:
+    serverless, output = options.mode == "serverless", options.async_output.rstrip("/")
+    instances = _instances(options, options.instance_type, options.instance_count, options.volume_gb)
+    capacity = {
+        "MemorySizeInMB": options.memory_mb, "MaxConcurrency": options.max_concurrency,
+        "ProvisionedConcurrency": options.provisioned or None,
+    }  # fmt: skip
+    topics = {"SuccessTopic": options.success_topic or None, "ErrorTopic": options.error_topic or None}
+    asynchronous = {
+        "OutputConfig": {
+            "S3OutputPath": output, "S3FailurePath": f"{output}/failures", "NotificationConfig": topics,
+            "KmsKeyId": options.kms_key or None,
+        },
+        "ClientConfig": {"MaxConcurrentInvocationsPerInstance": options.async_concurrency},
+    }  # fmt: skip
+    variant = {"VariantName": VARIANT, "ModelName": version}
     return {
-        "InstanceType": instance_type,
-        "InitialInstanceCount": count,
-        "InitialVariantWeight": 1.0,
-        "ContainerStartupHealthCheckTimeoutInSeconds": startup_s,
-        "ModelDataDownloadTimeoutInSeconds": download_s,
-        "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
-    }
+        "EndpointConfigName": version, "Tags": tag_list(tags_of(options)),
+        "ProductionVariants": [variant | ({"ServerlessConfig": capacity} if serverless else instances)],
+        "AsyncInferenceConfig": asynchronous if options.mode == "async" else None,
+        "KmsKeyId": None if serverless else options.kms_key or None,
+    }  # fmt: skip
 
 
-def _scaling(plan: DeployPlan, endpoint: str) -> list[Step]:
-    fewest, most = plan.capacity()
+def _instances(
+    options: DeployOptions | UpdateOptions, instance_type: str, count: int, volume_gb: int | None
+) -> dict[str, Any]:
+    return {
+        "InstanceType": instance_type, "InitialInstanceCount": count, "VolumeSizeInGB": volume_gb or None,
+        "InitialVariantWeight": 1.0, "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
+        "ContainerStartupHealthCheckTimeoutInSeconds": options.startup_s,
+        "ModelDataDownloadTimeoutInSeconds": options.download_s,
+    }  # fmt: skip
+
+
+def _scaling(options: DeployOptions, endpoint: str) -> list[ApiRequest]:
+    fewest, most = options.capacity()
     if not most:
         return []
-    target = _target(endpoint)
-    request = {**target, "MinCapacity": fewest, "MaxCapacity": most, "Tags": tags_of(plan)}
-    tracking: dict[str, Any] = {"ScaleInCooldown": plan.scale_in_s, "ScaleOutCooldown": plan.scale_out_s}
-    if plan.mode != "async":
-        metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
-        tracking |= {"TargetValue": plan.target_per_minute, "PredefinedMetricSpecification": metric}
-        policy = _policy(target, f"{endpoint}-requests", "TargetTrackingScaling", tracking)
-        return [Call("application-autoscaling", "RegisterScalableTarget", request), policy]
-    tracking |= {
-        "TargetValue": plan.target_backlog,
-        "CustomizedMetricSpecification": {
-            "MetricName": "ApproximateBacklogSizePerInstance",
-            "Namespace": "AWS/SageMaker",
+    if options.mode == "async":
+        name, target = f"{endpoint}-backlog", options.target_backlog
+        metric: dict[str, Any] = {
+            "MetricName": "ApproximateBacklogSizePerInstance", "Namespace": "AWS/SageMaker", "Statistic": "Average",
             "Dimensions": [{"Name": "EndpointName", "Value": endpoint}],
-            "Statistic": "Average",
-        },
-    }
-    steps: list[Step] = [
-        Call("application-autoscaling", "RegisterScalableTarget", request),
-        _policy(target, f"{endpoint}-backlog", "TargetTrackingScaling", tracking),
+        }  # fmt: skip
+    else:
+        name, target = f"{endpoint}-requests", options.target_per_minute
+        metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+    tracking = {
+        "TargetValue": target, "ScaleInCooldown": options.scale_in_s, "ScaleOutCooldown": options.scale_out_s,
+        f"{'Customized' if options.mode == 'async' else 'Predefined'}MetricSpecification": metric,
+    }  # fmt: skip
+    capacity = {"MinCapacity": fewest, "MaxCapacity": most, "Tags": tags_of(options)}
+    requests = [
+        ApiRequest("application-autoscaling", "RegisterScalableTarget", _target(endpoint) | capacity),
+        _policy(endpoint, name, "TargetTrackingScaling", tracking),
     ]
-    return steps + (_from_nothing(plan, endpoint) if fewest == 0 else [])
+    return requests if fewest else requests + _first_instance(options, endpoint)
 
 
-def _from_nothing(plan: DeployPlan, endpoint: str) -> list[Step]:
-    """Backlog per instance has no value without an instance: an alarm on work that waits starts the first."""
+def _first_instance(options: DeployOptions, endpoint: str) -> list[ApiRequest]:
+    """Return a policy and its alarm on waiting work: backlog per instance has no value without an instance."""
+    name, metric = f"{endpoint}-first-instance", "HasBacklogWithoutCapacity"
     step = {
-        "AdjustmentType": "ChangeInCapacity",
-        "MetricAggregationType": "Average",
-        "Cooldown": plan.scale_out_s,
+        "AdjustmentType": "ChangeInCapacity", "MetricAggregationType": "Average", "Cooldown": options.scale_out_s,
         "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
-    }
-    alarm = _alarm(plan, f"{endpoint}-first-instance", "HasBacklogWithoutCapacity", endpoint) | {
-        "Statistic": "Average",
-        "Threshold": 1.0,
-        "ComparisonOperator": "GreaterThanOrEqualToThreshold",
-        "EvaluationPeriods": BACKLOG_MINUTES,
-        "AlarmActions": ["${PolicyARN}"],
-    }
+    }  # fmt: skip
+    alarm = {"Statistic": "Average", "Threshold": 1.0, "EvaluationPeriods": BACKLOG_MINUTES}
     return [
-        _policy(_target(endpoint), f"{endpoint}-first-instance", "StepScaling", step),
-        Call("cloudwatch", "PutMetricAlarm", alarm),
+        _policy(endpoint, name, "StepScaling", step),
+        _alarm(options, name, metric, {"EndpointName": endpoint}, alarm | {"AlarmActions": [POLICY_ARN]}),
     ]
 
 
-def _target(endpoint: str) -> dict[str, str]:
-    return {
-        "ServiceNamespace": "sagemaker",
-        "ResourceId": f"endpoint/{endpoint}/variant/{VARIANT}",
-        "ScalableDimension": DIMENSION,
-    }
+def _target(endpoint: str) -> dict[str, Any]:
+    resource = f"endpoint/{endpoint}/variant/{VARIANT}"
+    return {"ServiceNamespace": "sagemaker", "ResourceId": resource, "ScalableDimension": DIMENSION}
 
 
-def _policy(target: Mapping[str, str], name: str, kind: str, configuration: Mapping[str, Any]) -> Call:
-    key = "StepScalingPolicyConfiguration" if kind == "StepScaling" else "TargetTrackingScalingPolicyConfiguration"
-    return Call(
-        "application-autoscaling",
-        "PutScalingPolicy",
-        {"PolicyName": name, **target, "PolicyType": kind, key: dict(configuration)},
-    )
+def _policy(endpoint: str, name: str, kind: str, configuration: Mapping[str, Any]) -> ApiRequest:
+    parameters = {"PolicyName": name, "PolicyType": kind, f"{kind}PolicyConfiguration": configuration}
+    return ApiRequest("application-autoscaling", "PutScalingPolicy", _target(endpoint) | parameters)
 
 
-def _alarm(plan: ModelPlan, name: str, metric: str, endpoint: str, variant: str = "") -> dict[str, Any]:
-    """Without a variant, of the endpoint as a whole."""
-    dimensions = [{"Name": "EndpointName", "Value": endpoint}]
-    if variant:
-        dimensions.append({"Name": "VariantName", "Value": variant})
-    return {
-        "AlarmName": name,
-        "Namespace": "AWS/SageMaker",
-        "MetricName": metric,
-        "Dimensions": dimensions,
-        "Period": ALARM_PERIOD_S,
-        "TreatMissingData": "notBreaching",
-        "Tags": tag_list(tags_of(plan)),
-    }
+def _alarm(
+    options: ModelOptions, name: str, metric: str, dimensions: Mapping[str, str], conditions: Mapping[str, Any]
+) -> ApiRequest:
+    parameters = {
+        "AlarmName": name, "Namespace": "AWS/SageMaker", "MetricName": metric, "Period": ALARM_PERIOD_S,
+        "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
+        "ComparisonOperator": "GreaterThanOrEqualToThreshold", "TreatMissingData": "notBreaching",
+        "Tags": tag_list(tags_of(options)), **conditions,
+    }  # fmt: skip
+    return ApiRequest("cloudwatch", "PutMetricAlarm", parameters)
 
 
-def update_steps(plan: UpdatePlan, role: str, serving: Mapping[str, Any], now: datetime.datetime) -> list[Step]:
-    """The calls: model, configuration, alarms, update.
+def update_requests(options: UpdateOptions, role: str, serving: Mapping[str, Any], now: datetime) -> list[ApiRequest]:
+    """Return the requests for a model, a configuration, the alarms that roll back, and the update.
 
     Args:
-        plan: what to serve instead, and how to get there.
+        options: what to serve, and how to get there.
         role: ARN of the execution role.
-        serving: the endpoint's configuration, as DescribeEndpointConfig has it.
-        now: goes into names.
+        serving: the endpoint's current configuration, as DescribeEndpointConfig returns it.
+        now: time in the new names.
 
     Raises:
-        LaunchError: what serves now is serverless or has several variants, or too few instances for the strategy.
+        LaunchError: the endpoint is serverless, has several variants, or has too few instances for the strategy.
     """
-    endpoint, version = valid_name(plan.name), stamped_name(plan.name, now)
-    variant = _new_variant(plan, serving, version)
+    endpoint, version = checked_name(options.name), stamped_name(options.name, now)
+    if len(serving["ProductionVariants"]) != 1:
+        raise LaunchError(f"the endpoint has {len(serving['ProductionVariants'])} variants; update takes exactly one")
+    [old] = serving["ProductionVariants"]
+    if "ServerlessConfig" in old:
+        raise LaunchError("serverless endpoints have no canary: deploy under another name, then teardown the old one")
+    count = options.instance_count or old["InitialInstanceCount"]
+    if options.strategy != "all-at-once" and count < 2:
+        raise LaunchError(
+            f"--strategy {options.strategy} moves at most half of the instances at first, and there is {count}: "
+            "use --instance-count 2 or --strategy all-at-once"
+        )
+    instances = _instances(options, options.instance_type or old["InstanceType"], count, old.get("VolumeSizeInGB"))
     config = {
-        "EndpointConfigName": version,
-        "ProductionVariants": [variant],
-        "Tags": tag_list(tags_of(plan)),
-        **without_empty(
-            AsyncInferenceConfig=serving.get("AsyncInferenceConfig"), KmsKeyId=plan.kms_key or serving.get("KmsKeyId")
-        ),
-    }
-    alarms = _rollback_alarms(plan, endpoint, variant["VariantName"])
-    names = [*(call.request["AlarmName"] for call in alarms), *plan.alarms]
+        "EndpointConfigName": version, "Tags": tag_list(tags_of(options)),
+        "ProductionVariants": [{"VariantName": old["VariantName"], "ModelName": version, **instances}],
+        "AsyncInferenceConfig": serving.get("AsyncInferenceConfig"),
+        "KmsKeyId": options.kms_key or serving.get("KmsKeyId"),
+    }  # fmt: skip
+    alarms = _rollback_alarms(options, {"EndpointName": endpoint, "VariantName": old["VariantName"]})
+    alarm_names = [*(alarm.parameters["AlarmName"] for alarm in alarms), *options.alarms]
+    size = {"Type": "CAPACITY_PERCENT", "Value": options.step_percent}
+    routing = {
+        "Type": options.strategy.replace("-", "_").upper(), "WaitIntervalInSeconds": options.bake_s,
+        "CanarySize": size if options.strategy == "canary" else None,
+        "LinearStepSize": size if options.strategy == "linear" else None,
+    }  # fmt: skip
+    policy = {
+        "TrafficRoutingConfiguration": routing,
+        "TerminationWaitInSeconds": options.bake_s, "MaximumExecutionTimeoutInSeconds": options.max_s,
+    }  # fmt: skip
+    rollback = {"Alarms": [{"AlarmName": name} for name in alarm_names] or None}
     update = {
-        "EndpointName": endpoint,
-        "EndpointConfigName": version,
-        # autoscaling may have changed the count since; a count that was asked for wins
-        "RetainAllVariantProperties": not plan.instance_count,
-        "DeploymentConfig": {
-            "BlueGreenUpdatePolicy": {
-                "TrafficRoutingConfiguration": _routing(plan),
-                "TerminationWaitInSeconds": plan.bake_s,
-                "MaximumExecutionTimeoutInSeconds": plan.max_s,
-            },
-            **without_empty(AutoRollbackConfiguration=without_empty(Alarms=[{"AlarmName": name} for name in names])),
-        },
-    }
+        "EndpointName": endpoint, "EndpointConfigName": version,
+        # autoscaling may have changed the count, which is kept unless another one is asked for
+        "RetainAllVariantProperties": not options.instance_count,
+        "DeploymentConfig": {"BlueGreenUpdatePolicy": policy, "AutoRollbackConfiguration": rollback},
+    }  # fmt: skip
     return [
-        model_call(plan, role, version),
-        Call("sagemaker", "CreateEndpointConfig", config),
+        model_request(options, role, version),
+        ApiRequest("sagemaker", "CreateEndpointConfig", config),
         *alarms,
-        Call("sagemaker", "UpdateEndpoint", update),
-        InService(endpoint, version),
+        ApiRequest("sagemaker", "UpdateEndpoint", update),
     ]
 
 
-def _new_variant(plan: UpdatePlan, serving: Mapping[str, Any], version: str) -> dict[str, Any]:
-    if len(serving["ProductionVariants"]) != 1:
-        raise LaunchError(f"the endpoint has {len(serving['ProductionVariants'])} variants; this updates one")
-    old = serving["ProductionVariants"][0]
-    if "ServerlessConfig" in old:
-        raise LaunchError("serverless endpoints have no canary: deploy under another name, then teardown the old one")
-    count = plan.instance_count or old["InitialInstanceCount"]
-    if plan.strategy != "all-at-once" and count < MIN_CANARY_INSTANCES:
-        raise LaunchError(
-            f"--strategy {plan.strategy} moves at most half of the instances at first, and there is {count}: "
-            "use --instance-count 2 or --strategy all-at-once"
-        )
-    instances = _instances(plan.instance_type or old["InstanceType"], count, plan.startup_s, plan.download_s)
-    kept = without_empty(VolumeSizeInGB=old.get("VolumeSizeInGB"))
-    return {"VariantName": old["VariantName"], "ModelName": version, **instances, **kept}
-
-
-def _routing(plan: UpdatePlan) -> dict[str, Any]:
-    kind = {"canary": "CANARY", "linear": "LINEAR", "all-at-once": "ALL_AT_ONCE"}[plan.strategy]
-    size = {"Type": "CAPACITY_PERCENT", "Value": plan.step_percent}
-    sizes = {"CANARY": {"CanarySize": size}, "LINEAR": {"LinearStepSize": size}}
-    return {"Type": kind, "WaitIntervalInSeconds": plan.bake_s, **sizes.get(kind, {})}
-
-
-def _rollback_alarms(plan: UpdatePlan, endpoint: str, variant: str) -> Sequence[Call]:
-    above = {"ComparisonOperator": "GreaterThanOrEqualToThreshold", "EvaluationPeriods": 1}
-    alarms = []
-    if plan.max_errors:
-        errors = _alarm(plan, f"{endpoint}-errors", "Invocation5XXErrors", endpoint, variant)
-        alarms.append({**errors, **above, "Statistic": "Sum", "Threshold": float(plan.max_errors)})
-    if plan.max_latency_ms:
-        latency = _alarm(plan, f"{endpoint}-latency", "ModelLatency", endpoint, variant)
-        in_microseconds = 1000.0 * plan.max_latency_ms
-        alarms.append({**latency, **above, "ExtendedStatistic": "p99", "Threshold": in_microseconds})
-    return [Call("cloudwatch", "PutMetricAlarm", alarm) for alarm in alarms]
+def _rollback_alarms(options: UpdateOptions, dimensions: Mapping[str, str]) -> list[ApiRequest]:
+    endpoint, alarms = dimensions["EndpointName"], []
+    if options.max_errors:
+        errors = {"Statistic": "Sum", "Threshold": float(options.max_errors), "EvaluationPeriods": 1}
+        alarms.append(_alarm(options, f"{endpoint}-errors", "Invocation5XXErrors", dimensions, errors))
+    if options.max_latency_ms:
+        microseconds = 1000.0 * options.max_latency_ms
+        latency = {"ExtendedStatistic": "p99", "Threshold": microseconds, "EvaluationPeriods": 1}
+        alarms.append(_alarm(options, f"{endpoint}-latency", "ModelLatency", dimensions, latency))
+    return alarms

@@ -1,157 +1,115 @@
-"""Waiting for what AWS does, with what it says meanwhile: job status, log lines as they come, endpoint status."""
+"""The command `follow`: a job's status and log until the job ends. `train` and `transform` end with it, too."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from training.sagemaker.errors import AwsError
-from training.sagemaker.launch.aws import Aws, is_error
+from training.sagemaker.errors import AwsError, LaunchError, NotFoundError
+from training.sagemaker.launch.aws import Aws
+from training.sagemaker.launch.launcher import DETACHED, DONE, FAILED, STOPPED, Launcher
+from training.sagemaker.launch.options import FollowOptions
 
 LOG_GROUPS = {"training": "/aws/sagemaker/TrainingJobs", "transform": "/aws/sagemaker/TransformJobs"}
 ENDED = ("Completed", "Failed", "Stopped")
-CHANGING = ("Creating", "Updating", "SystemUpdating", "RollingBack")
-POLL_S = 10.0
-ENDPOINT_LIMIT_S = 3 * 3600.0
+LAST_LINES_S = 5.0
+"""Seconds after the end of a training job until its last lines are in CloudWatch."""
 
 
-@dataclass(frozen=True)
-class Terminal:
-    """Where words go, where answers come from, and how time passes."""
-
-    say: Callable[[str], None]
-    ask: Callable[[str], str]
-    """Asks a question; an empty answer where nobody is there."""
-    sleep: Callable[[float], None] = time.sleep
-    clock: Callable[[], float] = time.monotonic
-
-    def agrees(self, question: str) -> bool:
-        return self.ask(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+def follow(launcher: Launcher, options: FollowOptions) -> int:
+    """Follow a job that runs."""
+    if options.dry_run:
+        raise LaunchError("follow only looks at a job: a dry run has nothing to show")
+    return follow_job(launcher, options.kind, options.job)
 
 
-def terminal() -> Terminal:
-    """Words to standard error, results alone go to standard output; asks only where somebody sits."""
-
-    def say(line: str) -> None:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-
-    def ask(question: str) -> str:
-        if not sys.stdin.isatty():
-            say(question + "(nobody to ask; --yes says yes)")
-            return ""
-        sys.stderr.write(question)
-        sys.stderr.flush()
-        return sys.stdin.readline()
-
-    return Terminal(say, ask)
-
-
-@dataclass
-class LogTail:
-    """The lines of a job's log streams, each once."""
-
-    aws: Aws
-    group: str
-    prefix: str
-    tokens: dict[str, str] = field(default_factory=dict)
-    """Where to go on, by stream."""
-
-    def new_lines(self) -> Iterator[str]:
-        """What came since the last call; with several streams, each line after the name of its host."""
-        try:
-            streams = self.aws.pages(
-                "logs", "DescribeLogStreams", "logStreams", logGroupName=self.group, logStreamNamePrefix=self.prefix
-            )
-        except AwsError as exc:
-            if is_error(exc, "ResourceNotFoundException"):
-                return
-            raise
-        names = sorted(stream["logStreamName"] for stream in streams)
-        for name in names:
-            host = f"{name.removeprefix(self.prefix).rpartition('-')[0]}: " if len(names) > 1 else ""
-            yield from (host + line for line in self._of(name))
-
-    def _of(self, stream: str) -> Iterator[str]:
-        while True:
-            token = {"nextToken": self.tokens[stream]} if stream in self.tokens else {}
-            answer = self.aws.ask(
-                "logs",
-                "GetLogEvents",
-                logGroupName=self.group,
-                logStreamName=stream,
-                startFromHead=True,
-                **token,
-            )
-            yield from (str(event["message"]).rstrip("\n") for event in answer["events"])
-            known, self.tokens[stream] = self.tokens.get(stream), answer["nextForwardToken"]
-            if not answer["events"] or known == self.tokens[stream]:
-                return
-
-
-def follow_job(kind: str, name: str, tail: LogTail, terminal: Terminal, poll_s: float = POLL_S) -> dict[str, Any]:
-    """Print a job's status and log until it ends; its last description.
-
-    Args:
-        kind: training or transform.
-        name: the job's.
-        tail: of its log; goes on where it is.
-        terminal: to print to.
-        poll_s: seconds between two looks.
-    """
-    title = kind.capitalize()
-    shown = ""
+def follow_job(launcher: Launcher, kind: str, name: str, *, started: bool = False, wait: bool = True) -> int:
+    """Print a job's status and log until it ends, or only its name. Ctrl-C asks whether to stop the job."""
+    title, say, asked = kind.capitalize(), launcher.console.say, False
+    if started:
+        say(f"started {name}")
+    if not wait:
+        launcher.console.result(name)
+        return DONE
+    tail = LogTail(launcher.aws, LOG_GROUPS[kind], f"{name}/")
+    again = f"`python -m training.sagemaker follow {kind} {name}` looks again"
     while True:
-        job = tail.aws.ask("sagemaker", f"Describe{title}Job", **{f"{title}JobName": name})
-        status = progress(job, kind)
-        if status != shown:
-            terminal.say(f"{name}: {status}")
-            shown = status
-        ended = job[f"{title}JobStatus"] in ENDED
-        if ended and kind == "training":
-            terminal.sleep(0 if poll_s == 0 else min(poll_s, 5.0))  # the last lines reach CloudWatch late
+        try:
+            return _ended(launcher, kind, name, _until_ended(launcher, title, name, tail))
+        except NotFoundError:
+            raise
+        except LaunchError as exc:
+            raise AwsError(f"{exc}; {name} goes on all the same; {again}") from exc
+        except KeyboardInterrupt:
+            if asked or not launcher.confirm(f"\nstop {name}? Otherwise it goes on without us."):
+                say(f"{name} goes on; {again}")
+                return DETACHED
+            asked = True
+            launcher.aws.call("sagemaker", f"Stop{title}Job", **{f"{title}JobName": name})
+            say(f"stopping {name}: it has 120 s to save its work; Ctrl-C again leaves at once")
+
+
+def _until_ended(launcher: Launcher, title: str, name: str, tail: "LogTail") -> dict[str, Any]:
+    console, shown = launcher.console, ""
+    while True:
+        job = launcher.aws.call("sagemaker", f"Describe{title}Job", **{f"{title}JobName": name})
+        status, secondary = str(job[f"{title}JobStatus"]), job.get("SecondaryStatus", "")
+        transitions = job.get("SecondaryStatusTransitions") or [{}]
+        details = ("" if secondary == status else secondary, transitions[-1].get("StatusMessage", ""))
+        progress = f"{status} ({', '.join(filter(None, details))})".removesuffix(" ()")
+        if progress != shown:
+            console.say(f"{name}: {progress}")
+            shown = progress
+        ended = status in ENDED
+        if ended and title == "Training":
+            console.sleep(min(console.poll_s, LAST_LINES_S))
         for line in tail.new_lines():
-            terminal.say(f"  {line}")
+            console.say(f"  {line}")
         if ended:
             return job
-        terminal.sleep(poll_s)
+        console.sleep(console.poll_s)
 
 
-def progress(job: Mapping[str, Any], kind: str) -> str:
-    """A job's status in a line, with what it is doing."""
-    status = str(job[f"{kind.capitalize()}JobStatus"])
-    transitions = job.get("SecondaryStatusTransitions") or []
-    message = str(transitions[-1].get("StatusMessage", "")) if transitions else ""
-    secondary = str(job.get("SecondaryStatus", ""))
-    detail = ", ".join(part for part in (secondary if secondary != status else "", message) if part)
-    return f"{status} ({detail})" if detail else status
+def _ended(launcher: Launcher, kind: str, name: str, job: Mapping[str, Any]) -> int:
+    status, say = job[f"{kind.capitalize()}JobStatus"], launcher.console.say
+    took, billed = job.get("TrainingTimeInSeconds"), job.get("BillableTimeInSeconds")
+    if took and billed:
+        say(f"{took} s of training, {billed} s billed ({100 * (1 - billed / took):.0f} % saved)")
+    artifacts, output = job.get("ModelArtifacts", {}), job.get("TransformOutput", {})
+    result = artifacts.get("S3ModelArtifacts", "") if kind == "training" else output.get("S3OutputPath", "")
+    if status == "Completed":
+        launcher.console.result(result)
+        return DONE
+    reason = job.get("FailureReason") or job.get("SecondaryStatus") or "AWS gives no reason"
+    say(f"{name} {str(status).lower()}: {reason}")
+    if status == "Stopped" and result:
+        say(f"what the job saved before: {result}")
+    return STOPPED if status == "Stopped" else FAILED
 
 
-def wait_for_endpoint(aws: Aws, name: str, config: str, terminal: Terminal, poll_s: float = POLL_S) -> None:
-    """Until the endpoint is in service with this configuration.
+class LogTail:
+    """The log of a job: the streams of a group whose names begin with the prefix, each line once."""
 
-    Raises:
-        AwsError: it failed, was rolled back, or takes longer than `ENDPOINT_LIMIT_S`.
-    """
-    since, shown = terminal.clock(), ""
-    while True:
-        endpoint = aws.ask("sagemaker", "DescribeEndpoint", EndpointName=name)
-        status, reason = str(endpoint["EndpointStatus"]), str(endpoint.get("FailureReason", ""))
-        if status != shown:
-            terminal.say(f"{name}: {status}")
-            shown = status
-        if status == "InService":
-            if endpoint["EndpointConfigName"] != config:
-                raise AwsError(
-                    f"endpoint {name} was rolled back: it serves {endpoint['EndpointConfigName']}, not {config}; "
-                    f"{reason or 'an alarm went off or the new instances did not become healthy'}"
-                )
+    def __init__(self, aws: Aws, group: str, prefix: str) -> None:
+        self._aws, self._group, self._prefix = aws, group, prefix
+        self._tokens: dict[str, str] = {}  # by stream: where to go on
+
+    def new_lines(self) -> Iterator[str]:
+        """Yield the lines since the last call; with several streams, each begins with the name of its host."""
+        where = {"logGroupName": self._group, "logStreamNamePrefix": self._prefix}
+        try:
+            streams = self._aws.pages("logs", "DescribeLogStreams", "logStreams", **where)
+        except NotFoundError:  # the first job of an account makes the group
             return
-        if status not in CHANGING:
-            raise AwsError(
-                f"endpoint {name} is {status}: {reason or 'no reason given'}; its log: /aws/sagemaker/Endpoints/{name}"
-            )
-        if terminal.clock() - since > ENDPOINT_LIMIT_S:
-            raise AwsError(f"endpoint {name} is still {status} after {ENDPOINT_LIMIT_S:.0f} s; it goes on without us")
-        terminal.sleep(poll_s)
+        names = sorted(stream["logStreamName"] for stream in streams)
+        for name in names:
+            host = f"{name.removeprefix(self._prefix).rpartition('-')[0]}: " if len(names) > 1 else ""
+            yield from (host + line for line in self._lines_of(name))
+
+    def _lines_of(self, stream: str) -> Iterator[str]:
+        where = {"logGroupName": self._group, "logStreamName": stream, "startFromHead": True}
+        while True:
+            known = self._tokens.get(stream)
+            answer = self._aws.call("logs", "GetLogEvents", **where, **({"nextToken": known} if known else {}))
+            yield from (str(event["message"]).rstrip("\n") for event in answer["events"])
+            self._tokens[stream] = answer["nextForwardToken"]
+            if not answer["events"] or known == self._tokens[stream]:
+                return

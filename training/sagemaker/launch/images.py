@@ -1,93 +1,76 @@
-"""An image from this machine to Amazon ECR, by whichever of docker, podman and buildah is installed."""
+"""The command `push`: an image from this machine to Amazon ECR, with docker, podman or buildah."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import base64
+from contextlib import suppress
 
-from training.sagemaker.errors import AwsError, LaunchError
-from training.sagemaker.launch.calls import Call, tag_list
-from training.sagemaker.launch.requests import PROJECT, PROJECT_TAG
+from training.sagemaker.errors import AlreadyExistsError, AwsError, LaunchError
+from training.sagemaker.launch.launcher import DONE, Launcher
+from training.sagemaker.launch.options import PushOptions
+from training.sagemaker.launch.requests import PROJECT, PROJECT_TAG, STAMP, ApiRequest, tag_list
 
 TOOLS = ("docker", "podman", "buildah")
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
-"""Several images under one tag. SageMaker takes one image only."""
+"""Media types of several images under one tag. SageMaker takes one image only."""
 
 
-@dataclass(frozen=True)
-class Command:
-    """A program to run, and what it reads from standard input."""
+def push(launcher: Launcher, options: PushOptions) -> int:
+    """Push an image to a repository in ECR and print its name with the digest, which never moves.
 
-    words: tuple[str, ...]
-    stdin: str = ""
-
-    def shown(self) -> str:
-        return " ".join(self.words)
-
-
-Run = Callable[[Command], int]
-"""Runs a command and returns its exit code."""
-
-
-def registry_of(account: str, region: str) -> str:
-    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    return f"{account}.dkr.ecr.{region}.{domain}"
-
-
-def tool_of(wanted: str, which: Callable[[str], str | None]) -> str:
-    """
     Raises:
-        LaunchError: none is installed, or not the one that was asked for.
+        LaunchError: no tool is installed, or a dry run does not know the account and region.
+        AwsError: AWS refused, a program failed, or the image is an index of several.
     """
-    for tool in (wanted,) if wanted else TOOLS:
-        if which(tool):
-            return tool
-    raise LaunchError(f"{wanted or ' nor '.join(TOOLS)} is not installed: an image cannot be pushed without")
-
-
-def repository_call(repository: str, kms_key: str) -> Call:
-    encryption = {"encryptionType": "KMS", "kmsKey": kms_key} if kms_key else {"encryptionType": "AES256"}
-    request = {
-        "repositoryName": repository,
-        "imageScanningConfiguration": {"scanOnPush": True},
-        "encryptionConfiguration": encryption,
-        "tags": tag_list({PROJECT_TAG: PROJECT}),
-    }
-    return Call("ecr", "CreateRepository", request)
-
-
-def push_commands(tool: str, image: str, target: str, password: str) -> list[Command]:
-    """Log in, tag, push. The password goes through standard input: arguments are visible to everyone."""
-    registry = target.partition("/")[0]
-    push = [tool, "push", target]
-    if tool != "docker":  # what these built may be of a format that older parts of AWS do not read
-        push[2:2] = ["--format", "v2s2"]
-    return [
-        Command((tool, "login", "--username", "AWS", "--password-stdin", registry), password),
-        Command((tool, "tag", image, target)),
-        Command(tuple(push)),
-    ]
-
-
-def run_all(commands: Sequence[Command], run: Run) -> None:
-    """
-    Raises:
-        AwsError: a command failed; it has said why itself.
-    """
-    for command in commands:
-        code = run(command)
+    if options.dry_run and not (options.account and options.region):
+        raise LaunchError("a dry run asks AWS nothing: pass --account and --region")
+    tool, create = _installed_tool(launcher, options.tool), _create_repository(options)
+    preview = launcher.is_preview([create])
+    aws, region = (None, options.region) if preview else (launcher.aws, launcher.aws.region)
+    account = options.account or (aws.account() if aws else "")
+    registry = f"{account}.dkr.ecr.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+    tag = options.tag or f"{launcher.console.now():{STAMP}}"
+    target = f"{registry}/{options.repository}:{tag}"
+    # the password goes through standard input, because everyone on this machine can see arguments
+    login = [tool, "login", "--username", "AWS", "--password-stdin", registry]
+    # what the other tools build may have a format that older parts of AWS do not read
+    docker_format = [] if tool == "docker" else ["--format", "v2s2"]
+    programs = [login, [tool, "tag", options.image, target], [tool, "push", *docker_format, target]]
+    if aws is None:
+        for words in programs:
+            launcher.console.result(" ".join(words) + (" < the password from ECR" if words is login else ""))
+        return DONE
+    with suppress(AlreadyExistsError):
+        aws.send(create)
+    token = aws.call("ecr", "GetAuthorizationToken")["authorizationData"][0]["authorizationToken"]
+    password = base64.b64decode(token).decode().partition(":")[2]
+    for words in programs:
+        code = launcher.console.run_program(words, password if words is login else "")
         if code:
-            raise AwsError(f"`{command.shown()}` ended with exit code {code}")
-
-
-def check_manifest(target: str, media_type: str) -> None:
-    """
-    Raises:
-        AwsError: what was pushed is an index, as docker's BuildKit makes for its attestations.
-    """
-    if media_type in INDEX_TYPES:
+            raise AwsError(f"`{' '.join(words)}` ended with exit code {code}")
+    image_ids = [{"imageTag": tag}]
+    [pushed] = aws.call("ecr", "DescribeImages", repositoryName=options.repository, imageIds=image_ids)["imageDetails"]
+    if pushed.get("imageManifestMediaType") in INDEX_TYPES:  # docker's BuildKit makes one for its attestations
         raise AwsError(
-            f"{target} is an index of several images ({media_type}), which SageMaker does not take: "
-            "build with `docker build --provenance=false --sbom=false --platform linux/amd64` and push again"
+            f"{target} is an index of several images ({pushed['imageManifestMediaType']}), which SageMaker does not "
+            "take: build with `docker build --provenance=false --sbom=false --platform linux/amd64` and push again"
         )
+    launcher.console.result(f"{registry}/{options.repository}@{pushed['imageDigest']}")
+    return DONE
+
+
+def _create_repository(options: PushOptions) -> ApiRequest:
+    encryption = {"encryptionType": "KMS" if options.kms_key else "AES256", "kmsKey": options.kms_key or None}
+    parameters = {
+        "repositoryName": options.repository, "imageScanningConfiguration": {"scanOnPush": True},
+        "encryptionConfiguration": encryption, "tags": tag_list({PROJECT_TAG: PROJECT}),
+    }  # fmt: skip
+    return ApiRequest("ecr", "CreateRepository", parameters)
+
+
+def _installed_tool(launcher: Launcher, wanted: str) -> str:
+    for tool in (wanted,) if wanted else TOOLS:
+        if launcher.console.find_program(tool):
+            return tool
+    raise LaunchError(f"{wanted or ' nor '.join(TOOLS)} is not installed, and an image cannot be pushed without")

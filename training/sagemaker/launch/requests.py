@@ -1,31 +1,66 @@
-"""Plans to requests: training jobs, models, batch transforms. Pure functions; endpoints are in endpoints.py."""
+"""Requests to AWS as data, and those for training jobs, models and batch transforms; endpoints are in endpoints.py.
 
-import datetime
+A request is built without AWS, checked (validation.py), printed by a dry run, and then sent.
+"""
+
+import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from training.sagemaker.errors import LaunchError
-from training.sagemaker.launch.calls import Call, Step, tag_list, without_empty
-from training.sagemaker.launch.names import stamped_name, valid_name
-from training.sagemaker.launch.plans import ModelPlan, Placed, TrainPlan, TransformPlan
+from training.sagemaker.launch.options import ModelOptions, ResourceOptions, TrainOptions, TransformOptions
 
 PROJECT_TAG, PROJECT = "project", "gpt2-classifier"
 NAME_TAG = "deployment"
-"""Its value is the plan's name; teardown goes by it."""
+"""Key of the tag whose value is the deployment's name; teardown looks for it."""
+STAMP = "%Y%m%d-%H%M%S"
+MAX_NAME = 63 - len("-20260131-235959")
+"""SageMaker takes names of 63 characters, and jobs, models and configurations get the time after the name."""
 
 
-def tags_of(plan: Placed) -> dict[str, str]:
-    """The plan's own tags and the two by which resources are found again."""
-    return pairs(plan.tags, "--tags") | {PROJECT_TAG: PROJECT, NAME_TAG: valid_name(plan.name)}
+@dataclass(frozen=True)
+class ApiRequest:
+    """One request to AWS. Fields that are None, and objects of which nothing is left, are not part of it."""
+
+    service: str
+    """Name of boto3's client, such as `sagemaker-runtime`."""
+    operation: str
+    """Name of the operation in the API, such as `CreateEndpoint`."""
+    parameters: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", _without_none(self.parameters))
 
 
-def pairs(given: Sequence[str], option: str) -> dict[str, str]:
-    """`KEY=VALUE` strings as a mapping.
+def _without_none(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    cleaned = {key: _without_none(item) for key, item in value.items() if item is not None}
+    return {key: item for key, item in cleaned.items() if item != {}}
 
-    Raises:
-        LaunchError: one has no `=`, or a key comes twice.
-    """
+
+def checked_name(name: str) -> str:
+    """Return a deployment's name as it is. Raises LaunchError if AWS would not take it, also with the time after it."""
+    if len(name) > MAX_NAME or not re.fullmatch("[a-zA-Z0-9](-*[a-zA-Z0-9])*", name):
+        raise LaunchError(
+            f"--name {name!r}: a name has 1 to {MAX_NAME} letters (a-z, A-Z), digits and hyphens, and begins and ends "
+            "with a letter or digit"
+        )
+    return name
+
+
+def stamped_name(name: str, now: datetime) -> str:
+    """Return `name-20260131-235959`, with the time in UTC. Raises LaunchError if AWS would not take the name."""
+    return f"{checked_name(name)}-{now.astimezone(UTC):{STAMP}}"
+
+
+def key_values(given: Sequence[str], option: str) -> dict[str, str]:
+    """Return `KEY=VALUE` strings as a mapping. Raises LaunchError if a string has no `=`, or a key is given twice."""
     found: dict[str, str] = {}
     for one in given:
         key, equals, value = one.partition("=")
@@ -37,147 +72,118 @@ def pairs(given: Sequence[str], option: str) -> dict[str, str]:
     return found
 
 
-def training_steps(
-    plan: TrainPlan, role: str, metrics: Sequence[Mapping[str, str]], now: datetime.datetime
-) -> tuple[str, list[Step]]:
-    """The job's name and the one call that starts it.
+def tags_of(options: ResourceOptions) -> dict[str, str]:
+    """Return the tags of the options and the two by which teardown finds the resources."""
+    return key_values(options.tags, "--tags") | {PROJECT_TAG: PROJECT, NAME_TAG: checked_name(options.name)}
+
+
+def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return tags in the form of most of AWS's operations."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def training_request(
+    options: TrainOptions, role: str, metrics: Sequence[Mapping[str, str]], now: datetime
+) -> ApiRequest:
+    """Return the request for a training job. Raises LaunchError if the options contradict each other.
 
     Args:
-        plan: what to run.
+        options: what to run.
         role: ARN of the execution role.
         metrics: names and regular expressions of the figures in the job's log.
-        now: goes into the job's name.
-
-    Raises:
-        LaunchError: the plan contradicts itself.
+        now: time in the job's name.
     """
-    job = stamped_name(plan.name, now)
-    output = plan.output.rstrip("/") + "/" if plan.output else ""
-    specification = {
-        "TrainingImage": plan.image,
-        "TrainingInputMode": plan.input_mode,
-        **without_empty(ContainerEntrypoint=_words(plan.entrypoint), MetricDefinitions=[dict(one) for one in metrics]),
-        "EnableSageMakerMetricsTimeSeries": bool(metrics),
-    }
-    channels = [_channel(name, uri, plan.input_mode) for name, uri in pairs(plan.channels, "--channels").items()]
-    stopping = {"MaxRuntimeInSeconds": plan.max_run_s}
-    if plan.spot or plan.max_wait_s:
-        stopping["MaxWaitTimeInSeconds"] = plan.max_wait_s or 2 * plan.max_run_s
-    request = {
-        "TrainingJobName": job,
-        "RoleArn": role,
-        "AlgorithmSpecification": specification,
-        "OutputDataConfig": {"S3OutputPath": output, **without_empty(KmsKeyId=plan.kms_key)},
-        "ResourceConfig": {
-            "InstanceType": plan.instance_type,
-            "InstanceCount": plan.instance_count,
-            "VolumeSizeInGB": plan.volume_gb,
-            **without_empty(VolumeKmsKeyId=plan.kms_key, KeepAlivePeriodInSeconds=plan.keep_alive_s or None),
-        },
-        "StoppingCondition": stopping,
-        "CheckpointConfig": {"S3Uri": plan.checkpoints or f"{output}checkpoints/{job}/"},
-        "EnableManagedSpotTraining": plan.spot,
-        "EnableNetworkIsolation": plan.network_isolation,
-        "EnableInterContainerTrafficEncryption": plan.encrypt_traffic,
-        "Tags": tag_list(tags_of(plan)),
-        **without_empty(
-            HyperParameters=pairs(plan.hyperparameters, "--hyperparameters"),
-            InputDataConfig=channels,
-            Environment=pairs(plan.environment, "--environment"),
-            VpcConfig=vpc(plan),
-            RetryStrategy={"MaximumRetryAttempts": plan.max_retries} if plan.max_retries else None,
-        ),
-    }
-    return job, [Call("sagemaker", "CreateTrainingJob", request)]
-
-
-def _words(entrypoint: str) -> list[str]:
+    job = stamped_name(options.name, now)
+    output = options.output.rstrip("/") + "/" if options.output else ""
     try:
-        return shlex.split(entrypoint)
+        entrypoint = shlex.split(options.entrypoint)
     except ValueError as exc:
-        raise LaunchError(f"--entrypoint {entrypoint!r}: {exc}") from exc
+        raise LaunchError(f"--entrypoint {options.entrypoint!r}: {exc}") from exc
+    max_wait_s = options.max_wait_s or (2 * options.max_run_s if options.spot else None)
+    parameters = {
+        "TrainingJobName": job, "RoleArn": role,
+        "AlgorithmSpecification": {
+            "TrainingImage": options.image, "TrainingInputMode": options.input_mode,
+            "ContainerEntrypoint": entrypoint or None,
+            "MetricDefinitions": [dict(metric) for metric in metrics] or None,
+            "EnableSageMakerMetricsTimeSeries": bool(metrics),
+        },
+        "HyperParameters": key_values(options.hyperparameters, "--hyperparameters"),
+        "InputDataConfig": _channels(options) or None,
+        "OutputDataConfig": {"S3OutputPath": output, "KmsKeyId": options.kms_key or None},
+        "ResourceConfig": {
+            "InstanceType": options.instance_type, "InstanceCount": options.instance_count,
+            "VolumeSizeInGB": options.volume_gb, "VolumeKmsKeyId": options.kms_key or None,
+            "KeepAlivePeriodInSeconds": options.keep_alive_s or None,
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": options.max_run_s, "MaxWaitTimeInSeconds": max_wait_s},
+        "CheckpointConfig": {"S3Uri": options.checkpoints or f"{output}checkpoints/{job}/"},
+        "RetryStrategy": {"MaximumRetryAttempts": options.max_retries or None},
+        "Environment": key_values(options.environment, "--environment"),
+        "EnableManagedSpotTraining": options.spot, "EnableNetworkIsolation": options.network_isolation,
+        "EnableInterContainerTrafficEncryption": options.encrypt_traffic,
+        "VpcConfig": _vpc(options), "Tags": tag_list(tags_of(options)),
+    }  # fmt: skip
+    return ApiRequest("sagemaker", "CreateTrainingJob", parameters)
 
 
-def _channel(name: str, uri: str, input_mode: str) -> dict[str, Any]:
-    source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
-    return {"ChannelName": name, "InputMode": input_mode, "DataSource": {"S3DataSource": source}}
+def _channels(options: TrainOptions) -> list[dict[str, Any]]:
+    source = {"S3DataType": "S3Prefix", "S3DataDistributionType": "FullyReplicated"}
+    return [
+        {"ChannelName": name, "InputMode": options.input_mode, "DataSource": {"S3DataSource": source | {"S3Uri": uri}}}
+        for name, uri in key_values(options.channels, "--channels").items()
+    ]
 
 
-def vpc(plan: Placed) -> dict[str, Any] | None:
-    """
-    Raises:
-        LaunchError: subnets without security groups, or the other way round.
-    """
-    if bool(plan.subnets) != bool(plan.security_groups):
+def _vpc(options: ResourceOptions) -> dict[str, Any] | None:
+    if bool(options.subnets) != bool(options.security_groups):
         raise LaunchError("a VPC needs both --subnets and --security-groups")
-    if not plan.subnets:
+    if not options.subnets:
         return None
-    return {"Subnets": list(plan.subnets), "SecurityGroupIds": list(plan.security_groups)}
+    return {"Subnets": list(options.subnets), "SecurityGroupIds": list(options.security_groups)}
 
 
-def model_call(plan: ModelPlan, role: str, name: str, environment: Mapping[str, str] | None = None) -> Call:
-    """CreateModel: the image, and the artifact that SageMaker unpacks into /opt/ml/model."""
+def model_request(options: ModelOptions, role: str, name: str) -> ApiRequest:
+    """Return the request for a model: the image, and the artifact that SageMaker unpacks into /opt/ml/model."""
     container = {
-        "Image": plan.image,
-        **without_empty(
-            ModelDataUrl=plan.artifact,
-            Environment=dict(environment or {}) | pairs(plan.environment, "--environment"),
-        ),
-    }
-    request = {
-        "ModelName": name,
-        "ExecutionRoleArn": role,
-        "PrimaryContainer": container,
-        "EnableNetworkIsolation": plan.network_isolation,
-        "Tags": tag_list(tags_of(plan)),
-        **without_empty(VpcConfig=vpc(plan)),
-    }
-    return Call("sagemaker", "CreateModel", request)
+        "Image": options.image, "ModelDataUrl": options.artifact or None,
+        "Environment": key_values(options.environment, "--environment"),
+    }  # fmt: skip
+    parameters = {
+        "ModelName": name, "ExecutionRoleArn": role, "PrimaryContainer": container, "VpcConfig": _vpc(options),
+        "EnableNetworkIsolation": options.network_isolation, "Tags": tag_list(tags_of(options)),
+    }  # fmt: skip
+    return ApiRequest("sagemaker", "CreateModel", parameters)
 
 
-def transform_steps(plan: TransformPlan, role: str, now: datetime.datetime) -> tuple[str, list[Step]]:
-    """The transform job's name, and the calls: CreateModel where no model is named, then CreateTransformJob.
-
-    Raises:
-        LaunchError: both a model and an image are named, or neither.
-    """
-    if bool(plan.model) == bool(plan.image):
+def transform_requests(options: TransformOptions, role: str, now: datetime) -> list[ApiRequest]:
+    """Return the requests for a batch transform: a model, where none is named, and then the job."""
+    if bool(options.model) == bool(options.image):
         raise LaunchError("name either --model (one that SageMaker has) or --image (and --artifact)")
-    job = stamped_name(plan.name, now)
-    steps: list[Step] = [] if plan.model else [model_call(plan, role, job)]
-    processing = without_empty(
-        InputFilter=plan.input_filter,
-        OutputFilter=plan.output_filter,
-        JoinSource="Input" if plan.join else "",
-    )
-    request = {
-        "TransformJobName": job,
-        "ModelName": plan.model or job,
-        "BatchStrategy": plan.strategy,
-        "MaxPayloadInMB": plan.max_payload_mb,
+    job = stamped_name(options.name, now)
+    parameters = {
+        "TransformJobName": job, "ModelName": options.model or job, "Tags": tag_list(tags_of(options)),
+        "BatchStrategy": options.strategy, "MaxPayloadInMB": options.max_payload_mb,
+        "MaxConcurrentTransforms": options.concurrent or None,
         "ModelClientConfig": {
-            "InvocationsTimeoutInSeconds": plan.timeout_s,
-            "InvocationsMaxRetries": plan.retries,
+            "InvocationsTimeoutInSeconds": options.timeout_s, "InvocationsMaxRetries": options.retries,
         },
         "TransformInput": {
-            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": plan.input}},
-            "ContentType": plan.content_type,
-            "CompressionType": plan.compression,
-            "SplitType": "Line",
+            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": options.input}},
+            "ContentType": options.content_type, "CompressionType": options.compression, "SplitType": "Line",
         },
         "TransformOutput": {
-            "S3OutputPath": plan.output,
-            "Accept": plan.accept or plan.content_type,
-            "AssembleWith": "Line",
-            **without_empty(KmsKeyId=plan.kms_key),
+            "S3OutputPath": options.output, "Accept": options.accept or options.content_type,
+            "AssembleWith": "Line", "KmsKeyId": options.kms_key or None,
+        },
+        "DataProcessing": {
+            "InputFilter": options.input_filter or None, "OutputFilter": options.output_filter or None,
+            "JoinSource": "Input" if options.join else None,
         },
         "TransformResources": {
-            "InstanceType": plan.instance_type,
-            "InstanceCount": plan.instance_count,
-            **without_empty(VolumeKmsKeyId=plan.kms_key),
+            "InstanceType": options.instance_type, "InstanceCount": options.instance_count,
+            "VolumeKmsKeyId": options.kms_key or None,
         },
-        "Tags": tag_list(tags_of(plan)),
-        **without_empty(MaxConcurrentTransforms=plan.concurrent or None, DataProcessing=processing),
-    }
-    steps.append(Call("sagemaker", "CreateTransformJob", request))
-    return job, steps
+    }  # fmt: skip
+    model = [] if options.model else [model_request(options, role, job)]
+    return [*model, ApiRequest("sagemaker", "CreateTransformJob", parameters)]

@@ -1,102 +1,81 @@
-"""What carries the tag of one deployment: found, shown, and removed in an order in which nothing is missed.
+"""The command `teardown`: find what carries the tag of a deployment, show it, and remove it.
 
-Artifacts in S3, images in ECR and logs stay: they are not found by this tag.
+Artifacts in S3, images in ECR and logs stay, because they do not carry the tag.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from training.sagemaker.errors import AwsError
-from training.sagemaker.launch.aws import Aws, is_error
-from training.sagemaker.launch.calls import Call
-from training.sagemaker.launch.endpoints import DIMENSION
-from training.sagemaker.launch.requests import NAME_TAG, PROJECT, PROJECT_TAG
+from training.sagemaker.errors import AwsError, NotFoundError
+from training.sagemaker.launch.launcher import DONE, FAILED, Launcher
+from training.sagemaker.launch.options import TeardownOptions
+from training.sagemaker.launch.requests import NAME_TAG, PROJECT, PROJECT_TAG, ApiRequest, checked_name
 
-TYPES = (
-    "sagemaker:endpoint",
-    "sagemaker:endpoint-config",
-    "sagemaker:model",
-    "sagemaker:training-job",
-    "sagemaker:transform-job",
-    "cloudwatch:alarm",
-)
-GONE = ("ValidationException", "ObjectNotFoundException", "ResourceNotFound", "ResourceNotFoundException")
+KINDS = {
+    "endpoint": "Endpoint", "endpoint-config": "EndpointConfig", "model": "Model", "training-job": "TrainingJob",
+    "transform-job": "TransformJob",
+}  # fmt: skip
+"""Kinds of SageMaker's resources in the order of removal, in which nothing is removed under something in use."""
 
 
-@dataclass(frozen=True)
-class Removal:
-    """One thing to remove."""
+def teardown(launcher: Launcher, options: TeardownOptions) -> int:
+    """Remove everything that carries a deployment's tag, after showing it and asking. A dry run only shows."""
+    found = list(_removals(launcher, checked_name(options.name)))
+    if not found:
+        launcher.console.say(f"nothing in {launcher.aws.region} carries the tag of {options.name!r}")
+        return DONE
+    for description, _ in found:
+        launcher.console.result(description)
+    if options.dry_run:
+        return DONE
+    if not launcher.confirm(f"remove these {len(found)}?"):
+        return FAILED
+    failures = []
+    for description, request in found:
+        try:
+            launcher.aws.send(request)
+        except NotFoundError:
+            pass  # it is gone already
+        except AwsError as exc:
+            failures.append(f"{description}: {exc}")
+    if failures:
+        raise AwsError("not removed:\n  " + "\n  ".join(failures))
+    launcher.console.say("removed; files in S3, images in ECR and logs stay")
+    return DONE
 
-    what: str
-    call: Call
 
-
-def removals(aws: Aws, name: str) -> list[Removal]:
-    """All that carries both tags and costs or can cost something, in the order of removal; jobs only while they run."""
-    found = aws.pages(
+def _removals(launcher: Launcher, name: str) -> Iterator[tuple[str, ApiRequest]]:
+    """Yield a description and the request that removes it for everything with both tags; jobs only while they run."""
+    found = launcher.aws.pages(
         "resourcegroupstaggingapi",
         "GetResources",
         "ResourceTagMappingList",
         TagFilters=[{"Key": PROJECT_TAG, "Values": [PROJECT]}, {"Key": NAME_TAG, "Values": [name]}],
-        ResourceTypeFilters=list(TYPES),
+        ResourceTypeFilters=[*(f"sagemaker:{kind}" for kind in KINDS), "cloudwatch:alarm"],
     )
-    arns = sorted(entry["ResourceARN"] for entry in found)
-    removed: list[Removal] = []
-    for kind in ("endpoint", "endpoint-config", "model", "training-job", "transform-job"):
+    arns = sorted(entry["ResourceARN"].split(":", 6) for entry in found)  # arn:partition:service:region:account:...
+    for kind, title in KINDS.items():
         for arn in arns:
-            resource = arn.split(":", 5)[5]
-            if resource.startswith(f"{kind}/") and arn.split(":")[2] == "sagemaker":
-                removed += _of(aws, kind, resource.partition("/")[2])
-    alarms = [arn.split(":", 6)[6] for arn in arns if arn.split(":")[2] == "cloudwatch"]
+            if arn[2] == "sagemaker" and arn[5].startswith(f"{kind}/"):
+                yield from _removals_of(launcher, kind, title, arn[5].partition("/")[2])
+    alarms = [arn[6] for arn in arns if arn[2] == "cloudwatch"]
     if alarms:
-        removed.append(
-            Removal(f"alarms {', '.join(alarms)}", Call("cloudwatch", "DeleteAlarms", {"AlarmNames": alarms}))
-        )
-    return removed
+        yield f"alarms {', '.join(alarms)}", ApiRequest("cloudwatch", "DeleteAlarms", {"AlarmNames": alarms})
 
 
-def _of(aws: Aws, kind: str, name: str) -> list[Removal]:
-    if kind in ("training-job", "transform-job"):
-        title = kind.partition("-")[0].capitalize()
+def _removals_of(launcher: Launcher, kind: str, title: str, name: str) -> Iterator[tuple[str, ApiRequest]]:
+    named = {f"{title}Name": name}
+    if title.endswith("Job"):
         try:
-            job = aws.ask("sagemaker", f"Describe{title}Job", **{f"{title}JobName": name})
-        except AwsError as exc:  # the others are removed all the same, and removing this one says why not
-            job = {} if not is_error(exc, *GONE) else {f"{title}JobStatus": "Deleted"}
-        if job.get(f"{title}JobStatus", "InProgress") != "InProgress":
-            return []
-        return [Removal(f"running {kind} {name}", Call("sagemaker", f"Stop{title}Job", {f"{title}JobName": name}))]
-    title = {"endpoint": "Endpoint", "endpoint-config": "EndpointConfig", "model": "Model"}[kind]
-    deleted = Removal(f"{kind} {name}", Call("sagemaker", f"Delete{title}", {f"{title}Name": name}))
-    return [*(_targets(aws, name) if kind == "endpoint" else []), deleted]
-
-
-def _targets(aws: Aws, endpoint: str) -> list[Removal]:
-    """Autoscaling of an endpoint's variants, policies and their alarms included."""
-    targets = aws.pages(
-        "application-autoscaling",
-        "DescribeScalableTargets",
-        "ScalableTargets",
-        ServiceNamespace="sagemaker",
-        ScalableDimension=DIMENSION,
-    )
-    keys = ("ServiceNamespace", "ResourceId", "ScalableDimension")
-    return [
-        Removal(
-            f"autoscaling of {target['ResourceId']}",
-            Call("application-autoscaling", "DeregisterScalableTarget", {key: target[key] for key in keys}),
-        )
-        for target in targets
-        if target["ResourceId"].startswith(f"endpoint/{endpoint}/")
-    ]
-
-
-def remove(aws: Aws, removed: Sequence[Removal]) -> list[str]:
-    """Remove all, whatever fails; what could not be removed, and why. What is gone already is no failure."""
-    failures = []
-    for one in removed:
-        try:
-            aws.call(one.call)
-        except AwsError as exc:
-            if not (is_error(exc, *GONE) and "not" in str(exc).lower() and "find" in str(exc).lower()):
-                failures.append(f"{one.what}: {exc}")
-    return failures
+            status = launcher.aws.call("sagemaker", f"Describe{title}", **named)[f"{title}Status"]
+        except NotFoundError:
+            return
+        except AwsError:  # the others are removed all the same, and stopping this one says what is wrong
+            status = "InProgress"
+        if status == "InProgress":
+            yield f"running {kind} {name}", ApiRequest("sagemaker", f"Stop{title}", named)
+        return
+    for target in launcher.aws.scalable_targets(name) if kind == "endpoint" else ():
+        parameters = {key: target[key] for key in ("ServiceNamespace", "ResourceId", "ScalableDimension")}
+        request = ApiRequest("application-autoscaling", "DeregisterScalableTarget", parameters)
+        yield f"autoscaling of {target['ResourceId']}", request
+    yield f"{kind} {name}", ApiRequest("sagemaker", f"Delete{title}", named)

@@ -2,8 +2,8 @@
 
 import datetime
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,7 @@ from botocore.exceptions import ClientError
 
 from training.sagemaker.__main__ import main
 from training.sagemaker.launch.aws import Aws
-from training.sagemaker.launch.commands import Context
-from training.sagemaker.launch.follow import Terminal
-from training.sagemaker.launch.images import Command
+from training.sagemaker.launch.launcher import Console
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/SageMakerRole"
@@ -69,7 +67,7 @@ def aws(moto_url: str, no_aws: None, shared_session: Any, monkeypatch: pytest.Mo
     request = urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST")
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
     session = Aws()
-    session.ask("s3", "CreateBucket", Bucket="models-bucket")
+    session.call("s3", "CreateBucket", Bucket="models-bucket")
     yield session
     session.close()
 
@@ -108,20 +106,22 @@ def _with_what_moto_lacks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
 
 
 @dataclass
-class Desk:
-    """A person at the command line: what they read, what they answer, what happens while they wait."""
+class Shell:
+    """A person at the command line: what they read and answer, and what happens while they wait."""
 
     said: list[str] = field(default_factory=list)
     out: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
-    ran: list[Command] = field(default_factory=list)
+    ran: list[tuple[list[str], str]] = field(default_factory=list)
+    """Programs that were run, with their standard input."""
     answers: list[str] = field(default_factory=list)
-    """To questions; afterwards nobody answers."""
+    """Answers to questions; afterwards nobody answers."""
     waits: list[Callable[[], None]] = field(default_factory=list)
-    """What happens in each sleep; a sleep without one fails: the command would wait for ever."""
-    on_run: Callable[[Command], int] = lambda command: 0
+    """What happens in each sleep; a sleep without one fails, because the command would wait for ever."""
+    on_run: Callable[[Sequence[str]], int] = lambda words: 0
     tools: tuple[str, ...] = ("docker",)
     slept: float = 0.0
+    real_time: bool = False
 
     def _ask(self, question: str) -> str:
         self.asked.append(question)
@@ -129,29 +129,25 @@ class Desk:
 
     def _sleep(self, seconds: float) -> None:
         self.slept += seconds
-        if seconds:
-            assert self.waits, f"waits for something that does not come; said {self.said}"
-            self.waits.pop(0)()
+        assert self.waits, f"waits for something that does not come; said {self.said}"
+        self.waits.pop(0)()
 
-    def _run(self, command: Command) -> int:
-        self.ran.append(command)
-        return self.on_run(command)
+    def _run(self, words: Sequence[str], stdin: str) -> int:
+        self.ran.append((list(words), stdin))
+        return self.on_run(words)
 
-    def context(self, **changes: Any) -> Context:
-        terminal = Terminal(self.said.append, self._ask, self._sleep, lambda: self.slept)
-        plain = Context(
-            terminal=terminal,
-            out=self.out.append,
-            now=lambda: NOW,
-            run=self._run,
-            which=lambda tool: f"/bin/{tool}" if tool in self.tools else None,
-            poll_s=10.0,
-        )
-        return replace(plain, **changes)
+    def console(self, **changes: Any) -> Console:
+        simulated: dict[str, Any] = {
+            "sleep": self._sleep, "clock": lambda: self.slept, "now": lambda: NOW, "run_program": self._run,
+            "find_program": lambda tool: f"/bin/{tool}" if tool in self.tools else None,
+        }  # fmt: skip
+        if self.real_time:
+            simulated = {"poll_s": 0.1}
+        return Console(**{"say": self.said.append, "result": self.out.append, "ask": self._ask, **simulated, **changes})
 
-    def do(self, *words: str) -> int:
-        """Run a command line; its exit code."""
-        return main(words, self.context())
+    def do(self, *words: str, **changes: Any) -> int:
+        """Run a command line and return its exit code."""
+        return main(words, self.console(**changes))
 
     @property
     def text(self) -> str:
@@ -159,5 +155,5 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def shell() -> Shell:
+    return Shell()

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.unit.training.sagemaker.conftest import ACCOUNT, ARTIFACT, IMAGE, METRICS, REGION, ROLE, Desk
-from training.sagemaker import __main__ as composition
+from tests.unit.training.sagemaker.conftest import ACCOUNT, ARTIFACT, IMAGE, METRICS, REGION, ROLE, Shell
+from training.sagemaker.__main__ import main
+from training.sagemaker.launch import commands
 from training.sagemaker.launch.aws import Aws
 
 GOLDEN = Path(__file__).with_name("golden")
-COMMON = ("--name", "bbc news", "--role", ROLE, "--image", IMAGE, "--dry-run")
+COMMON = ("--name", "bbc-news", "--role", ROLE, "--image", IMAGE, "--dry-run")
 SERVE = (*COMMON, "--artifact", ARTIFACT)
 NETWORK = ("--subnets", "subnet-0a", "--subnets", "subnet-0b", "--security-groups", "sg-0a", "--kms-key", "alias/news")
 SERVERLESS = ("--mode", "serverless", "--no-network-isolation")
@@ -46,7 +47,7 @@ DRY_RUNS: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture(autouse=True)
 def metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composition, "METRIC_DEFINITIONS", METRICS)
+    monkeypatch.setattr(commands, "METRIC_DEFINITIONS", METRICS)
 
 
 @pytest.fixture
@@ -58,10 +59,10 @@ def nothing_to_call(no_aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", DRY_RUNS)
-def test_dry_run_prints_the_requests(name: str, desk: Desk, nothing_to_call: None) -> None:
-    assert desk.do(*DRY_RUNS[name]) == 0, desk.text
+def test_dry_run_prints_the_requests(name: str, shell: Shell, nothing_to_call: None) -> None:
+    assert shell.do(*DRY_RUNS[name]) == 0, shell.text
     path = GOLDEN / f"{name}.json"
-    assert json.loads("\n".join(desk.out)) == json.loads(path.read_text(encoding="utf-8"))
+    assert json.loads("\n".join(shell.out)) == json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_every_golden_file_has_its_test() -> None:
@@ -71,7 +72,7 @@ def test_every_golden_file_has_its_test() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train", "--name", "n"), "needs --image, --output"),
+        (("train", "--name", "n"), "--image, --output must be given"),
         (("train", *COMMON, "--output", "out", "--instance-type", "ml.g5.huge"), "3 problems"),
         (("train", *COMMON, "--output", "s3://b/o", "--hyperparameters", "epochs"), "'epochs': write"),
         (("train", *COMMON, "--output", "s3://b/o", "--tags", "a=1", "--tags", "a=2"), "'a' is given twice"),
@@ -86,7 +87,7 @@ def test_every_golden_file_has_its_test() -> None:
         (("transform", "--name", "n", "--input", "s3://b/i", "--output", "s3://b/o", "--dry-run"), "--model"),
         (("invoke", "--name", "n", "--dry-run"), "--text or --file"),
         (("invoke", "--name", "n", "--async", "--input", "s3://b/i", "--text", "t", "--dry-run"), "one of them"),
-        (("invoke", "--name", "n", "--async", "--text", "t" * 130_000, "--dry-run"), "allowed: at most 128000"),
+        (("invoke", "--name", "n", "--async", "--text", "t" * 130_000, "--dry-run"), "the maximum is 128000"),
         (("push", "--image", "i", "--repository", "r", "--dry-run"), "--account and --region"),
         (("upload", "/no/such/file", "s3://b/p"), "does not exist"),
         (("upload", "/proc/self/mem", "s3://b/p"), "Input/output error"),
@@ -95,50 +96,42 @@ def test_every_golden_file_has_its_test() -> None:
     ],
 )  # fmt: skip
 def test_wrong_input_is_explained_and_nothing_sent(
-    words: tuple[str, ...], message: str, desk: Desk, nothing_to_call: None
+    words: tuple[str, ...], message: str, shell: Shell, nothing_to_call: None
 ) -> None:
-    assert desk.do(*words) == 2
-    assert message in desk.text
-    assert not desk.out
+    assert shell.do(*words) == 2
+    assert message in shell.text
+    assert not shell.out
 
 
-def test_hyperparameters_are_checked_as_the_container_will(desk: Desk, nothing_to_call: None) -> None:
+def test_hyperparameters_are_checked_as_the_container_will(shell: Shell, nothing_to_call: None) -> None:
     words = ("train", *COMMON, "--output", "s3://b/o", "--hyperparameters", "epoch=3")
-    assert desk.do(*words) == 2
-    assert "epoch" in desk.text and "epochs" in desk.text, "what is unknown, and what is known"
-    assert desk.do(*words, "--entrypoint", "python other.py") == 0
+    assert shell.do(*words) == 2
+    assert "epoch" in shell.text and "epochs" in shell.text, "what is unknown, and what is known"
+    assert shell.do(*words, "--entrypoint", "python other.py") == 0
 
 
-def test_a_role_by_name_needs_the_account_in_a_dry_run(desk: Desk, nothing_to_call: None) -> None:
+def test_a_role_by_name_needs_the_account_in_a_dry_run(shell: Shell, nothing_to_call: None) -> None:
     words = ("deploy", "--name", "n", "--image", IMAGE, "--role", "R", "--account", ACCOUNT, "--dry-run")
-    assert desk.do(*words) == 0
-    assert json.loads(desk.out[0])[0]["request"]["ExecutionRoleArn"] == f"arn:aws:iam::{ACCOUNT}:role/R"
+    assert shell.do(*words) == 0
+    assert json.loads(shell.out[0])[0]["request"]["ExecutionRoleArn"] == f"arn:aws:iam::{ACCOUNT}:role/R"
 
 
-def test_cost_says_where_prices_are_from(desk: Desk, nothing_to_call: None) -> None:
-    assert desk.do("cost", "train", "--instance-type", "ml.g5.xlarge", "--spot", "--max-run-s", "1800") == 0
-    assert desk.out[0] == "1 x ml.g5.xlarge: 1.408 USD an hour"
-    assert desk.out[1] == "at most 0.704 USD for 1800 s of training"
-    assert "spot" in desk.out[2]
-    assert "not read from AWS" in desk.out[-1] and "https://aws.amazon.com/" in desk.out[-1]
-
-
-def test_missing_credentials_are_explained(no_aws: None, desk: Desk) -> None:
+def test_missing_credentials_are_explained(no_aws: None, shell: Shell) -> None:
     words = ("train", "--name", "n", "--image", IMAGE, "--output", "s3://b/o", "--region", REGION)
-    assert desk.do(*words) == 2
-    assert "no AWS credentials" in desk.text and "aws configure" in desk.text
+    assert shell.do(*words) == 2
+    assert "no AWS credentials" in shell.text and "aws configure" in shell.text
 
 
-def test_a_missing_region_and_profile_are_explained(no_aws: None, desk: Desk) -> None:
-    assert desk.do("teardown", "--name", "n") == 2
-    assert "--region" in desk.text
-    assert desk.do("teardown", "--name", "n", "--region", REGION, "--profile", "nobody") == 2
-    assert "nobody" in desk.said[-1] and "list-profiles" in desk.said[-1]
+def test_a_missing_region_and_profile_are_explained(no_aws: None, shell: Shell) -> None:
+    assert shell.do("teardown", "--name", "n") == 2
+    assert "--region" in shell.text
+    assert shell.do("teardown", "--name", "n", "--region", REGION, "--profile", "nobody") == 2
+    assert "nobody" in shell.said[-1] and "list-profiles" in shell.said[-1]
 
 
 def test_help_has_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        composition.main(["--help"])
+        main(["--help"])
     text: Any = capsys.readouterr().out
-    for verb in ("push", "upload", "train", "follow", "deploy", "invoke", "transform", "update", "teardown", "cost"):
+    for verb in ("push", "upload", "train", "follow", "deploy", "invoke", "transform", "update", "teardown"):
         assert re.search(rf"^    {verb}\b", text, re.MULTILINE), verb

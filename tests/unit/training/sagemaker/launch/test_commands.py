@@ -7,9 +7,8 @@ import botocore.client
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.unit.training.sagemaker.conftest import ACCOUNT, ARTIFACT, IMAGE, METRICS, REGION, ROLE, Desk, backend
-from training.sagemaker import __main__ as composition
-from training.sagemaker.errors import AwsError
+from tests.unit.training.sagemaker.conftest import ACCOUNT, ARTIFACT, IMAGE, METRICS, REGION, ROLE, Shell, backend
+from training.sagemaker.launch import commands
 from training.sagemaker.launch.aws import Aws
 
 JOB = "news-20260131-235958"
@@ -24,7 +23,7 @@ TARGET = "endpoint/news/variant/AllTraffic"
 
 @pytest.fixture(autouse=True)
 def metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composition, "METRIC_DEFINITIONS", METRICS)
+    monkeypatch.setattr(commands, "METRIC_DEFINITIONS", METRICS)
 
 
 def nothing() -> None:
@@ -34,15 +33,15 @@ def nothing() -> None:
 def log(aws: Aws, stream: str, *lines: str) -> None:
     group = "/aws/sagemaker/TrainingJobs"
     if not aws.pages("logs", "DescribeLogGroups", "logGroups", logGroupNamePrefix=group):
-        aws.ask("logs", "CreateLogGroup", logGroupName=group)
+        aws.call("logs", "CreateLogGroup", logGroupName=group)
     streams = aws.pages("logs", "DescribeLogStreams", "logStreams", logGroupName=group)
     if stream not in [one["logStreamName"] for one in streams]:
-        aws.ask("logs", "CreateLogStream", logGroupName=group, logStreamName=stream)
+        aws.call("logs", "CreateLogStream", logGroupName=group, logStreamName=stream)
     import time
 
     now = int(time.time() * 1000)
     events = [{"timestamp": now + i, "message": line} for i, line in enumerate(lines)]
-    aws.ask("logs", "PutLogEvents", logGroupName=group, logStreamName=stream, logEvents=events)
+    aws.call("logs", "PutLogEvents", logGroupName=group, logStreamName=stream, logEvents=events)
 
 
 def set_job(status: str, **fields: Any) -> None:
@@ -53,21 +52,29 @@ def set_job(status: str, **fields: Any) -> None:
 
 
 def expire(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
-    """From this operation on AWS takes the credentials no more."""
-    original = botocore.client.BaseClient._make_api_call
-    expired: list[str] = []
+    """Let AWS accept the credentials no more from this operation on."""
+    refuse(monkeypatch, operation, "ExpiredTokenException", for_ever=True)
+
+
+def deny(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+    """Let AWS refuse this operation for want of a permission."""
+    refuse(monkeypatch, operation, "AccessDeniedException")
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, operation: str, code: str, for_ever: bool = False) -> None:
+    original, refused = botocore.client.BaseClient._make_api_call, set[str]()
 
     def call(client: Any, name: str, request: dict[str, Any]) -> Any:
-        if expired or name == operation:
-            expired.append(name)
-            raise ClientError({"Error": {"Code": "ExpiredTokenException", "Message": "expired"}}, name)
+        if name == operation or (for_ever and refused):
+            refused.add(name)
+            raise ClientError({"Error": {"Code": code, "Message": "no permission"}}, name)
         return original(client, name, request)
 
     monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
 
 
 class TestTrain:
-    def test_follows_the_log_to_the_end_and_prints_the_artifact(self, aws: Aws, desk: Desk) -> None:
+    def test_follows_the_log_to_the_end_and_prints_the_artifact(self, aws: Aws, shell: Shell) -> None:
         def runs() -> None:
             log(aws, f"{JOB}/algo-1-1700000000", "metric step=1 train_loss=1.5;", "metric step=2 train_loss=1.1;")
             set_job("InProgress", secondary_status="Training")
@@ -76,54 +83,47 @@ class TestTrain:
             log(aws, f"{JOB}/algo-1-1700000000", "eval_accuracy=0.97;")
             set_job("Completed", secondary_status="Completed")
 
-        started = desk.context()
-        execute = started.terminal.say  # the job is in progress from its start on, as on AWS
-
         def say(line: str) -> None:
-            execute(line)
-            if line == f"started {JOB}":
+            shell.said.append(line)
+            if line == f"started {JOB}":  # the job is in progress from its start on, as on AWS
                 set_job("InProgress", secondary_status="Starting", secondary_status_transitions=[])
 
-        from dataclasses import replace
-
-        context = replace(started, terminal=replace(started.terminal, say=say))
-        desk.waits = [runs, nothing, ends, nothing]
-        assert composition.main(TRAIN, context) == 0
-        assert desk.out == [f"s3://models-bucket/jobs/{JOB}/output/model.tar.gz"]
-        lines = [line for line in desk.said if line.startswith("  ")]
+        shell.waits = [runs, nothing, ends, nothing]
+        assert shell.do(*TRAIN, say=say) == 0
+        assert shell.out == [f"s3://models-bucket/jobs/{JOB}/output/model.tar.gz"]
+        lines = [line for line in shell.said if line.startswith("  ")]
         assert lines == ["  metric step=1 train_loss=1.5;", "  metric step=2 train_loss=1.1;", "  eval_accuracy=0.97;"]
-        assert f"{JOB}: InProgress (Training)" in desk.said
-        assert desk.said[0].startswith("1 x ml.g5.xlarge: ")
+        assert f"{JOB}: InProgress (Training)" in shell.said
 
-    def test_a_failed_job_gives_its_reason_and_exit_code_1(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*TRAIN, "--no-wait") == 0
-        assert desk.out == [JOB]
+    def test_a_failed_job_gives_its_reason_and_exit_code_1(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*TRAIN, "--no-wait") == 0
+        assert shell.out == [JOB]
         set_job("Failed", failure_reason="AlgorithmError: row 3 of train.csv has no label")
-        desk.waits = [nothing]
-        assert desk.do("follow", "training", JOB) == 1
-        assert desk.said[-1] == f"{JOB} failed: AlgorithmError: row 3 of train.csv has no label"
+        shell.waits = [nothing]
+        assert shell.do("follow", "training", JOB) == 1
+        assert shell.said[-1] == f"{JOB} failed: AlgorithmError: row 3 of train.csv has no label"
 
-    def test_a_stopped_job_has_an_exit_code_of_its_own(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*TRAIN, "--no-wait") == 0
+    def test_a_stopped_job_has_an_exit_code_of_its_own(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*TRAIN, "--no-wait") == 0
         set_job("Stopped", secondary_status="MaxWaitTimeExceeded")
-        desk.waits = [nothing]
-        assert desk.do("follow", "training", JOB) == 3
-        assert f"{JOB} stopped: MaxWaitTimeExceeded" in desk.said
-        assert "what it had saved" in desk.said[-1]
+        shell.waits = [nothing]
+        assert shell.do("follow", "training", JOB) == 3
+        assert f"{JOB} stopped: MaxWaitTimeExceeded" in shell.said
+        assert "what the job saved before" in shell.said[-1]
 
-    def test_several_hosts_are_told_apart(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*TRAIN, "--no-wait") == 0
+    def test_several_hosts_are_told_apart(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*TRAIN, "--no-wait") == 0
         log(aws, f"{JOB}/algo-1-1700000000", "one")
         log(aws, f"{JOB}/algo-2-1700000000", "two")
-        desk.waits = [nothing]
-        assert desk.do("follow", "training", JOB) == 0
-        assert [line for line in desk.said if line.startswith("  ")] == ["  algo-1: one", "  algo-2: two"]
+        shell.waits = [nothing]
+        assert shell.do("follow", "training", JOB) == 0
+        assert [line for line in shell.said if line.startswith("  ")] == ["  algo-1: one", "  algo-2: two"]
 
     @pytest.mark.parametrize(
         ("answer", "code", "status"), [("", 130, "InProgress"), ("n", 130, "InProgress"), ("y", 3, "Stopped")]
     )
-    def test_ctrl_c_asks_whether_to_stop(self, answer: str, code: int, status: str, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*TRAIN, "--no-wait") == 0
+    def test_ctrl_c_asks_whether_to_stop(self, answer: str, code: int, status: str, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*TRAIN, "--no-wait") == 0
         set_job("InProgress")
         log(aws, f"{JOB}/algo-1-1700000000", "metric step=1 train_loss=1.5;")
 
@@ -134,33 +134,35 @@ class TestTrain:
             assert backend().training_jobs[JOB].training_job_status == "Stopping"
             set_job("Stopped", secondary_status="Stopped")
 
-        desk.waits, desk.answers = [interrupted, stops, nothing], [answer]
-        assert desk.do("follow", "training", JOB) == code
-        assert len(desk.asked) == 1 and JOB in desk.asked[0]
-        assert desk.said.count("  metric step=1 train_loss=1.5;") == 1
+        shell.waits, shell.answers = [interrupted, stops, nothing], [answer]
+        assert shell.do("follow", "training", JOB) == code
+        assert len(shell.asked) == 1 and JOB in shell.asked[0]
+        assert shell.said.count("  metric step=1 train_loss=1.5;") == 1
         assert backend().training_jobs[JOB].training_job_status == status
 
-    def test_a_job_that_cannot_be_followed_goes_on(self, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_job_that_cannot_be_followed_goes_on(
+        self, aws: Aws, shell: Shell, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         expire(monkeypatch, "DescribeTrainingJob")
-        assert desk.do(*TRAIN) == 1
-        assert desk.said[-1].endswith(
+        assert shell.do(*TRAIN) == 1
+        assert shell.said[-1].endswith(
             f"{JOB} goes on all the same; `python -m training.sagemaker follow training {JOB}` looks again"
         )
 
-    def test_an_unknown_job_is_an_error(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do("follow", "training", "nothing") == 1
-        assert "DescribeTrainingJob" in desk.text
+    def test_an_unknown_job_is_an_error(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do("follow", "training", "nothing") == 1
+        assert "DescribeTrainingJob" in shell.text
 
-    def test_the_request_is_checked_before_anything_is_sent(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*TRAIN, "--instance-type", "ml.huge") == 2
+    def test_the_request_is_checked_before_anything_is_sent(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*TRAIN, "--instance-type", "ml.huge") == 2
         assert not backend().training_jobs
 
 
 class TestDeploy:
-    def test_realtime_waits_and_registers_autoscaling(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*DEPLOY, "--max-instances", "4") == 0, desk.text
-        assert desk.out == ["news"]
-        config = aws.ask("sagemaker", "DescribeEndpointConfig", EndpointConfigName=JOB)
+    def test_realtime_waits_and_registers_autoscaling(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*DEPLOY, "--max-instances", "4") == 0, shell.text
+        assert shell.out == ["news"]
+        config = aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=JOB)
         assert config["ProductionVariants"][0]["ContainerStartupHealthCheckTimeoutInSeconds"] == 600
         (target,) = targets(aws)
         assert (target["ResourceId"], target["MinCapacity"], target["MaxCapacity"]) == (TARGET, 1, 4)
@@ -173,60 +175,61 @@ class TestDeploy:
         )
 
     def test_waits_until_the_endpoint_is_in_service(
-        self, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch
+        self, aws: Aws, shell: Shell, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         created(monkeypatch, "Creating")
-        desk.waits = [nothing, lambda: set_endpoint("InService")]
-        assert desk.do(*DEPLOY) == 0, desk.text
-        assert [line for line in desk.said if line.startswith("news: ")] == ["news: Creating", "news: InService"]
+        shell.waits = [nothing, lambda: set_endpoint("InService")]
+        assert shell.do(*DEPLOY) == 0, shell.text
+        assert [line for line in shell.said if line.startswith("news: ")] == ["news: Creating", "news: InService"]
 
-    def test_a_failed_endpoint_gives_its_reason(self, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_endpoint_gives_its_reason(self, aws: Aws, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
         created(monkeypatch, "Creating")
-        desk.waits = [lambda: set_endpoint("Failed", "did not pass the ping health check")]
-        assert desk.do(*DEPLOY, "--max-instances", "2") == 1
-        assert "did not pass the ping health check" in desk.said[-1]
-        assert "teardown --name news" in desk.said[-1]
+        shell.waits = [lambda: set_endpoint("Failed", "did not pass the ping health check")]
+        assert shell.do(*DEPLOY, "--max-instances", "2") == 1
+        assert "did not pass the ping health check" in shell.said[-1]
+        assert "teardown --name news" in shell.said[-1]
         assert targets(aws) == []
 
-    def test_ctrl_c_leaves_what_was_started(self, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_ctrl_c_leaves_what_was_started(self, aws: Aws, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupted() -> None:
             raise KeyboardInterrupt
 
         created(monkeypatch, "Creating")
-        desk.waits = [interrupted]
-        assert desk.do(*DEPLOY) == 130
-        assert "goes on" in desk.said[-1]
+        shell.waits = [interrupted]
+        assert shell.do(*DEPLOY) == 130
+        assert "goes on" in shell.said[-1]
         assert "news" in backend().endpoints
 
-    def test_an_endpoint_that_exists_is_left_alone(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*DEPLOY) == 0
-        assert desk.do(*DEPLOY) == 2
-        assert "`update`" in desk.said[-1]
+    def test_an_endpoint_that_exists_is_left_alone(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*DEPLOY) == 0
+        assert shell.do(*DEPLOY) == 2
+        assert "`update`" in shell.said[-1]
         assert len(backend()._models) == 1
 
-    def test_what_looks_like_a_placeholder_is_left_alone(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*DEPLOY, "--environment", "HOME_OF=${HOME}") == 0, desk.text
+    def test_what_looks_like_a_placeholder_is_left_alone(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*DEPLOY, "--environment", "HOME_OF=${HOME}") == 0, shell.text
         [model] = aws.pages("sagemaker", "ListModels", "Models")
-        described = aws.ask("sagemaker", "DescribeModel", ModelName=model["ModelName"])
+        described = aws.call("sagemaker", "DescribeModel", ModelName=model["ModelName"])
         assert described["PrimaryContainer"]["Environment"] == {"HOME_OF": "${HOME}"}
 
     def test_credentials_that_expire_on_the_way_leave_a_hint(
-        self, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch
+        self, aws: Aws, shell: Shell, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         expire(monkeypatch, "CreateEndpoint")
-        assert desk.do(*DEPLOY) == 1, "something was sent"
-        assert "does not take these credentials (ExpiredTokenException)" in desk.said[-1]
-        assert desk.said[-1].endswith("`python -m training.sagemaker teardown --name news` removes what was made")
+        assert shell.do(*DEPLOY) == 1, "something was sent"
+        assert "does not accept these credentials (ExpiredTokenException)" in shell.said[-1]
+        assert shell.said[-1].endswith("`python -m training.sagemaker teardown --name news` removes what was created")
 
-    def test_serverless(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*DEPLOY, "--mode", "serverless", "--no-network-isolation", "--memory-mb", "2048") == 0, desk.text
-        config = aws.ask("sagemaker", "DescribeEndpointConfig", EndpointConfigName=JOB)
+    def test_serverless(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*DEPLOY, "--mode", "serverless", "--no-network-isolation", "--memory-mb", "2048") == 0, (
+            shell.text
+        )
+        config = aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=JOB)
         assert config["ProductionVariants"][0]["ServerlessConfig"] == {"MemorySizeInMB": 2048, "MaxConcurrency": 5}
         assert targets(aws) == []
-        assert "nothing while idle" in desk.text
 
-    def test_async_scales_to_no_instance_and_back(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*DEPLOY, "--mode", "async", "--async-output", "s3://models-bucket/answers") == 0, desk.text
+    def test_async_scales_to_no_instance_and_back(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*DEPLOY, "--mode", "async", "--async-output", "s3://models-bucket/answers") == 0, shell.text
         (target,) = targets(aws)
         assert (target["MinCapacity"], target["MaxCapacity"]) == (0, 1)
         by_name = {policy["PolicyName"]: policy for policy in policies(aws)}
@@ -273,76 +276,74 @@ class TestUpdate:
     def deployed(self, aws: Aws) -> str:
         from tests.unit.training.sagemaker.conftest import NOW
 
-        desk = Desk()
-        old = desk.context(now=lambda: NOW.replace(hour=1))
-        assert composition.main((*DEPLOY, "--instance-count", "2"), old) == 0
+        assert Shell().do(*DEPLOY, "--instance-count", "2", now=lambda: NOW.replace(hour=1)) == 0
         return "news-20260131-015958"
 
-    def test_moves_step_by_step_with_alarms(self, deployed: str, aws: Aws, desk: Desk) -> None:
-        desk.waits = [lambda: set_endpoint("InService")]
-        assert desk.do(*UPDATE, "--yes") == 0, desk.text
-        assert aws.ask("sagemaker", "DescribeEndpoint", EndpointName="news")["EndpointConfigName"] == JOB
-        variant = aws.ask("sagemaker", "DescribeEndpointConfig", EndpointConfigName=JOB)["ProductionVariants"][0]
+    def test_moves_step_by_step_with_alarms(self, deployed: str, aws: Aws, shell: Shell) -> None:
+        shell.waits = [lambda: set_endpoint("InService")]
+        assert shell.do(*UPDATE, "--yes") == 0, shell.text
+        assert aws.call("sagemaker", "DescribeEndpoint", EndpointName="news")["EndpointConfigName"] == JOB
+        variant = aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=JOB)["ProductionVariants"][0]
         assert (variant["InstanceType"], variant["InitialInstanceCount"]) == ("ml.m5.large", 2)
         alarms = {alarm["AlarmName"]: alarm for alarm in aws.pages("cloudwatch", "DescribeAlarms", "MetricAlarms")}
         assert set(alarms) == {"news-errors", "news-latency"}
         assert alarms["news-latency"]["Threshold"] == 5_000_000  # microseconds
 
-    def test_a_rollback_is_a_failure(self, deployed: str, aws: Aws, desk: Desk) -> None:
-        desk.waits = [lambda: set_endpoint("RollingBack"), lambda: set_endpoint("InService", config=deployed)]
-        assert desk.do(*UPDATE, "--yes") == 1
-        assert "was rolled back" in desk.said[-1] and deployed in desk.said[-1]
+    def test_a_rollback_is_a_failure(self, deployed: str, aws: Aws, shell: Shell) -> None:
+        shell.waits = [lambda: set_endpoint("RollingBack"), lambda: set_endpoint("InService", config=deployed)]
+        assert shell.do(*UPDATE, "--yes") == 1
+        assert "was rolled back" in shell.said[-1] and deployed in shell.said[-1]
 
-    def test_asks_first(self, deployed: str, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*UPDATE) == 1
-        assert "news" in desk.asked[0]
-        assert aws.ask("sagemaker", "DescribeEndpoint", EndpointName="news")["EndpointConfigName"] == deployed
+    def test_asks_first(self, deployed: str, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*UPDATE) == 1
+        assert "news" in shell.asked[0]
+        assert aws.call("sagemaker", "DescribeEndpoint", EndpointName="news")["EndpointConfigName"] == deployed
         assert len(backend()._models) == 1
 
     def test_another_instance_type_is_refused_while_autoscaling_is_on(
-        self, deployed: str, aws: Aws, desk: Desk
+        self, deployed: str, aws: Aws, shell: Shell
     ) -> None:
         target = {"ServiceNamespace": "sagemaker", "ResourceId": TARGET}
         dimension = "sagemaker:variant:DesiredInstanceCount"
-        aws.ask(
+        aws.call(
             "application-autoscaling", "RegisterScalableTarget", **target, ScalableDimension=dimension, MinCapacity=1,
             MaxCapacity=2,
         )  # fmt: skip
-        assert desk.do(*UPDATE, "--yes", "--instance-type", "ml.m5.xlarge") == 2
-        assert "scales by itself" in desk.said[-1]
+        assert shell.do(*UPDATE, "--yes", "--instance-type", "ml.m5.xlarge") == 2
+        assert "has autoscaling" in shell.said[-1]
 
-    def test_an_endpoint_that_is_not_there(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*UPDATE, "--yes") == 1
-        assert "DescribeEndpoint" in desk.said[-1]
+    def test_an_endpoint_that_is_not_there(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*UPDATE, "--yes") == 1
+        assert "DescribeEndpoint" in shell.said[-1]
 
 
 class TestTransform:
     WORDS = ("transform", "--name", "news", "--image", IMAGE, "--role", ROLE, "--artifact", ARTIFACT, "--input",
              "s3://models-bucket/in/", "--output", "s3://models-bucket/out/")  # fmt: skip
 
-    def test_makes_a_model_and_waits(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*self.WORDS) == 0, desk.text
-        assert desk.out == ["s3://models-bucket/out/"]
-        job = aws.ask("sagemaker", "DescribeTransformJob", TransformJobName=JOB)
+    def test_makes_a_model_and_waits(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*self.WORDS) == 0, shell.text
+        assert shell.out == ["s3://models-bucket/out/"]
+        job = aws.call("sagemaker", "DescribeTransformJob", TransformJobName=JOB)
         assert (job["ModelName"], job["BatchStrategy"], job["MaxPayloadInMB"]) == (JOB, "MultiRecord", 5)
         assert job["TransformInput"]["SplitType"] == job["TransformOutput"]["AssembleWith"] == "Line"
 
-    def test_a_failed_job_is_a_failure(self, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*self.WORDS, "--no-wait") == 0
+    def test_a_failed_job_is_a_failure(self, aws: Aws, shell: Shell) -> None:
+        assert shell.do(*self.WORDS, "--no-wait") == 0
         backend().transform_jobs[JOB].transform_job_status = "Failed"
         backend().transform_jobs[JOB].failure_reason = "ClientError: 413"
-        assert desk.do("follow", "transform", JOB) == 1
-        assert desk.said[-1] == f"{JOB} failed: ClientError: 413"
+        assert shell.do("follow", "transform", JOB) == 1
+        assert shell.said[-1] == f"{JOB} failed: ClientError: 413"
 
 
 class TestTeardown:
     @pytest.fixture
     def things(self, aws: Aws) -> None:
-        desk = Desk()
-        assert desk.do(*DEPLOY, "--mode", "async", "--async-output", "s3://models-bucket/answers") == 0, desk.text
-        assert desk.do(*DEPLOY[:2], "other", *DEPLOY[3:]) == 0, desk.text
-        aws.ask("sagemaker", "CreateModel", ModelName="untagged", ExecutionRoleArn=ROLE)
-        assert desk.do(*TRAIN, "--no-wait") == 0
+        shell = Shell()
+        assert shell.do(*DEPLOY, "--mode", "async", "--async-output", "s3://models-bucket/answers") == 0, shell.text
+        assert shell.do(*DEPLOY[:2], "other", *DEPLOY[3:]) == 0, shell.text
+        aws.call("sagemaker", "CreateModel", ModelName="untagged", ExecutionRoleArn=ROLE)
+        assert shell.do(*TRAIN, "--no-wait") == 0
 
     def left(self, aws: Aws) -> dict[str, list[str]]:
         return {
@@ -355,11 +356,11 @@ class TestTeardown:
             "targets": [one["ResourceId"] for one in targets(aws)],
         }
 
-    def test_shows_and_asks_before_it_removes(self, things: None, aws: Aws, desk: Desk) -> None:
+    def test_shows_and_asks_before_it_removes(self, things: None, aws: Aws, shell: Shell) -> None:
         before = self.left(aws)
-        assert desk.do("teardown", "--name", "news") == 1
-        assert desk.asked == ["remove these 5? [y/N] "]
-        assert desk.out == [
+        assert shell.do("teardown", "--name", "news") == 1
+        assert shell.asked == ["remove these 5? [y/N] "]
+        assert shell.out == [
             f"autoscaling of {TARGET}",
             "endpoint news",
             f"endpoint-config {JOB}",
@@ -368,16 +369,18 @@ class TestTeardown:
         ]
         assert self.left(aws) == before
 
-    def test_a_dry_run_only_shows(self, things: None, aws: Aws, desk: Desk) -> None:
+    def test_a_dry_run_only_shows(self, things: None, aws: Aws, shell: Shell) -> None:
         before = self.left(aws)
-        assert desk.do("teardown", "--name", "news", "--dry-run", "--yes") == 0
-        assert len(desk.out) == 5 and not desk.asked
+        assert shell.do("teardown", "--name", "news", "--dry-run", "--yes") == 0
+        assert len(shell.out) == 5 and not shell.asked
         assert self.left(aws) == before
 
     @pytest.mark.parametrize("yes", [True, False])
-    def test_removes_what_carries_the_tag_and_nothing_else(self, yes: bool, things: None, aws: Aws, desk: Desk) -> None:
-        desk.answers = ["yes"]
-        assert desk.do("teardown", "--name", "news", *(["--yes"] if yes else [])) == 0, desk.text
+    def test_removes_what_carries_the_tag_and_nothing_else(
+        self, yes: bool, things: None, aws: Aws, shell: Shell
+    ) -> None:
+        shell.answers = ["yes"]
+        assert shell.do("teardown", "--name", "news", *(["--yes"] if yes else [])) == 0, shell.text
         assert self.left(aws) == {
             "endpoints": ["other"],
             "configs": ["other-20260131-235958"],
@@ -385,62 +388,42 @@ class TestTeardown:
             "alarms": [],
             "targets": [],
         }
-        assert len(desk.asked) == (0 if yes else 1)
-        assert desk.do("teardown", "--name", "news", "--yes") == 0
-        assert "nothing in us-east-1" in desk.said[-1]
+        assert len(shell.asked) == (0 if yes else 1)
+        assert shell.do("teardown", "--name", "news", "--yes") == 0
+        assert "nothing in us-east-1" in shell.said[-1]
 
-    def test_stops_jobs_that_run(self, things: None, aws: Aws, desk: Desk) -> None:
+    def test_stops_jobs_that_run(self, things: None, aws: Aws, shell: Shell) -> None:
         set_job("InProgress")
-        assert desk.do("teardown", "--name", "news", "--yes") == 0, desk.text
-        assert f"running training-job {JOB}" in desk.out
+        assert shell.do("teardown", "--name", "news", "--yes") == 0, shell.text
+        assert f"running training-job {JOB}" in shell.out
         assert backend().training_jobs[JOB].training_job_status == "Stopping"
 
-    @pytest.mark.parametrize("name", ["", "--", "$"])
-    def test_a_name_of_nothing_is_nobodys(self, name: str, aws: Aws, desk: Desk) -> None:
-        assert desk.do(*DEPLOY[:2], "gpt2", *DEPLOY[3:]) == 0, desk.text
-        assert desk.do("teardown", f"--name={name}", "--yes") == 2
-        assert "names no deployment" in desk.said[-1] and self.left(aws)["endpoints"] == ["gpt2"]
-
     def test_a_job_that_cannot_be_described_hides_nothing(
-        self, things: None, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch
+        self, things: None, aws: Aws, shell: Shell, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = Aws.call
-
-        def call(self: Aws, call: Any) -> Any:
-            if call.operation == "DescribeTrainingJob":
-                raise AwsError("DescribeTrainingJob: no permission (AccessDeniedException)")
-            return original(self, call)
-
-        monkeypatch.setattr(Aws, "call", call)
-        desk.do("teardown", "--name", "news", "--yes")
+        deny(monkeypatch, "DescribeTrainingJob")
+        shell.do("teardown", "--name", "news", "--yes")
         assert self.left(aws)["endpoints"] == ["other"]
 
     def test_goes_on_after_a_failure_and_names_it(
-        self, things: None, aws: Aws, desk: Desk, monkeypatch: pytest.MonkeyPatch
+        self, things: None, aws: Aws, shell: Shell, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = Aws.call
-
-        def call(self: Aws, call: Any) -> Any:
-            if call.operation == "DeleteEndpoint":
-                raise AwsError("DeleteEndpoint: no permission (AccessDeniedException)")
-            return original(self, call)
-
-        monkeypatch.setattr(Aws, "call", call)
-        assert desk.do("teardown", "--name", "news", "--yes") == 1
-        assert "endpoint news: DeleteEndpoint: no permission" in desk.said[-1]
+        deny(monkeypatch, "DeleteEndpoint")
+        assert shell.do("teardown", "--name", "news", "--yes") == 1
+        assert "endpoint news: DeleteEndpoint: no permission" in shell.said[-1]
         assert JOB not in self.left(aws)["models"]
 
 
 class TestRole:
     def test_of_the_caller_and_by_name(self, aws: Aws) -> None:
         policy = json.dumps({"Version": "2012-10-17", "Statement": []})
-        aws.ask("iam", "CreateRole", RoleName="Trainer", Path="/service-role/", AssumeRolePolicyDocument=policy)
+        aws.call("iam", "CreateRole", RoleName="Trainer", Path="/service-role/", AssumeRolePolicyDocument=policy)
         arn = f"arn:aws:iam::{ACCOUNT}:role/service-role/Trainer"
         assert aws.role("Trainer") == arn
         assert aws.role(ROLE) == ROLE
         assert aws.account() == ACCOUNT and aws.region == REGION
 
-    def test_a_user_has_none(self, aws: Aws, desk: Desk) -> None:
+    def test_a_user_has_none(self, aws: Aws, shell: Shell) -> None:
         words = [word for word in TRAIN if word not in ("--role", ROLE)]
-        assert desk.do(*words) == 2
-        assert "pass --role" in desk.text
+        assert shell.do(*words) == 2
+        assert "pass --role" in shell.text
