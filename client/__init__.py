@@ -5,7 +5,7 @@
     with Client("http://localhost:8080") as client:
         print(client.predict("Shares in the bank fell.").label)
 
-Depends on no code of the service: openapi.yaml is what the two share.
+It imports no code of the service; both follow openapi.yaml.
 """
 
 from client.async_client import AsyncClient

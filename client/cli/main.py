@@ -22,7 +22,7 @@ from client.files.classify import Interrupted, Job, Summary, classify
 from client.files.progress import Progress
 from client.models import Prediction
 from client.settings import API_KEY, DEFAULT_URL, URL
-from client.transport.messages import OptionFields
+from client.transport.messages import OptionFields, given
 from client.transport.retry import Retry
 
 NO_ANSWER, INPUT_ERROR, SERVICE_ERROR, INTERRUPTED = 1, 2, 3, 130
@@ -128,7 +128,7 @@ def _seconds(text: str) -> float:
 
 def _options(parsed: argparse.Namespace) -> OptionFields:
     options = {name: getattr(parsed, name, None) for name in OptionFields.__annotations__}
-    return {name: value for name, value in options.items() if value}  # type: ignore[return-value]
+    return given(options)  # type: ignore[arg-type, return-value]
 
 
 def _client(parsed: argparse.Namespace) -> Client:

@@ -144,6 +144,12 @@ def test_predict_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().out == "sport     0.9000\npolitics  0.1000\n"
 
 
+def test_an_option_that_makes_no_sense_is_for_the_service_to_refuse() -> None:
+    with scripted(http(422, {"error": "e", "kind": "invalid_request", "request_id": "r"})) as server:
+        assert main(["predict", "a", "--url", server.url, "--top-k", "0"]) == 3
+        assert json.loads(server.bodies[0]) == {"text": "a", "top_k": 0}
+
+
 def test_json_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with live_service() as service:
         for command in (["predict", "a text"], ["info"], ["ready"], ["watch", "--once", "--interval", "0.001"]):
