@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -63,3 +64,35 @@ def test_fastapis_own_error_shape_is_nowhere(committed: dict[str, Any]) -> None:
 def test_kinds_and_meanings_are_one_table() -> None:
     assert set(STATUS) == set(MEANING)
     assert set(STATUS.values()) <= {400, 401, 404, 405, 406, 408, 413, 415, 422, 429, 431, 500, 503, 504}
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_every_reference_leads_somewhere_and_every_component_is_used(committed: dict[str, Any]) -> None:
+    used = set(references(committed))
+    components = committed["components"]
+    there = {f"#/components/{kind}/{name}" for kind, named in components.items() for name in named}
+    assert used <= there
+    assert there - used == {f"#/components/securitySchemes/{name}" for name in components["securitySchemes"]}
+
+
+def test_errors_of_one_status_are_written_once(committed: dict[str, Any]) -> None:
+    for path, method, operation in operations(committed):
+        for status, response in operation["responses"].items():
+            assert int(status) < 400 or "$ref" in response or status == "503", (path, method, status)
+
+
+def test_operations_have_plain_names_of_their_own(committed: dict[str, Any]) -> None:
+    names = [operation["operationId"] for _, _, operation in operations(committed)]
+    assert len(set(names)) == len(names) and {"predict", "batch", "tokenize", "invocations"} <= set(names)
+    assert all(name.replace("_", "").isalnum() and len(name) < 30 for name in names)

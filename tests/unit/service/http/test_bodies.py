@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import ServiceError
-from service.http.bodies import MEDIA_TYPES, Form, answer_form, body_form, read_rows, split_lines, write_csv
+from service.http.bodies import (
+    MEDIA_TYPES,
+    Form,
+    answer_form,
+    body_form,
+    is_stream,
+    read_rows,
+    split_lines,
+    write_csv,
+)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +105,17 @@ def test_lines_keep_their_number() -> None:
 
 def test_csv_answers() -> None:
     assert write_csv([("sport", 0.123456789, ""), ("", None, "empty_text")]) == b"sport,0.123457,\n,,empty_text\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "declared", "streams"),
+    [
+        ("/batch", b"application/x-ndjson; charset=utf-8", True),
+        ("/batch", b"APPLICATION/JSONL", True),
+        ("/batch", b"application/json", False),
+        ("/batch", b"", False),
+        ("/invocations", b"application/jsonlines", False),
+    ],
+)
+def test_only_lines_to_batch_are_a_stream(path: str, declared: bytes, streams: bool) -> None:
+    assert is_stream({"path": path, "headers": [(b"content-type", declared)]}) is streams

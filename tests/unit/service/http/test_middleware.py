@@ -1,10 +1,13 @@
-"""API keys."""
+"""API keys, and callers who hang up."""
+
+import asyncio
+from typing import Any
 
 import httpx
 import pytest
 
 from service.settings import Settings, SettingsError, load_settings
-from tests.support.app import ServiceFactory
+from tests.support.app import ServiceFactory, reached
 
 pytestmark = pytest.mark.anyio
 
@@ -52,3 +55,37 @@ def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings()
     assert "5 characters" in str(caught.value) and "secret-key" not in str(caught.value)
     assert "secret-key" not in repr(Settings(api_keys="secret-key-0123456789"))
+
+
+async def test_a_caller_who_hangs_up_stops_the_work(service_with: ServiceFactory) -> None:
+    messages = [{"type": "http.request", "body": b'{"text": "a"}', "more_body": False}]
+    gone = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError("answered although nobody is there")
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/predict",
+        "raw_path": b"/predict",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    async with service_with() as service:
+        service.engine.gate.clear()
+        call = asyncio.ensure_future(service.app(scope, receive, send))
+        await reached(service.engine)
+        assert service.lifecycle.in_flight == 1
+        gone.set()
+        await call
+        assert service.lifecycle.in_flight == 0
+        assert await service.metric('classifier_requests_total{code="499",endpoint="/predict"}') == 1
