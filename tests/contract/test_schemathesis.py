@@ -1,6 +1,6 @@
-"""Whatever the contract allows and forbids is sent to the service, and every answer must be as the contract says.
+"""Requests that the contract allows and forbids are sent to the service; every answer must be as the contract says.
 
-`FUZZ_EXAMPLES=2000 pytest tests/contract/test_schemathesis.py` sends so many requests an operation, others each time.
+With FUZZ_EXAMPLES=2000 (`make fuzz`) it sends so many requests to each operation, and other ones each time.
 """
 
 import json
@@ -103,7 +103,7 @@ def client(url: str) -> Iterator[httpx.Client]:
 
 DOCUMENT = yaml.safe_load((ROOT / "openapi.yaml").read_text(encoding="utf-8"))
 POSTS = sorted(path for path, methods in DOCUMENT["paths"].items() if "post" in methods and not path.startswith(ADMIN))
-"""Those of administrators ask for a key before anything else."""
+"""The paths that take a body, without those of administrators, which ask for a key first."""
 
 
 def bodies_of(path: str) -> set[str]:
@@ -115,7 +115,7 @@ def to(path: str) -> str:
 
 
 def check_documented(path: str, response: httpx.Response) -> None:
-    """The status is one of the path's, and an error has the one shape and a kind of that status."""
+    """Check that the path documents the status, and that an error has the one shape and a kind of that status."""
     assert str(response.status_code) in DOCUMENT["paths"][path]["post"]["responses"], response.text
     if response.status_code >= 400:
         assert STATUS[ErrorBody.model_validate_json(response.content).kind] == response.status_code

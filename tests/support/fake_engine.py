@@ -1,12 +1,12 @@
 """An engine whose answers can be computed on paper.
 
-A text's tokens are its words. Its logits are 10 for label number (characters modulo labels) and 0 elsewhere, so a
-wrong row in a batch shows at once. Words with a meaning:
+The tokens of a text are its words. Its logits are 10 for label number (characters modulo labels) and 0 elsewhere, so
+that a wrong row in a batch shows at once. Some words in a text have an effect:
 
-    poison   the whole batch raises
-    greedy   the whole batch runs out of memory
-    nan      this text's logits are not finite
-    huge     the text counts 1,000 tokens
+    poison   the model raises on the whole batch
+    greedy   the model runs out of memory on the whole batch
+    nan      the logits of this text are not finite
+    huge     this text counts as 1,000 tokens
 """
 
 import re
@@ -26,8 +26,9 @@ from service.inference.engine import (
     TextWindows,
     Tokenized,
 )
+from tests.support import texts
 
-LABELS = ("business", "politics", "sport")
+LABELS = texts.LABELS
 MAX_TOKENS = 50
 
 
@@ -41,7 +42,7 @@ def expected_label(text: str) -> str:
 
 
 class FakeEngine:
-    """See the module. `gate`, if closed, holds every batch until it is opened."""
+    """The engine of this module. While its `gate` is closed, every batch waits in the model."""
 
     def __init__(self) -> None:
         self.info = EngineInfo(

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.support import ROOT
-
-LABELS = ("business", "politics", "sport")
+from tests.support.texts import LABELS
 
 
 def result(text: str) -> dict[str, object]:

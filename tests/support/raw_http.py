@@ -24,7 +24,7 @@ FOR_EVER_S = 10_000.0
 
 
 @dataclass
-class Answer:
+class WrittenAnswer:
     """An answer, or the part of it that was written."""
 
     status: int = 0
@@ -73,7 +73,7 @@ class Wire(asyncio.Transport):
         await settled()
 
     @property
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[WrittenAnswer]:
         reader = _Answers()
         reader.parser = httptools.HttpResponseParser(reader)
         reader.parser.feed_data(bytes(self._taken))
@@ -137,11 +137,11 @@ class _Answers:
     """The callbacks of a parser of answers."""
 
     def __init__(self) -> None:
-        self.answers: list[Answer] = []
+        self.answers: list[WrittenAnswer] = []
         self.parser: httptools.HttpResponseParser
 
     def on_message_begin(self) -> None:
-        self.answers.append(Answer())
+        self.answers.append(WrittenAnswer())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.answers[-1].closes |= (name.lower(), value.lower()) == (b"connection", b"close")

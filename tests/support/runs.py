@@ -1,4 +1,4 @@
-"""Training runs of tests, in the one process that there is."""
+"""Training runs in the process of the test."""
 
 from classifier.artifact import Artifact
 from training.config import TrainConfig
@@ -7,5 +7,5 @@ from training.fit import run as training_run
 
 def run(config: TrainConfig) -> Artifact:
     artifact = training_run.run(config)
-    assert artifact is not None  # None is for torchrun's other processes
+    assert artifact is not None  # torchrun's other processes get None
     return artifact

@@ -2,7 +2,7 @@
 
 A job is `training.sagemaker.job.container` as a process on its channels out of moto's S3; its log goes to moto's logs,
 its model to moto's S3. An endpoint is the real service on the model that it names, behind
-`tests.integration.third_party.sagemaker_endpoint`, so it is called `articles`.
+`tests.support.sagemaker_endpoint`, so it is called `articles`.
 """
 
 import io
@@ -18,8 +18,8 @@ from unittest.mock import patch
 from moto.sagemaker.models import SageMakerModelBackend
 
 from benchmarks.processes import free_port
-from tests.integration.third_party.sagemaker_endpoint import sagemaker_endpoint
 from tests.support.sagemaker_emulator import Job
+from tests.support.sagemaker_endpoint import sagemaker_endpoint
 from tests.support.service_process import service_process
 from training.sagemaker.launch.aws import Aws
 from training.sagemaker.launch.follow import LOG_GROUPS

@@ -1,4 +1,4 @@
-"""Sentences of our own for tests: enough difference between the labels for a tiny model to learn."""
+"""Texts made of words that differ enough between the labels for a tiny model to learn."""
 
 import random
 import re
@@ -12,16 +12,16 @@ WORDS = {
         "sport": "goal match team coach season cup player win league striker injury final",
     }.items()
 }
+LABELS = tuple(WORDS)
 COMMON = re.findall(r"\w+", "the a on with after before new old first last and said that for many few")
 
 
 def news_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
-    """`count` rows, labels in turn, no two alike."""
+    """Return rows whose labels take turns; no two texts are alike."""
     rng = random.Random(seed)
-    labels = list(WORDS)
     rows = []
     for i in range(count):
-        label = labels[i % len(labels)]
+        label = LABELS[i % len(LABELS)]
         words = [rng.choice(WORDS[label] if rng.random() < 0.6 else COMMON) for _ in range(rng.randint(12, 40))]
         rows.append({"label": label, "text": f"{' '.join(words)} {i}."})
     return rows

@@ -11,18 +11,20 @@ from classifier.artifact import Artifact, Golden, Manifest, write_artifact
 from classifier.encoding import Encoder, TextCleaning
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_base
-from tests.support.texts import corpus
+from tests.support import texts
 from training.report.golden import GOLDEN_TEXTS
 from training.report.predict import predict_logits
 
-LABELS = Labels(("business", "politics", "sport"))
+LABELS = Labels(texts.LABELS)
 VOCABULARY = 400
 
 
 def write_tokenizer(path: Path) -> None:
     """Train a byte-level BPE of 400 tokens on the tests' own sentences."""
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(corpus(), vocab_size=VOCABULARY, special_tokens=["<|endoftext|>"], show_progress=False)
+    bpe.train_from_iterator(
+        texts.corpus(), vocab_size=VOCABULARY, special_tokens=["<|endoftext|>"], show_progress=False
+    )
     bpe.save(str(path))
 
 

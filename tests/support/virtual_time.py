@@ -1,7 +1,7 @@
 """An event loop whose clock stands still while anything can run, and jumps to the next timer when nothing can.
 
-Hours of waiting pass in milliseconds and always in the same order. If nothing can run and no timer is set, whoever
-waits would wait for ever: that raises `Deadlock`.
+Hours of waiting pass in milliseconds and always in the same order. If nothing can run and no timer is set, the
+scenario would wait for ever, and `Deadlock` is raised.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Deadlock(AssertionError):
-    """Somebody waits for what nobody will do."""
+    """A task waits for an event that no other task will bring about."""
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -51,7 +51,7 @@ async def _cancel_all() -> None:
 
 
 def taking(seconds: Callable[[], float]) -> Callable[[Callable[[], object]], Awaitable[object]]:
-    """Runs a call on the loop after so many virtual seconds; takes a thread's place."""
+    """Return what runs a call on the loop after so many virtual seconds, as a thread would."""
 
     async def call_later(call: Callable[[], object]) -> object:
         await asyncio.sleep(seconds())

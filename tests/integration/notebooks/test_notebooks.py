@@ -1,18 +1,42 @@
-"""The notebooks run as they are, and what is committed with them is what they give."""
+"""The notebooks run as they are, and their committed outputs are those of a run in order without an error."""
 
 import csv
+import json
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
-from tests.integration.notebooks.conftest import account, executed, printed
 from tests.support import ROOT
+from tests.support.aws_account import account
 from tests.support.service_process import ServiceProcess
 from tests.support.texts import news_rows
 
+CELL_S = 1200
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def executed(name: str, directory: Path, environment: Mapping[str, str]) -> nbformat.NotebookNode:
+    """Run a notebook of the project from its first cell to its last in a new kernel.
+
+    Raises:
+        CellExecutionError: A cell failed; the error has the cell and its output.
+    """
+    book: nbformat.NotebookNode = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "SM_", "MPL"))}
+    paths = {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(directory / "ipython"), "JUPYTER_RUNTIME_DIR": str(directory)}
+    client = NotebookClient(book, timeout=CELL_S, resources={"metadata": {"path": str(directory)}})
+    client.execute(env={**inherited, **paths, **environment})
+    return book
+
+
+def printed(book: nbformat.NotebookNode) -> str:
+    """Return all that the cells printed or drew."""
+    return "\n".join(json.dumps(cell.get("outputs", []), ensure_ascii=False) for cell in book.cells)
 
 
 def write(path: Path, rows: int) -> Path:

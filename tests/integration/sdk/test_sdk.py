@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.notebooks.conftest import account
 from tests.support import ROOT
+from tests.support.aws_account import account
 from tests.support.service_process import service_process
 from training.sagemaker.job.hyperparameters import parse_hyperparameters
 from training.sagemaker.job.pack import export_source, pack

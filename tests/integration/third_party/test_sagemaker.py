@@ -10,7 +10,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.integration.third_party.conftest import BUSINESS, SPORT
-from tests.integration.third_party.sagemaker_endpoint import MAX_BODY_BYTES, NAME, sagemaker_endpoint
+from tests.support.sagemaker_endpoint import MAX_BODY_BYTES, NAME, sagemaker_endpoint
 
 
 @pytest.fixture(scope="module")

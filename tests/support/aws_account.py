@@ -1,29 +1,23 @@
-"""What the notebooks ask: AWS by moto, and an endpoint whose answers come from the real service."""
+"""An AWS account by moto on a port of this machine, with an endpoint whose answers come from the real service."""
 
-import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import httpx
-import nbformat
-from nbclient import NotebookClient
 
-from tests.integration.third_party.sagemaker_endpoint import sagemaker_endpoint
-from tests.support import ROOT
+from tests.support.sagemaker_endpoint import sagemaker_endpoint
 from tests.support.service_process import ServiceProcess
 
 ACCOUNT, REGION, BUCKET = "123456789012", "us-east-1", "your-bucket"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/gpt2-classifier-train@sha256:{'0' * 64}"
-CELL_S = 1200
 
 
 @contextmanager
 def account(service: ServiceProcess, directory: Path) -> Iterator[dict[str, str]]:
-    """An empty account with one bucket; what a notebook's environment needs to reach it."""
+    """An empty account with one bucket; yield the environment variables with which it is reached."""
     import boto3
     from moto.sagemaker.models import FakeEndpointConfig
     from moto.server import ThreadedMotoServer
@@ -63,22 +57,3 @@ def account(service: ServiceProcess, directory: Path) -> Iterator[dict[str, str]
     finally:
         repair.stop()
         server.stop()
-
-
-def executed(name: str, directory: Path, environment: Mapping[str, str]) -> nbformat.NotebookNode:
-    """A notebook of the project, run from its first cell to its last in a new kernel.
-
-    Raises:
-        CellExecutionError: with the cell and what it said.
-    """
-    book: nbformat.NotebookNode = nbformat.read(ROOT / "notebooks" / name, as_version=4)
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "SM_", "MPL"))}
-    paths = {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(directory / "ipython"), "JUPYTER_RUNTIME_DIR": str(directory)}
-    client = NotebookClient(book, timeout=CELL_S, resources={"metadata": {"path": str(directory)}})
-    client.execute(env={**inherited, **paths, **environment})
-    return book
-
-
-def printed(book: nbformat.NotebookNode) -> str:
-    """All that its cells printed or drew."""
-    return "\n".join(json.dumps(cell.get("outputs", []), ensure_ascii=False) for cell in book.cells)

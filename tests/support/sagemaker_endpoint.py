@@ -1,9 +1,9 @@
-"""A stand-in for a SageMaker endpoint: between boto3's `sagemaker-runtime` client and the container.
+"""A stand-in for a SageMaker endpoint, between boto3's `sagemaker-runtime` client and the container.
 
-As the service does it, of each call to `POST /endpoints/NAME/invocations` the container sees the body, Content-Type,
-Accept and Custom-Attributes, and nothing else of the caller's; of its answer the caller sees body, Content-Type and
-Custom-Attributes. An error of the container is a ModelError (424) with its status and body; an unknown endpoint a
-ValidationError (400); a body above 6 MiB is refused before the container (413).
+As AWS does, it passes to the container only the body, Content-Type, Accept and Custom-Attributes of a call to
+`POST /endpoints/NAME/invocations`, and to the caller only the body, Content-Type and Custom-Attributes of the answer.
+An error of the container becomes a ModelError (424) with its status and body, an unknown endpoint a ValidationError
+(400), and a body above 6 MiB is refused before it reaches the container (413).
 
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html
 """
@@ -67,12 +67,12 @@ class _Endpoint(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Not into the tests' output."""
+        """Keep the calls out of the tests' output."""
 
 
 @contextmanager
 def sagemaker_endpoint(container: str) -> Iterator[str]:
-    """The `endpoint_url` of a runtime whose endpoint `NAME` is this container."""
+    """Run the endpoint `NAME` of this container; yield the `endpoint_url` for a runtime client."""
     handler = type("Endpoint", (_Endpoint,), {"container": container})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, name="sagemaker-endpoint")
