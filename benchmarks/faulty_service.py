@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Final
 from unittest.mock import patch
 
+from classifier import OnLong
 from service import __main__ as service
+from service.errors import ServiceError
 from service.inference.engine import (
     EncodedWindow,
     Engine,
     EngineInfo,
     Logits,
     ModelOutOfMemory,
-    OnLong,
     Prediction,
     Progress,
-    TextProblem,
     TextWindows,
-    Tokenized,
+    TokenizedText,
 )
 from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
@@ -88,7 +88,7 @@ class FaultyEngine:
 
     def encode(
         self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False
-    ) -> list[TextWindows | TextProblem]:
+    ) -> list[TextWindows | ServiceError]:
         if any(PANIC_ENCODING in text for text in texts):
             raise Panic("injected: the tokenizer panicked")
         if any(CLOCK in text for text in texts):
@@ -96,11 +96,13 @@ class FaultyEngine:
         results = self._engine.encode(texts, on_long, spans)
         return [_marked(text, result) for text, result in zip(texts, results, strict=True)]
 
-    def tokenize(self, text: str) -> Tokenized | TextProblem:
+    def tokenize(self, text: str) -> TokenizedText:
         return self._engine.tokenize(text)
 
-    def infer(self, items: Sequence[EncodedWindow]) -> Sequence[Logits]:
-        marks = [item.payload.marks if isinstance(item.payload, _Marked) else frozenset[str]() for item in items]
+    def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
+        marks = [
+            window.payload.marks if isinstance(window.payload, _Marked) else frozenset[str]() for window in windows
+        ]
         found = frozenset[str]().union(*marks)
         if HANG in found:
             while self._hold.exists():
@@ -109,13 +111,13 @@ class FaultyEngine:
             raise Panic("injected: the model panicked")
         if RAISE in found:
             raise RuntimeError("injected: the model fails on this text")
-        if MEMORY in found and len(items) > 1:
+        if MEMORY in found and len(windows) > 1:
             raise ModelOutOfMemory("injected: not enough memory")
-        rows = self._engine.infer(items)
+        rows = self._engine.infer(windows)
         return [[float("nan")] * len(row) if NAN in of else row for row, of in zip(rows, marks, strict=True)]
 
-    def decode(self, encoded: TextWindows, logits: Sequence[Logits]) -> Prediction:
-        return self._engine.decode(encoded, logits)
+    def decode(self, text: TextWindows, logits: Sequence[Logits]) -> Prediction:
+        return self._engine.decode(text, logits)
 
     def probe(self) -> None:
         self._engine.probe()
@@ -129,16 +131,16 @@ class FaultyEngine:
 _WALL_CLOCK = time.time
 
 
-def _marked(text: str, result: TextWindows | TextProblem) -> TextWindows | TextProblem:
+def _marked(text: str, result: TextWindows | ServiceError) -> TextWindows | ServiceError:
     marks = frozenset(mark for mark in MARKS if mark in text)
-    if not marks or isinstance(result, TextProblem):
+    if not marks or isinstance(result, ServiceError):
         return result
-    items = []
-    for item in result.items:
-        payload = _Marked(item.payload)
+    windows = []
+    for window in result.windows:
+        payload = _Marked(window.payload)
         payload.marks = marks
-        items.append(replace(item, payload=payload))
-    return replace(result, items=tuple(items))
+        windows.append(replace(window, payload=payload))
+    return replace(result, windows=tuple(windows))
 
 
 def main(arguments: Sequence[str]) -> int:

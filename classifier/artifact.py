@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer
 
-from classifier.encoding import Encoder, OnLong, TextCleaning, load_tokenizer
+from classifier import OnLong, Precision
+from classifier.encoding import Encoder, TextCleaning, load_tokenizer
 from classifier.errors import ArtifactError, LabelError, ModelError
 from classifier.labels import Labels
 from classifier.packed import PackedClassifier
-from classifier.products import Precision
 
 if TYPE_CHECKING:  # importing transformers takes as long as importing torch, and serving does without
     import torch

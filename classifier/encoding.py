@@ -17,11 +17,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Encoding, Tokenizer
 
+from classifier import OnLong
 from classifier.errors import EmptyTextError, EncodingError, ModelError, TextTooLongError
-
-OnLong = Literal["windows", "truncate", "error"]
-"""What becomes of a text longer than the model reads at once: overlapping windows over all of it, its beginning
-only, or an error."""
 
 Side = Literal["left", "right"]
 
@@ -174,37 +171,46 @@ class Encoder:
 
         A text that cannot be encoded gives an `EncodingError` *in its place*; the others are not touched by it.
         """
-        results: list[EncodedText | EncodingError | None] = [None] * len(texts)
-        cleaned: list[str] = []
-        places: list[int] = []
-        for place, text in enumerate(texts):
-            clean = self.cleaning.clean(text)
-            problem = _problem(text) or (None if clean else EmptyTextError("the text is empty"))
-            if problem is None:
-                cleaned.append(clean)
-                places.append(place)
-            else:
-                results[place] = problem
-        encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
-        for place, text, encoding in zip(places, cleaned, encodings, strict=True):
-            results[place] = self._windows(encoding, len(text), on_long or self.on_long)
-        return [result for result in results if result is not None]
+        results: dict[int, EncodedText | EncodingError] = {}
+        cleaned: dict[int, str] = {}
+        for position, text in enumerate(texts):
+            try:
+                cleaned[position] = self._clean(text)
+            except EncodingError as exc:
+                results[position] = exc
+        encodings = self._tokenizer.encode_batch(list(cleaned.values()), add_special_tokens=False)
+        for (position, clean), encoding in zip(cleaned.items(), encodings, strict=True):
+            try:
+                results[position] = self._windows(_ids(encoding), encoding, len(clean), on_long or self.on_long)
+            except EncodingError as exc:
+                results[position] = exc
+        return [results[position] for position in range(len(texts))]
 
     def tokenize(self, text: str) -> tuple[str, tuple[int, ...], tuple[tuple[int, int], ...]]:
-        """The cleaned text, its ids, and each one's (start, end) in it."""
-        cleaned = self.cleaning.clean(text)
-        encoding = self._tokenizer.encode(cleaned, add_special_tokens=False)
-        return cleaned, tuple(encoding.ids), tuple(encoding.offsets)
+        """Return the cleaned text, its token ids, and start and end (exclusive) of each token in the cleaned text.
 
-    def _windows(self, encoding: Encoding, characters: int, on_long: OnLong) -> EncodedText | EncodingError:
-        ids = encoding.ids
+        Raises:
+            EncodingError: the text cannot be encoded.
+        """
+        cleaned = self._clean(text)
+        encoding = self._tokenizer.encode(cleaned, add_special_tokens=False)
+        return cleaned, tuple(_ids(encoding)), tuple(encoding.offsets)
+
+    def _clean(self, text: str) -> str:
+        surrogate = _SURROGATE.search(text)
+        if surrogate:
+            raise EncodingError(f"the text is not valid Unicode: unpaired surrogate at character {surrogate.start()}")
+        cleaned = self.cleaning.clean(text)
+        if not cleaned:
+            raise EmptyTextError("the text is empty")
+        return cleaned
+
+    def _windows(self, ids: list[int], encoding: Encoding, characters: int, on_long: OnLong) -> EncodedText:
         tokens = len(ids)
-        if tokens == 0:  # a tokenizer whose vocabulary lacks bytes can drop characters
-            return EmptyTextError("the tokenizer finds no token in the text")
         if tokens <= self.max_tokens:
             return EncodedText((Window(tuple(ids), 0, characters),), tokens, tokens)
         if on_long == "error":
-            return TextTooLongError(tokens, self.max_tokens)
+            raise TextTooLongError(tokens, self.max_tokens)
         offsets = encoding.offsets  # a tuple a token: only made where it is needed
         starts = [0] if on_long == "truncate" else window_starts(tokens, self.max_tokens, self.window_stride)
         windows = tuple(
@@ -255,12 +261,11 @@ def _stream_safe(text: str) -> str:
     return text if len(kept) == len(text) else "".join(kept)
 
 
-def _problem(text: str) -> EncodingError | None:
-    """What makes a text impossible to encode as UTF-8, if anything does."""
-    surrogate = _SURROGATE.search(text)
-    if surrogate is None:
-        return None
-    return EncodingError(f"the text is not valid Unicode: unpaired surrogate at character {surrogate.start()}")
+def _ids(encoding: Encoding) -> list[int]:
+    ids: list[int] = encoding.ids
+    if not ids:  # a tokenizer whose vocabulary lacks bytes can drop characters
+        raise EmptyTextError("the tokenizer finds no token in the text")
+    return ids
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -25,9 +25,10 @@ import torch
 from safetensors import SafetensorError
 from torch.nn.functional import scaled_dot_product_attention
 
+from classifier import Precision
 from classifier.errors import ModelError
 from classifier.layers import Block, Shape, Source, mapped, read_block, read_norm
-from classifier.products import Maker, Precision
+from classifier.products import Maker
 
 ROWS = 256
 """Rows of the MLP at once: its inner layer, four times as wide, then stays in the processor's cache. float32 products

@@ -1,29 +1,29 @@
 """Matrix products with weights laid out once for a precision, and the activation that may follow.
 
-Plain PyTorch and the operators of its own oneDNN; imports no transformers.
+Uses plain PyTorch and the operators of PyTorch's own oneDNN; imports no transformers.
+
+The precisions:
+
+    float32    as the reference computes
+    bfloat16   weights and inputs are rounded to bfloat16, sums are float32
+    int8       weights have 63 steps on either side of zero per column (127 with VNNI), inputs 255 steps per token
+
+The sums of int8 are exact: without VNNI, x86 adds pairs of products in 16 bits, where 255 x 63 fits twice and 255 x 127
+does not. Query, key and value stay float32 in int8, because softmax multiplies their errors (without that, logits were
+3.6 times as far off), and so does the last layer, whose products have one row per text.
 
 Letters: N rows of tokens, I inputs and O outputs of a product.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch.nn.functional import linear
 
+from classifier import Precision
 from classifier.errors import ModelError
-
-Precision = Literal["float32", "bfloat16", "int8"]
-"""Of matrix products; norms, GELU, softmax and the residual stream are float32 in each.
-
-float32: the reference's.
-bfloat16: weights and inputs rounded to it, sums in float32.
-int8: in the products after attention, weights in 63 steps either side of zero for each column (127 with VNNI), inputs
-    in 255 for each token. Sums are exact: without VNNI, x86 adds pairs of products in 16 bits, and 255 x 63 twice fits
-    there (255 x 127 does not). Query, key and value stay float32, because softmax multiplies their errors (without
-    that, logits were 3.6 times as far off), and so does the last layer, whose products are a row a text.
-"""
 
 
 class Product(Protocol):

@@ -24,7 +24,8 @@ from service.errors import install_handlers
 from service.http import openapi
 from service.http.middleware import QUIET, HeadAsGet, RequestContext
 from service.inference.engine import Engine, Progress
-from service.model.lifecycle import LoadEngine, ModelLifecycle
+from service.model.lifecycle import ModelLifecycle
+from service.model.loader import LoadEngine
 from service.settings import Settings
 from service.telemetry import Metrics
 

@@ -12,6 +12,8 @@ from typing import Literal
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from classifier import Precision
+
 PREFIX = "SERVICE_"
 SAGEMAKER_PORT = "SAGEMAKER_BIND_TO_PORT"
 SAGEMAKER_ACCEPT = "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"
@@ -41,7 +43,7 @@ class Settings(BaseSettings):
         default_factory=lambda: SAGEMAKER_MODEL if (SAGEMAKER_MODEL / "manifest.json").is_file() else DEFAULT_MODEL,
         description="Directory of the artifact; /opt/ml/model by default if it holds one, else models/default.",
     )
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+    precision: Literal["auto"] | Precision = Field(
         "auto",
         description="Precision of matrix products; auto takes the fastest that agrees with float32, measured at start.",
     )

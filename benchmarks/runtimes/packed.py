@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.runtimes.worker import Logits, Turn, forward_turn, read_ids
 from benchmarks.tools.statistics import token_batches
+from classifier import Precision
 from classifier.packed import PackedClassifier
-from classifier.products import Precision
 
 
 def build(artifact: str, ids: str, threads: int, precision: Precision, budget: int = 4096) -> Turn:

@@ -20,9 +20,9 @@ def build(artifact: str, texts: str, threads: int) -> Turn:
     """Return a turn that times `infer` alone: tokenising and decoding are part of what the service adds."""
     engine = load_torch_engine(Settings(model_dir=Path(artifact), threads=threads))
     contents = json.loads(Path(texts).read_text(encoding="utf-8"))
-    encoded = [list(text.items) for text in engine.encode(contents, None) if isinstance(text, TextWindows)]
+    encoded = [list(text.windows) for text in engine.encode(contents, None) if isinstance(text, TextWindows)]
     windows = [window for text in encoded for window in text]
-    batches = token_batches([window.computed for window in windows], engine.info.max_batch_tokens)
+    batches = token_batches([window.computed_tokens for window in windows], engine.info.max_batch_tokens)
 
     def turn(word: str) -> Mapping[str, float]:
         alone = word.isdigit()

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from service.api import wire
 from service.http.bodies import read_json
 from service.http.openapi import json_route
-from service.model.reload import ReloadOptions
+from service.model.replacement import ReloadOptions
 
 router = APIRouter(prefix="/admin", tags=["operations"])
 
@@ -69,7 +69,7 @@ async def reload(request: Request) -> Response:
     response = ReloadResponse(
         previous=wire.model_body(done.previous),
         model=wire.model_body(done.current),
-        compared=ComparisonBody(texts=seen.samples, flip_rate=seen.flip_rate, mean_change=seen.mean_change),
+        compared=ComparisonBody(texts=seen.texts, flip_rate=seen.flip_rate, mean_change=seen.mean_change),
         seconds=round(done.seconds, 3),
     )
     return wire.json_response(response)

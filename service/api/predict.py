@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
+from classifier import OnLong
 from service.api import wire
 from service.http.bodies import read_json
 from service.http.openapi import LIMIT, json_route
-from service.inference.engine import OnLong
 from service.inference.explain import Explanation, explain
 from service.inference.pipeline import Answer, AnswerOrError, RequestOptions, Timing
 from service.inference.queue import Lane
@@ -35,9 +35,9 @@ class RequestOptionsBody(wire.RequestBody):
     )
     spans: wire.Flag = Field(False, description="also give the place of each window in the text and its own label")
 
-    def options(self, lane: Lane, patient: bool = False) -> RequestOptions:
+    def options(self, lane: Lane, wait_for_room: bool = False) -> RequestOptions:
         """Return the pipeline's options for this request."""
-        return RequestOptions(self.on_long, self.timeout_ms, self.spans, lane, patient)
+        return RequestOptions(self.on_long, self.timeout_ms, self.spans, lane, wait_for_room)
 
 
 class LineRequest(RequestOptionsBody):
@@ -127,7 +127,7 @@ async def predict(request: Request) -> Response:
     answer = wire.answer_or_raise(outcome)
     explanation = None
     if body.explain:
-        found = await explain(pipeline, body.text, answer, options, pipeline.allowed_ms(options), timing)
+        found = await explain(pipeline, body.text, answer, options, timing)
         explanation = _explanation_body(found)
     response = PredictResponse(
         **result_fields(answer, body.top_k),

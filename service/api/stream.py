@@ -89,7 +89,7 @@ class LinesResponse(Response):
     async def _classify(self, requests: list[LineRequest]) -> list[AnswerOrError]:
         if not requests:
             return []
-        options = requests[0].options("bulk", patient=True)
+        options = requests[0].options("bulk", wait_for_room=True)
         try:
             pipeline = self._lifecycle.current_pipeline()
             return await pipeline.classify([request.text for request in requests], options, Timing())

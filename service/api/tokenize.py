@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from service.api import wire
 from service.http.bodies import read_json
 from service.http.openapi import json_route
-from service.inference.engine import Tokenized
+from service.inference.engine import TokenizedText
 
 TOKENIZE_ERRORS = {*wire.WORK_ERRORS, *wire.TEXT_ERRORS} - {"too_many_texts", "inference_failed", "text_too_long"}
 
@@ -63,7 +63,7 @@ async def tokenize(request: Request) -> Response:
     return Response(content, media_type="application/json")
 
 
-async def _token_json(tokenized: Tokenized) -> list[bytes]:
+async def _token_json(tokenized: TokenizedText) -> list[bytes]:
     """Return stretches of the tokens as JSON without brackets. The longest text has half a million tokens, seconds of
     work, so other requests have their turn on the event loop after each stretch."""
     stretches = []

@@ -1,7 +1,8 @@
-"""Who is let into the queue: as long as there is room, and as long as its turn comes in time.
+"""Admission of requests to the queue: while it has room, and while their turn would come in time.
 
-What would not be done in time is refused at once instead of taking the place of what can be: without that, ten times
-too much work makes a queue in which everything expires just before its turn, and hardly anything is answered.
+A request that could not be answered in time is refused at once, so that it does not take the place of one that can be.
+Without this, ten times too much work makes a queue in which everything expires just before its turn, and hardly any
+request is answered.
 """
 
 import math
@@ -11,40 +12,52 @@ from service.errors import ServiceError
 from service.inference.queue import Lane, Queue
 
 TIMELY = 0.8
-"""Share of a request's time that the queue may take by the measured rate; the rest is for what the estimate misses."""
+"""Share of a request's time that the wait may take by estimate. The rest allows for errors of the estimate."""
 
 FIRST_BATCHES = 3
-"""At least half full, before their rate is believed, where the start measured none."""
+"""Number of batches, each at least half full, that give the first rate if none was measured at start."""
 
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """Bounds on what is admitted and on one batch; see the settings of the same names."""
+    """Bounds on the queue and on one batch."""
 
-    max_items: int
+    max_windows: int
+    """Windows waiting or in the model."""
     max_tokens: int
+    """Tokens waiting or in the model."""
     max_batch_tokens: int
+    """Tokens computed in one batch."""
     tokens_per_s: float = 0.0
-    """What the model is known to reach; 0: nothing is known before the first full batches."""
-    cache_items: int = 0
+    """Rate of the model measured at start; 0: not measured."""
+    cache_windows: int = 0
+    """Windows whose results are kept for equal windows to come."""
     stuck_s: float = math.inf
+    """Seconds in the model after which a batch counts as stuck."""
 
 
 class ModelRate:
-    """Tokens a second of the model, learnt from its batches.
+    """The model's rate in tokens per second, learnt from its batches.
 
     Args:
-        known: what is known before the first one, or 0.
+        known: the rate measured at start, or 0.
     """
 
     def __init__(self, known: float) -> None:
         self.tokens_per_s = known
-        """0 as long as nothing is known."""
-        self._first: list[tuple[int, float]] = []  # tokens and seconds of the first batches, until a rate is known
+        """0 while the rate is unknown."""
+        self._first: list[tuple[int, float]] = []  # tokens and seconds of the first batches, while the rate is unknown
 
     def learn(self, tokens: int, seconds: float, full: bool) -> None:
-        """From one batch. What a small one reaches, full ones reach, too: a low estimate recovers, and none lowers it
-        but full ones. The first batches of a process are its slowest: one of them alone says nothing.
+        """Learn from one batch.
+
+        Full batches are at least as fast as small ones, so a small batch can raise the rate but only a full one can
+        lower it. The first batches of a process are its slowest, so the first rate is that of `FIRST_BATCHES` together.
+
+        Args:
+            tokens: of the batch.
+            seconds: that it took.
+            full: the batch filled at least half of the budget.
         """
         rate = self.tokens_per_s
         if rate and (full or tokens / seconds > rate):
@@ -55,15 +68,15 @@ class ModelRate:
                 self.tokens_per_s = sum(t for t, _ in self._first) / sum(s for _, s in self._first)
 
     def seconds(self, tokens: int, unknown: float) -> float:
-        """That so many tokens take; `unknown` before there is a rate."""
+        """Return the seconds that so many tokens take, or `unknown` while the rate is unknown."""
         return tokens / self.tokens_per_s if self.tokens_per_s else unknown
 
 
 class Admission:
-    """Decides over a queue that it only looks at.
+    """Decides who is admitted to a queue, which it only reads.
 
     Args:
-        queue: what waits or is in the model.
+        queue: the windows waiting or in the model.
         limits: bounds.
     """
 
@@ -71,40 +84,40 @@ class Admission:
         self._queue = queue
         self._limits = limits
         self.rate = ModelRate(limits.tokens_per_s)
-        self.items = 0
-        """Windows that jobs wait for; kept by the batcher."""
+        self.windows = 0
+        """Results that admitted requests still wait for. The batcher keeps this count."""
 
     def retry_after_s(self) -> float:
-        """Seconds until what is here now will be done, by the measured rate; 1 before there is one."""
+        """Return the seconds until everything in the queue is done by estimate, or 1 while the rate is unknown."""
         return self.rate.seconds(self._queue.tokens, unknown=1.0)
 
-    def check(self, items: int, tokens: int, left_s: float, lane: Lane) -> None:
-        """May a request come in?
+    def check(self, windows: int, tokens: int, left_s: float, lane: Lane) -> None:
+        """Return if a request may be queued.
 
         Args:
-            items: its windows.
-            tokens: those that the model would see for it and does not see for others.
+            windows: number of its windows.
+            tokens: tokens that it adds to the queue; windows that equal queued or cached ones add none.
             left_s: seconds until its deadline.
-            lane: where it would wait.
+            lane: the lane it would wait in.
 
         Raises:
             ServiceError: overloaded.
         """
-        limits, held = self._limits, self._queue.tokens
-        if not self.items:  # takes any request, however large: refusing it would be refusing it for ever
+        limits, queued_tokens = self._limits, self._queue.tokens
+        if not self.windows:  # an idle service takes any request: refused now, it would be refused for ever
             return
-        if self.items + items > limits.max_items or held + tokens > limits.max_tokens:
+        if self.windows + windows > limits.max_windows or queued_tokens + tokens > limits.max_tokens:
             raise ServiceError(
                 "overloaded",
-                f"the queue holds {self.items} windows and {held} tokens, the limits are {limits.max_items} and "
-                f"{limits.max_tokens}; this request needs {items} and {tokens}",
+                f"the queue holds {self.windows} windows and {queued_tokens} tokens, the limits are "
+                f"{limits.max_windows} and {limits.max_tokens}; this request needs {windows} and {tokens}",
                 retry_after_s=self.retry_after_s(),
             )
         wait_s = self.rate.seconds(self._queue.tokens_until_done(tokens, lane), unknown=0.0)
         if tokens and left_s > 0 and wait_s > TIMELY * left_s:
             raise ServiceError(
                 "overloaded",
-                f"the queue holds {held} tokens: this request would be done in about {wait_s:.1f} s, "
+                f"the queue holds {queued_tokens} tokens: this request would be done in about {wait_s:.1f} s, "
                 f"{left_s:.1f} s are allowed",
                 retry_after_s=self.retry_after_s(),
             )

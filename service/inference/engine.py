@@ -1,75 +1,69 @@
-"""What the service asks of a model: three stages and a probe, over plain data. Imports no torch.
+"""The interface between the service and a model: three stages and a health check, over plain data. Imports no torch.
 
-encode   texts -> windows of tokens      any thread
-infer    windows -> logits               the batcher's thread only, one batch at a time
-decode   a text's logits -> prediction   any thread
+encode   texts -> windows of tokens            any thread
+infer    windows -> logits                     the model's thread only, one batch at a time
+decode   logits of one text -> prediction      any thread
 """
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from service.model.autotune import BudgetTrial, Trial
-
-OnLong = Literal["windows", "truncate", "error"]
+from classifier import OnLong
+from service.errors import ServiceError
+from service.model.autotune import BudgetTrial, PrecisionTrial
 
 Logits = Sequence[float]
-"""One window's raw scores, one a label."""
+"""The model's scores for one window, one per label, before the softmax."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedWindow:
-    """One window of one text: what the batcher puts into batches."""
+    """One window of one text, ready for the model."""
 
     tokens: int
     payload: Any
-    """What the engine's own `infer` needs; nobody else looks at it."""
-    computed: int
-    """Tokens that the model computes for it, padding included."""
+    """What the engine's own `infer` needs. The rest of the service never looks at it."""
+    computed_tokens: int
+    """Tokens that the model computes for this window, padding included."""
     key: Hashable | None = None
-    """Equal for windows whose logits are equal; None: never shared."""
+    """Windows with equal keys have equal logits and may share one result. None: this window is never shared."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextWindows:
-    """One text, ready for the model."""
+    """One text as windows, ready for the model."""
 
-    items: tuple[EncodedWindow, ...]
+    windows: tuple[EncodedWindow, ...]
     tokens: int
     """Tokens of the whole text."""
     tokens_read: int
-    """Tokens that the model will see."""
+    """Tokens that the model will read; fewer than `tokens` if the text is truncated."""
     spans: tuple[tuple[int, int], ...] = ()
-    """Each window's first character and the one after its last, in the text as it was sent; empty unless asked for."""
+    """Start and end (exclusive) of each window, in characters of the text as it was sent. Empty unless asked for."""
 
 
 @dataclass(frozen=True, slots=True)
-class TextProblem:
-    """Why one text cannot be encoded: a kind of `service.errors.STATUS` and a sentence."""
-
-    kind: Literal["empty_text", "invalid_text", "text_too_long"]
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tokenized:
-    """What the tokenizer makes of one text."""
+class TokenizedText:
+    """The tokens of one text."""
 
     cleaned: str
+    """The text after clean-up."""
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
-    """Each token's first character and the one after its last, in `cleaned`."""
+    """Start and end (exclusive) of each token, in characters of `cleaned`."""
     windows: int
-    """Windows that would read all of it."""
+    """Number of windows that read the whole text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one text."""
+    """The probability of each label."""
 
     scores: tuple[tuple[str, float], ...]
-    """(label, calibrated probability), every label, most probable first; the probabilities sum to 1."""
+    """Every label with its calibrated probability, the most probable first. The probabilities sum to 1."""
     unsure: bool
+    """The highest probability is below the model's threshold."""
 
     @property
     def label(self) -> str:
@@ -82,50 +76,51 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What is served; `/info` shows all of it."""
+    """The model that is served, and how it runs."""
 
     name: str
     version: str
-    """First 12 hex digits of the weights' SHA-256."""
+    """First 12 hexadecimal digits of the SHA-256 of the weights."""
     labels: tuple[str, ...]
     max_tokens: int
+    """Tokens of one window."""
     window_stride: int
+    """Tokens between the starts of neighbouring windows."""
     on_long: OnLong
-    """What becomes of longer texts where a caller does not say."""
+    """How the model treats a text longer than one window, unless the request says otherwise."""
     head: str
     """"last_token" or "flatten"."""
     temperature: float
+    """Logits are divided by this before the softmax."""
     unsure_below: float
+    """A prediction whose highest probability is below this is marked unsure."""
     parameters: int
     precision: str
-    """Of matrix products: "float32", "bfloat16" or "int8"."""
-    precision_trials: tuple[Trial, ...]
-    """How it was chosen; empty if a setting says which."""
+    """Precision of matrix products: "float32", "bfloat16" or "int8"."""
+    precision_trials: tuple[PrecisionTrial, ...]
+    """How the precision was chosen; empty if a setting fixes it."""
     device: str
     threads: int
     max_batch_tokens: int
-    """Tokens computed at once, padding included."""
+    """Tokens computed in one batch, padding included."""
     budget_trials: tuple[BudgetTrial, ...]
-    """How that was chosen; empty if a setting says how many."""
+    """How `max_batch_tokens` was chosen; empty if a setting fixes it."""
     tokens_per_s: float
-    """Measured with batches of that size; 0 if a setting says how many."""
+    """Measured with batches of that size; 0 if a setting fixes the size."""
     created: str
+    """When the model was trained: ISO 8601, UTC."""
     golden_difference: float
-    """Largest difference between the golden texts' logits of training time, which are float32, and those computed at
-    start-up."""
+    """Largest difference between the golden texts' logits computed at start and those stored at training time."""
     metrics: dict[str, Any]
+    """Quality on the test split, measured at training time."""
 
 
 Progress = Callable[[str], None]
-"""Told what loading is about now, in a few words."""
-
-
-class InferenceError(Exception):
-    """The model gave no usable answer for one text, for instance NaN."""
+"""A function that is told the current stage of loading, in a few words."""
 
 
 class ModelOutOfMemory(Exception):
-    """There was not enough memory for a batch; a smaller one may fit."""
+    """There was not enough memory for a batch. A smaller batch may fit."""
 
 
 class Engine(Protocol):
@@ -136,31 +131,38 @@ class Engine(Protocol):
 
     def encode(
         self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False
-    ) -> list[TextWindows | TextProblem]:
-        """One result a text, in order; a text's problem stands in its own place.
+    ) -> list[TextWindows | ServiceError]:
+        """Tokenise texts and cut them into windows.
 
         Args:
             texts: any number.
-            on_long: None: `info.on_long`.
+            on_long: how to treat long texts; None: `info.on_long`.
             spans: fill in `TextWindows.spans`.
+
+        Returns:
+            One result per text, in order: its windows, or an error of kind empty_text, invalid_text or text_too_long.
         """
 
-    def tokenize(self, text: str) -> Tokenized | TextProblem:
-        """The tokens of one text, however long."""
-
-    def infer(self, items: Sequence[EncodedWindow]) -> Sequence[Logits]:
-        """Logits of each window, in order. Blocks. Whatever it raises concerns the batch as a whole.
+    def tokenize(self, text: str) -> TokenizedText:
+        """Return the tokens of one text of any length.
 
         Raises:
-            ModelOutOfMemory: a smaller batch may do.
+            ServiceError: empty_text or invalid_text.
         """
 
-    def decode(self, encoded: TextWindows, logits: Sequence[Logits]) -> Prediction:
-        """The answer from the logits of all of a text's windows.
+    def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
+        """Return the logits of each window, in order. Blocks. An exception concerns the batch as a whole.
 
         Raises:
-            InferenceError: logits that are not finite.
+            ModelOutOfMemory: a smaller batch may fit.
+        """
+
+    def decode(self, text: TextWindows, logits: Sequence[Logits]) -> Prediction:
+        """Return the prediction for a text from the logits of all its windows.
+
+        Raises:
+            ServiceError: inference_failed, if the logits are not finite.
         """
 
     def probe(self) -> None:
-        """A one-token forward; raises if the model cannot do even that. Runs on the batcher's thread."""
+        """Run the model on one token, in the model's thread. Raises an exception if even that fails."""

@@ -1,13 +1,15 @@
-"""Which sentences carried an answer: each is left out in turn, and read alone, and what is left is classified as any
-other text.
+"""Explanation of an answer: how much each sentence of the text contributed to it.
+
+Each sentence is left out in turn, and also read alone, and what remains is classified like any other text:
 
     contribution of a sentence = log-odds of the answer's label with it - log-odds without it
     alone                      = log-odds of the answer's label for the sentence alone
 
-in natural logarithms of p / (1 - p), of calibrated probabilities. Above 0 a contribution speaks for the label. This is
-leave-one-out (occlusion: Zeiler and Fergus 2014, arXiv:1311.2901; Li et al. 2016, arXiv:1612.08220): exact about this
-model and this text, but contributions do not add up to the whole. Where every sentence says the same, each has next to
-nothing, because the others are still there; `alone` shows it. `remainder` is what the sum leaves open.
+Log-odds are ln(p / (1 - p)) of calibrated probabilities. A contribution above 0 speaks for the label. The method is
+leave-one-out (occlusion: Zeiler and Fergus 2014, arXiv:1311.2901; Li et al. 2016, arXiv:1612.08220). It is exact about
+this model and this text, but the contributions do not add up to the log-odds of the whole text; `remainder` is the
+difference. If every sentence says the same, each contributes next to nothing, because the others are still there, and
+`alone` shows what each of them says.
 """
 
 import math
@@ -15,38 +17,41 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from service.errors import ServiceError
-from service.inference.batcher import deadline_exceeded
+from service.inference.deadline import Deadline
 from service.inference.engine import Prediction
 from service.inference.pipeline import Answer, Pipeline, RequestOptions, Timing
 
 MAX_PARTS = 64
-"""In texts of more sentences, stretches of several are left out: each costs a classification of nearly all the text."""
+"""In a text of more sentences, stretches of several sentences are left out, because each part costs a classification of
+nearly the whole text."""
 
 _END = re.compile(r"""(?<![.!?])[.!?]++["'\u201d\u2019)\]]*+(?=\s)|\n\s*\n|[\u3002\uff01\uff1f]""")
-"""Each run of full stops is tried once, from its beginning and without going back: else long runs cost their square."""
+"""The end of a sentence. Each run of full stops is tried once, from its beginning and without backtracking; otherwise
+the time would grow with the square of the run's length."""
 
 _ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Sir|Gen|Sen|Rep|Gov|Lt|Col|No|vs|etc|e\.g|i\.e|[A-Za-z])\.$")
-"""A full stop after these ends no sentence; a lone letter is an initial."""
+"""A full stop after one of these ends no sentence. A single letter is an initial."""
 
 _LONGEST = len("Prof.")
 
 
 @dataclass(frozen=True)
 class SentenceEffect:
-    """A sentence, or a stretch of several, and what the answer owes to it."""
+    """The effect of a sentence, or of a stretch of several, on the answer."""
 
     start: int
     end: int
-    """The character after its last, in the text as it was sent."""
+    """Exclusive, in characters of the text as it was sent."""
     contribution: float | None
-    """None where nothing is left without it, or the rest could not be classified."""
+    """None if nothing remains without it, or if the rest could not be classified."""
     alone: float | None
-    """None where it could not be classified."""
+    """None if it could not be classified."""
 
 
 @dataclass(frozen=True)
 class Explanation:
+    """The log-odds of the answer's label, and the effect of each part of the text on them."""
+
     label: str
     log_odds: float
     """Of the label, for the whole text."""
@@ -54,37 +59,42 @@ class Explanation:
 
     @property
     def total(self) -> float:
+        """Sum of the contributions."""
         return sum(part.contribution or 0.0 for part in self.parts)
 
     @property
     def remainder(self) -> float:
+        """The part of the log-odds that the contributions do not add up to."""
         return self.log_odds - self.total
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """First character and the one after the last of each sentence, by its punctuation; blank ones left out."""
-    found: list[tuple[int, int]] = []
+    """Return start and end (exclusive) of each sentence, found by its punctuation. Blank sentences are left out."""
+    ends: list[tuple[int, int]] = []
     start = 0
     for match in _END.finditer(text):
         if match[0] == "." and _ABBREVIATED.search(text, max(start, match.end() - _LONGEST), match.end()):
             continue
-        found.append((start, match.end()))
+        ends.append((start, match.end()))
         start = match.end()
-    found.append((start, len(text)))
+    ends.append((start, len(text)))
     trimmed = []
-    for first, end in found:
-        piece = text[first:end]
-        if piece.strip():
-            trimmed.append((first + len(piece) - len(piece.lstrip()), first + len(piece.rstrip())))
+    for start, end in ends:
+        sentence = text[start:end]
+        if sentence.strip():
+            trimmed.append((start + len(sentence) - len(sentence.lstrip()), start + len(sentence.rstrip())))
     return trimmed
 
 
-def parts_of(text: str, most: int = MAX_PARTS) -> list[tuple[int, int]]:
-    """At most so many stretches of whole sentences, of about equally many characters if there are more."""
+def parts_of(text: str, limit: int = MAX_PARTS) -> list[tuple[int, int]]:
+    """Return start and end (exclusive) of each part of a text.
+
+    The parts are sentences if there are at most `limit`, else `limit` stretches of sentences of about equal length.
+    """
     single = sentences(text)
-    if len(single) <= most:
+    if len(single) <= limit:
         return single
-    share = sum(end - start for start, end in single) / most
+    share = sum(end - start for start, end in single) / limit
     parts: list[tuple[int, int]] = []
     taken = 0.0
     for start, end in single:
@@ -97,7 +107,7 @@ def parts_of(text: str, most: int = MAX_PARTS) -> list[tuple[int, int]]:
 
 
 def log_odds(prediction: Prediction, label: str) -> float:
-    """ln(p / (1 - p)) of a label, the smallest numbers kept finite. 1 - p is summed, not subtracted."""
+    """Return ln(p / (1 - p)) of a label, kept finite. 1 - p is summed over the other labels, which is exact near 1."""
     of = others = 0.0
     for name, probability in prediction.scores:
         if name == label:
@@ -109,49 +119,44 @@ def log_odds(prediction: Prediction, label: str) -> float:
 
 
 async def explain(
-    pipeline: Pipeline, text: str, answer: Answer, work: RequestOptions, allowed_ms: int, timing: Timing
+    pipeline: Pipeline, text: str, answer: Answer, options: RequestOptions, timing: Timing
 ) -> Explanation:
-    """Classify the text without each of its parts, and each part, in the bulk lane: others' short texts go first.
+    """Classify the text without each of its parts, and each part alone, in the bulk lane, behind other callers' texts.
 
     Args:
-        pipeline: the model that gave the answer.
+        pipeline: the pipeline that gave the answer.
         text: as it was sent.
-        answer: to it.
-        work: how it was classified.
-        allowed_ms: milliseconds for the whole request.
-        timing: of the request.
+        answer: for the text.
+        options: with which the text was classified.
+        timing: of the request. Its deadline holds for the explanation, too.
 
     Raises:
         ServiceError: deadline_exceeded, overloaded.
     """
+    deadline = pipeline.deadline(options.timeout_ms, spent_s=timing.total_ms / 1000)
     label = answer.prediction.label
     whole = log_odds(answer.prediction, label)
     parts = parts_of(text)
     texts = [text[:start] + text[end:] for start, end in parts] + [text[start:end] for start, end in parts]
-    odds = await _log_odds(pipeline, texts, label, work, allowed_ms, timing)
-    found = []
+    odds = await _log_odds(pipeline, texts, label, replace(options, spans=False, lane="bulk"), deadline)
+    effects = []
     for (start, end), without, alone in zip(parts, odds, odds[len(parts) :], strict=False):
-        found.append(SentenceEffect(start, end, None if without is None else whole - without, alone))
-    return Explanation(label, whole, tuple(found))
+        effects.append(SentenceEffect(start, end, None if without is None else whole - without, alone))
+    return Explanation(label, whole, tuple(effects))
 
 
 async def _log_odds(
-    pipeline: Pipeline, texts: Sequence[str], label: str, work: RequestOptions, allowed_ms: int, timing: Timing
+    pipeline: Pipeline, texts: Sequence[str], label: str, options: RequestOptions, deadline: Deadline
 ) -> list[float | None]:
-    """Of the label for each text; None for a text that is blank or cannot be classified."""
-    asked = [place for place, text in enumerate(texts) if text.strip()]
+    """Return the log-odds of the label for each text; None for a text that is blank or cannot be classified."""
+    filled = [position for position, text in enumerate(texts) if text.strip()]
     odds: list[float | None] = [None] * len(texts)
-    for first in range(0, len(asked), pipeline.max_texts):
-        some = asked[first : first + pipeline.max_texts]
-        left_ms = int(allowed_ms - timing.total_ms)
-        if left_ms < 1:
-            raise deadline_exceeded(allowed_ms / 1000)
-        how = replace(work, timeout_ms=left_ms, spans=False, lane="bulk")
-        try:
-            outcomes = await pipeline.answers([texts[place] for place in some], how, Timing())
-        except ServiceError as exc:
-            raise deadline_exceeded(allowed_ms / 1000) if exc.kind == "deadline_exceeded" else exc from None
-        for place, outcome in zip(some, outcomes, strict=True):
-            if isinstance(outcome, Answer):
-                odds[place] = log_odds(outcome.prediction, label)
+    for first in range(0, len(filled), pipeline.max_texts):
+        positions = filled[first : first + pipeline.max_texts]
+        answers = await pipeline.classify(
+            [texts[position] for position in positions], options, Timing(), deadline=deadline, counted=False
+        )
+        for position, answer in zip(positions, answers, strict=True):
+            if isinstance(answer, Answer):
+                odds[position] = log_odds(answer.prediction, label)
     return odds

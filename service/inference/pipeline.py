@@ -1,69 +1,53 @@
-"""The way of a request through one loaded model: encoded off the event loop, admitted or refused as a whole, batched,
-decoded.
+"""The way of a request through one model: tokenised in a thread, admitted or refused as a whole, batched, decoded.
 
-A problem of one text stands in that text's place; a problem of the request is raised.
+A problem of one text stands in that text's place in the results. A problem of the whole request is raised.
 """
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 from opentelemetry import trace
 
+from classifier import OnLong
 from service.errors import ServiceError
-from service.inference.batcher import Batcher, deadline_exceeded
-from service.inference.engine import (
-    Engine,
-    EngineInfo,
-    InferenceError,
-    Logits,
-    OnLong,
-    Prediction,
-    TextProblem,
-    TextWindows,
-    Tokenized,
-)
+from service.inference.batcher import Batcher
+from service.inference.deadline import Deadline
+from service.inference.engine import Engine, EngineInfo, Logits, Prediction, TextWindows, TokenizedText
 from service.inference.queue import Lane, WindowResult
+from service.inference.recent_texts import RecentTexts
+from service.inference.tokenization import Tokenization
 from service.settings import Settings
 from service.telemetry import Metrics
 
 tracer = trace.get_tracer("service")
 
-CHUNK_CHARS = 50_000
-"""Characters tokenised at once, some ten milliseconds."""
-
 DECODED_AT_ONCE = 32
-"""Answers made before others have their turn on the event loop, about a millisecond."""
-
-CHARS_PER_TOKEN = 4
-"""Of English under a byte-level BPE; only for the bound on what waits to be tokenised."""
-
-SAMPLE_CHARS = 20_000
-"""Longer texts are not kept as samples."""
+"""Texts decoded before other tasks get a turn on the event loop: about a millisecond of work."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """How a request wants its texts to be classified."""
+    """How the texts of a request are to be classified."""
 
     on_long: OnLong | None = None
-    """What becomes of long texts; None: what the model says."""
+    """How to treat texts longer than one window; None: as the model's artifact says."""
     timeout_ms: int | None = None
-    """Time for the whole request; None: the settings' default."""
+    """Time allowed for the whole request; None: `SERVICE_DEFAULT_TIMEOUT_MS`."""
     spans: bool = False
-    """Say what each window was about."""
+    """Also give the prediction for each window."""
     lane: Lane = "interactive"
-    patient: bool = False
-    """Wait for room in a full queue, until the time is up, instead of being refused."""
+    wait_for_room: bool = False
+    """If the queue is full, wait until the deadline instead of being refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowAnswer:
-    """What the model made of one window alone, and the characters of the text as it was sent that it read."""
+    """The prediction for one window alone. `start` and `end` (exclusive) are characters of the text as it was sent."""
 
     start: int
     end: int
@@ -73,14 +57,15 @@ class WindowAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One text's prediction and what was read for it."""
+    """The prediction for one text, and how much of the text the model read."""
 
     prediction: Prediction
     tokens: int
+    """Tokens of the whole text."""
     tokens_read: int
     windows: int
     spans: tuple[WindowAnswer, ...] = ()
-    """One a window, if asked for."""
+    """One per window if the request asked for them."""
 
     @property
     def truncated(self) -> bool:
@@ -92,259 +77,181 @@ AnswerOrError = Answer | ServiceError
 
 @dataclass
 class Timing:
-    """Milliseconds; the model's time includes waiting for a place in a batch."""
+    """Durations of one request, in milliseconds."""
 
     started: float = field(default_factory=time.perf_counter)
     tokenize_ms: float = 0.0
     model_ms: float = 0.0
+    """From the end of tokenising to the answer, the wait in the queue included."""
 
     @property
     def total_ms(self) -> float:
         return (time.perf_counter() - self.started) * 1000
 
 
-class Samples:
-    """A few of the latest texts, in memory only: what another model is compared on before it takes over.
-
-    Every text is kept until there are enough, then one in `EVERY` takes the place of one at random, so that they come
-    from more than the last moment.
-    """
-
-    EVERY = 16
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._texts: list[str] = []
-        self._seen = 0
-
-    def add(self, text: str) -> None:
-        if not self._most or len(text) > SAMPLE_CHARS:
-            return
-        self._seen += 1
-        if len(self._texts) < self._most:
-            self._texts.append(text)
-        elif self._seen % self.EVERY == 0:
-            self._texts[random.randrange(self._most)] = text
-
-    @property
-    def texts(self) -> list[str]:
-        return list(self._texts)
-
-
 class Pipeline:
-    """One model and its queue.
+    """One model, its batcher, and all that a request needs to be answered by them.
 
     Args:
         engine: the loaded model.
-        batcher: around the same engine, started.
-        tokenizers: where texts are encoded, one call at a time.
-        samples: takes texts that were classified.
+        batcher: a started batcher over that engine.
+        info: what `/info` says of the model.
+        tokenizers: the executor in which texts are tokenised, one call at a time.
+        settings: limits.
+        metrics: counters to fill.
+        recent_texts: gets a sample of the texts that are classified.
     """
 
     def __init__(
         self,
         engine: Engine,
         batcher: Batcher,
+        info: EngineInfo,
         tokenizers: Executor,
         settings: Settings,
         metrics: Metrics,
-        samples: Samples,
+        recent_texts: RecentTexts,
     ) -> None:
         self.engine = engine
         self.batcher = batcher
-        self._tokenizers = tokenizers
+        self.info = info
+        self._tokenization = Tokenization(engine, tokenizers, settings, batcher.retry_after_s)
         self._settings = settings
         self._metrics = metrics
-        self._samples = samples
-        self._users = 0
-        self._unused = asyncio.Event()  # pulsed when there are none
-        self._encoding_chars = 0
-        self._room = asyncio.Event()  # pulsed when fewer characters wait to be tokenised
-
-    @property
-    def info(self) -> EngineInfo:
-        return self.engine.info
-
-    async def classify(self, texts: Sequence[str], work: RequestOptions, timing: Timing) -> list[AnswerOrError]:
-        """As `answers`, and counted."""
-        outcomes = await self.answers(texts, work, timing)
-        self._count(texts, outcomes)
-        return outcomes
-
-    async def answers(self, texts: Sequence[str], work: RequestOptions, timing: Timing) -> list[AnswerOrError]:
-        """One outcome a text, in order.
-
-        Args:
-            texts: at least one.
-            work: how.
-            timing: filled in.
-
-        Raises:
-            ServiceError: the request as a whole cannot be answered.
-        """
-        self.check_count(len(texts))
-        allowed_s = self._timeout_s(work.timeout_ms)
-        self._users += 1
-        try:
-            return await self._answers(texts, work, timing, allowed_s)
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
-                self._unused.clear()
-
-    async def finished(self) -> None:
-        """Wait until nobody waits for an answer."""
-        while self._users:
-            await self._unused.wait()
-
-    async def _answers(
-        self, texts: Sequence[str], work: RequestOptions, timing: Timing, allowed_s: float
-    ) -> list[AnswerOrError]:
-        try:
-            with tracer.start_as_current_span("tokenize", attributes={"texts": len(texts)}):
-                async with asyncio.timeout(allowed_s):
-                    outcomes, encoded = await self._encode(texts, work)
-        except TimeoutError:
-            raise deadline_exceeded(allowed_s) from None
-        encoded_at = time.perf_counter()
-        timing.tokenize_ms = (encoded_at - timing.started) * 1000
-        if encoded:
-            items = [item for text in encoded.values() for item in text.items]
-            spent_s = timing.tokenize_ms / 1000
-            with tracer.start_as_current_span("model", attributes={"windows": len(items)}):
-                results = iter(await self.batcher.submit(items, allowed_s, spent_s, work.lane, work.patient))
-            for done, (place, text) in enumerate(encoded.items(), 1):
-                outcomes[place] = self._decode(text, [next(results) for _ in text.items])
-                if done % DECODED_AT_ONCE == 0:
-                    await asyncio.sleep(0)  # others' turn
-        timing.model_ms = (time.perf_counter() - encoded_at) * 1000
-        return [outcomes[place] for place in range(len(texts))]
-
-    def check_count(self, texts: int) -> None:
-        """Raises ServiceError too_many_texts."""
-        most = self._settings.max_texts
-        if texts > most:
-            raise ServiceError("too_many_texts", f"{texts} texts in one request, the limit is {most}")
-
-    async def tokenize(self, text: str) -> Tokenized:
-        """Raises ServiceError: text_too_large, or what is wrong with the text."""
-        most = self._settings.max_text_chars
-        if len(text) > most:
-            raise _text_too_large(len(text), most)
-        async with self._counted(len(text)):
-            tokens = await asyncio.get_running_loop().run_in_executor(self._tokenizers, self.engine.tokenize, text)
-        if isinstance(tokens, TextProblem):
-            raise ServiceError(tokens.kind, tokens.message)
-        return tokens
+        self._recent_texts = recent_texts
+        self._requests = 0
+        self._idle = asyncio.Event()  # set and cleared at once when the last request has been answered
 
     @property
     def max_texts(self) -> int:
         return self._settings.max_texts
 
-    def allowed_ms(self, work: RequestOptions) -> int:
-        """Milliseconds for the whole request. Raises ServiceError invalid_request if too many are asked for."""
-        return round(self._timeout_s(work.timeout_ms) * 1000)
+    async def classify(
+        self,
+        texts: Sequence[str],
+        options: RequestOptions,
+        timing: Timing,
+        *,
+        deadline: Deadline | None = None,
+        counted: bool = True,
+    ) -> list[AnswerOrError]:
+        """Classify the texts of one request.
 
-    def _timeout_s(self, timeout_ms: int | None) -> float:
-        most = self._settings.max_timeout_ms
-        if timeout_ms is not None and timeout_ms > most:
-            raise ServiceError("invalid_request", f"timeout_ms: {timeout_ms} is above the limit of {most}")
-        return (timeout_ms or self._settings.default_timeout_ms) / 1000
+        Args:
+            texts: at least one.
+            options: how.
+            timing: filled in.
+            deadline: the deadline of the request if it began earlier; else it begins here.
+            counted: count the texts in the metrics and consider them for the sample of recent texts.
 
-    async def _encode(
-        self, texts: Sequence[str], work: RequestOptions
-    ) -> tuple[dict[int, AnswerOrError], dict[int, TextWindows]]:
-        """By place: errors of texts that cannot be encoded, and the encoded others."""
-        problems: dict[int, AnswerOrError] = {}
-        fitting: dict[int, str] = {}
-        most = self._settings.max_text_chars
-        for place, text in enumerate(texts):
-            if len(text) > most:
-                problems[place] = _text_too_large(len(text), most)
-            else:
-                fitting[place] = text
-        encoded: dict[int, TextWindows] = {}
-        async with self._counted(sum(map(len, fitting.values())), work.patient):
-            for chunk in _chunks(fitting):
-                results = await asyncio.get_running_loop().run_in_executor(
-                    self._tokenizers, self.engine.encode, [fitting[place] for place in chunk], work.on_long, work.spans
-                )
-                for place, result in zip(chunk, results, strict=True):
-                    if isinstance(result, TextProblem):
-                        problems[place] = ServiceError(result.kind, result.message)
-                    else:
-                        encoded[place] = result
-        return problems, encoded
+        Returns:
+            One answer or error per text, in order.
 
-    @asynccontextmanager
-    async def _counted(self, characters: int, patient: bool = False) -> AsyncIterator[None]:
-        """The queue's bound holds before tokenising, too, where the tokens can only be guessed at."""
-        limit = self._settings.max_queue_tokens * CHARS_PER_TOKEN
-        while self._encoding_chars and self._encoding_chars + characters > limit:
-            if not patient:
-                raise ServiceError(
-                    "overloaded",
-                    f"{self._encoding_chars} characters wait to be tokenised",
-                    retry_after_s=self.batcher.retry_after_s(),
-                )
-            await self._room.wait()
-        self._encoding_chars += characters
+        Raises:
+            ServiceError: the request as a whole cannot be answered.
+        """
+        self.check_count(len(texts))
+        deadline = deadline or self.deadline(options.timeout_ms)
+        with self._in_use():
+            with tracer.start_as_current_span("tokenize", attributes={"texts": len(texts)}):
+                async with deadline.enforced():
+                    encoded = await self._tokenization.encode(
+                        texts, options.on_long, options.spans, options.wait_for_room
+                    )
+            timing.tokenize_ms = timing.total_ms
+            windows = [window for text in encoded if isinstance(text, TextWindows) for window in text.windows]
+            results: Iterator[WindowResult] = iter(())
+            if windows:
+                with tracer.start_as_current_span("model", attributes={"windows": len(windows)}):
+                    results = iter(await self.batcher.submit(windows, deadline, options.lane, options.wait_for_room))
+            answers: list[AnswerOrError] = []
+            for text in encoded:
+                if isinstance(text, TextWindows):
+                    answers.append(self._decode(text, list(islice(results, len(text.windows)))))
+                else:
+                    answers.append(text)
+                if len(answers) % DECODED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            timing.model_ms = timing.total_ms - timing.tokenize_ms
+        if counted:
+            self._count(texts, answers)
+        return answers
+
+    async def tokenize(self, text: str) -> TokenizedText:
+        """Return the tokens of one text.
+
+        Raises:
+            ServiceError: text_too_large, empty_text, invalid_text, overloaded or deadline_exceeded.
+        """
+        async with self.deadline(None).enforced():
+            return await self._tokenization.tokenize(text)
+
+    async def finished(self) -> None:
+        """Wait until no request is in this pipeline."""
+        while self._requests:
+            await self._idle.wait()
+
+    def check_count(self, texts: int) -> None:
+        """Raises ServiceError too_many_texts if one request may not have so many texts."""
+        if texts > self.max_texts:
+            raise ServiceError("too_many_texts", f"{texts} texts in one request, the limit is {self.max_texts}")
+
+    def deadline(self, timeout_ms: int | None, spent_s: float = 0.0) -> Deadline:
+        """Return the deadline of a request that asks for `timeout_ms` milliseconds and began `spent_s` seconds ago.
+
+        Raises:
+            ServiceError: invalid_request, if it asks for more than the limit.
+        """
+        limit = self._settings.max_timeout_ms
+        if timeout_ms is not None and timeout_ms > limit:
+            raise ServiceError("invalid_request", f"timeout_ms: {timeout_ms} is above the limit of {limit}")
+        return Deadline.after((timeout_ms or self._settings.default_timeout_ms) / 1000, spent_s)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Count one request, for `finished`."""
+        self._requests += 1
         try:
             yield
         finally:
-            self._encoding_chars -= characters
-            self._room.set()  # whoever waits looks again
-            self._room.clear()
+            self._requests -= 1
+            if not self._requests:
+                self._idle.set()
+                self._idle.clear()
 
     def _decode(self, text: TextWindows, results: Sequence[WindowResult]) -> AnswerOrError:
+        """Make the answer for a text from the results of its windows."""
         logits: list[Logits] = []
         for result in results:
             if isinstance(result, ServiceError):
                 return result
             logits.append(result)
-        decode = self.engine.decode
         try:
-            prediction = decode(text, logits)
+            prediction = self.engine.decode(text, logits)
             spans = tuple(
-                WindowAnswer(*span, item.tokens, decode(TextWindows((item,), item.tokens, item.tokens), [row]))
-                for span, item, row in zip(text.spans, text.items, logits, strict=bool(text.spans))
+                WindowAnswer(
+                    start,
+                    end,
+                    window.tokens,
+                    self.engine.decode(TextWindows((window,), window.tokens, window.tokens), [row]),
+                )
+                for (start, end), window, row in zip(text.spans, text.windows, logits, strict=bool(text.spans))
             )
-        except InferenceError as exc:
-            return ServiceError("inference_failed", str(exc))
-        return Answer(prediction, text.tokens, text.tokens_read, len(text.items), spans)
+        except ServiceError as exc:
+            return exc
+        return Answer(prediction, text.tokens, text.tokens_read, len(text.windows), spans)
 
-    def _count(self, texts: Sequence[str], outcomes: Sequence[AnswerOrError]) -> None:
+    def _count(self, texts: Sequence[str], answers: Sequence[AnswerOrError]) -> None:
         metrics = self._metrics
-        for text, outcome in zip(texts, outcomes, strict=True):
-            if isinstance(outcome, ServiceError):
-                metrics.text_failures.labels(outcome.kind).inc()
+        for text, answer in zip(texts, answers, strict=True):
+            if isinstance(answer, ServiceError):
+                metrics.text_failures.labels(answer.kind).inc()
                 continue
-            prediction = outcome.prediction
             metrics.texts.inc()
-            metrics.tokens.inc(outcome.tokens_read)
-            metrics.windows.inc(outcome.windows)
-            metrics.truncated.inc(outcome.truncated)
-            metrics.unsure.inc(prediction.unsure)
-            metrics.predictions.labels(prediction.label).inc()
-            metrics.confidence.observe(prediction.score)
-            self._samples.add(text)
-
-
-def _text_too_large(characters: int, limit: int) -> ServiceError:
-    return ServiceError("text_too_large", f"{characters} characters, the limit is {limit}")
-
-
-def _chunks(texts: Mapping[int, str]) -> Iterator[list[int]]:
-    """Places of texts in stretches of about `CHUNK_CHARS`, so that a small request waits for a stretch of a large
-    one, not for all of it."""
-    chunk: list[int] = []
-    size = 0
-    for place, text in texts.items():
-        chunk.append(place)
-        size += len(text)
-        if size >= CHUNK_CHARS:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+            metrics.tokens.inc(answer.tokens_read)
+            metrics.windows.inc(answer.windows)
+            metrics.truncated.inc(answer.truncated)
+            metrics.unsure.inc(answer.prediction.unsure)
+            metrics.predictions.labels(answer.prediction.label).inc()
+            metrics.confidence.observe(answer.prediction.score)
+            self._recent_texts.add(text)

@@ -1,54 +1,65 @@
-"""What is chosen at start-up by measuring: the precision of the forward, and how many tokens make a batch.
+"""Decisions made at start by measuring: the precision of the forward, and the number of tokens of a batch.
 
-Pure decisions over functions that the engine gives; imports no torch.
+The decisions take functions that measure (`service.model.measure` has them) and import no torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-Precision = Literal["float32", "bfloat16", "int8"]
+from classifier import Precision
+
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 MIN_GAIN = 1.1
-"""A lower precision must be so many times as fast as float32: below that, exact answers are worth more."""
+"""A lower precision must be this many times as fast as float32. For less, exact answers are worth more."""
 
 NEAR = 5e-2
 """Largest difference of logits allowed between a lower precision and float32."""
 
 ENOUGH = 0.95
-"""The budget is the least that reaches this share of the best rate measured: more tokens would only add latency."""
+"""The batch size is the smallest that reaches this share of the best rate. Larger batches would only add latency."""
 
 LONG_S = 0.25
-"""Seconds of a batch beyond which none is tried: it would make start-up long, and every short text wait as long."""
+"""If a batch takes this many seconds, no larger one is tried: start would take long, and short texts would wait."""
 
 QUICK_S = 0.05
-"""Seconds of a batch below which its time is taken twice: what disturbs a machine for a moment matters there."""
+"""A batch that takes fewer seconds is timed twice, because a short disturbance of the machine would matter."""
 
 BUDGETS = (128, 256, 512, 1024, 2048, 4096)
+"""Batch sizes to try, in tokens."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What came of one precision."""
+class PrecisionTrial:
+    """The result of trying one precision."""
 
     precision: Precision
     verdict: str
     tokens_per_s: float | None = None
-    """Estimated from one layer."""
+    """Estimated from one layer; None if it was not measured."""
     largest_difference: float | None = None
-    """From float32 over golden and random texts, in logits; None if it was not looked at."""
+    """Largest difference of logits from float32 over golden and random texts; None if it was not measured."""
 
 
 @dataclass(frozen=True)
 class BudgetTrial:
+    """The rate measured with batches of one size."""
+
     tokens: int
     tokens_per_s: float
 
 
 def disagreement(got: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Largest absolute difference, infinite for NaN, and the number of texts with another label although the two best
-    labels were further apart than twice the difference allowed."""
+    """Compare two sets of logits of the same texts.
+
+    Args:
+        got: the logits of a lower precision.
+        expected: those of float32.
+
+    Returns:
+        The largest absolute difference, infinite for NaN, and the number of texts that got another label although the
+        two best labels were more than twice the allowed difference apart.
+    """
     largest, changed = 0.0, 0
     for row, right in zip(got, expected, strict=True):
         differences = [abs(a - b) for a, b in zip(row, right, strict=True)]
@@ -63,29 +74,29 @@ def choose_precision(
     rate: Callable[[Precision], float],
     check: Callable[[Precision], tuple[float, int]],
     unavailable: Mapping[Precision, str],
-) -> tuple[Precision, list[Trial]]:
-    """The fastest precision that agrees with float32.
+) -> tuple[Precision, list[PrecisionTrial]]:
+    """Choose the fastest precision that agrees with float32.
 
     Args:
-        candidates: float32 and what else the hardware has.
-        rate: tokens a second of a precision.
-        check: `disagreement` of a precision with float32.
-        unavailable: other precisions, with the reason why they were not tried.
+        candidates: float32 and the lower precisions that the hardware has.
+        rate: measures the tokens per second of a precision.
+        check: measures the `disagreement` of a precision with float32.
+        unavailable: the other precisions, with the reason why they are not tried.
 
     Returns:
-        The choice, and one trial for each precision.
+        The choice, and one trial per precision.
     """
     rates = {precision: rate(precision) for precision in candidates}
-    trials = [Trial(precision, reason) for precision, reason in unavailable.items()]
+    trials = [PrecisionTrial(precision, reason) for precision, reason in unavailable.items()]
     chosen: Precision = "float32"
     for precision in sorted((p for p in candidates if p != "float32"), key=lambda p: -rates[p]):
         gain = rates[precision] / rates["float32"]
         if chosen != "float32":
-            trials.append(Trial(precision, f"slower than {chosen}", rates[precision]))
+            trials.append(PrecisionTrial(precision, f"slower than {chosen}", rates[precision]))
             continue
         if gain < MIN_GAIN:
-            verdict = f"only {gain:.2f} times as fast as float32, {MIN_GAIN} is asked for"
-            trials.append(Trial(precision, verdict, rates[precision]))
+            verdict = f"only {gain:.2f} times as fast as float32; {MIN_GAIN} times is required"
+            trials.append(PrecisionTrial(precision, verdict, rates[precision]))
             continue
         largest, changed = check(precision)
         if largest <= NEAR and not changed:
@@ -93,22 +104,22 @@ def choose_precision(
             verdict = f"chosen: {gain:.2f} times as fast as float32, and agrees with it"
         else:
             verdict = f"too far from float32: {NEAR} is allowed, {changed} labels changed"
-        trials.append(Trial(precision, verdict, rates[precision], largest))
+        trials.append(PrecisionTrial(precision, verdict, rates[precision], largest))
     verdict = "chosen: nothing faster agrees with it" if chosen == "float32" else f"slower than {chosen}"
-    trials.append(Trial("float32", verdict, rates["float32"]))
+    trials.append(PrecisionTrial("float32", verdict, rates["float32"]))
     return chosen, trials
 
 
 def choose_budget(seconds: Callable[[int], float], budgets: Sequence[int] = BUDGETS) -> tuple[int, list[BudgetTrial]]:
-    """The knee of throughput over the tokens of a batch.
+    """Choose the batch size at which throughput levels off.
 
     Args:
-        seconds: of a forward over so many tokens.
-        budgets: ascending; the search ends where a batch takes `LONG_S`. It does not end where doubling gains nothing:
-            what disturbs the machine for a moment would end it too early.
+        seconds: measures the seconds of a forward over so many tokens.
+        budgets: batch sizes to try, ascending. The search ends when a batch takes `LONG_S`. It does not end when a
+            larger batch gains nothing, because a short disturbance of the machine would end it too early.
 
     Returns:
-        The budget, and what was measured.
+        The choice, and what was measured.
     """
     trials: list[BudgetTrial] = []
     for tokens in budgets:

@@ -1,19 +1,45 @@
-"""How many CPUs this process may use: the container's quota, not the host's count."""
+"""The machine as this process may use it: its CPUs, and the C library's memory allocator."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+MMAP_THRESHOLD = 32 << 20  # the largest value that glibc takes
+TRIM_THRESHOLD = 512 << 20
+
 
 def available_cpus(cgroup: Path = CGROUP) -> int:
-    """CPUs by affinity and by cgroup quota (v2 `cpu.max`, v1 `cpu.cfs_quota_us`), the smaller; at least 1.
+    """Return the number of CPUs that this process may use: by affinity or by the container's quota, the smaller.
 
-    A quota of 1.5 CPUs counts as 1: a second thread would spend half of its time throttled.
+    The quota is cgroup v2's `cpu.max` or v1's `cpu.cfs_quota_us`. A quota of 1.5 CPUs counts as 1, because a second
+    thread would be throttled half of its time. The result is at least 1.
     """
-    counted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota_v2(cgroup) or _quota_v1(cgroup)
-    return max(1, min(counted, int(quota) if quota else counted))
+    return max(1, min(cpus, int(quota) if quota else cpus))
+
+
+def tune_allocator() -> bool:
+    """Make the C library keep freed blocks for the next forward; return whether it could.
+
+    By default glibc maps each block above a threshold (128 KiB at first) anew and unmaps it when it is freed, and every
+    forward pays for the page faults. The variables `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` would have the
+    same effect, but only where the operator knows of them. See mallopt(3). Call this once the model is loaded: memory
+    freed by loading is given back first, because later none would be.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        mallopt, trim = libc.mallopt, libc.malloc_trim
+    except (OSError, AttributeError):  # another C library, for example musl
+        return False
+    trim(0)
+    return bool(mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)) and bool(mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD))
 
 
 def _quota_v2(cgroup: Path) -> float | None:

@@ -1,103 +1,110 @@
-"""What a running service is: its state, its model, and how another model takes that one's place.
+"""The life of a service and of its models: load, replace, retire.
 
     loading --> ready --> draining
        |          |
        +--> failed (the process ends)
 
-While it is ready, a reload may load another artifact beside the running model. It is checked as at start, both answer
-the same recent texts, and then new requests go to the new model while those that the old one has are finished by it.
-Whatever goes wrong before that leaves the running model where it is.
+A service that is ready can reload: the new model is loaded beside the running one and passes the same start-up checks,
+both models classify the same recent texts, and then new requests use the new model while the old one finishes those it
+has. If anything goes wrong before that, the running model stays.
 """
 
 import asyncio
-import gc
-import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 from weakref import WeakSet
 
 from service.errors import EngineLoadError, ServiceError
 from service.inference.admission import QueueLimits
 from service.inference.batcher import Batcher
-from service.inference.engine import Engine, Progress
-from service.inference.pipeline import Pipeline, RequestOptions, Samples, Timing
-from service.model.allocator import tune_allocator
-from service.model.reload import Comparison, ReloadOptions, ReloadResult, check_answers, check_labels, compare
+from service.inference.engine import Engine, EngineInfo
+from service.inference.model_thread import ModelThread
+from service.inference.pipeline import Pipeline, RequestOptions, Timing
+from service.inference.recent_texts import RecentTexts
+from service.model.loader import EngineLoader, LoadEngine
+from service.model.replacement import (
+    ModelComparison,
+    ReloadOptions,
+    ReloadResult,
+    check_answers,
+    check_labels,
+    compare,
+)
 from service.settings import Settings
 from service.telemetry import Metrics, log, logger
 
-T = TypeVar("T")
-
-LoadEngine = Callable[[Settings, Progress], Engine]
+COMPARED_AT_ONCE = 16
+"""Number of texts that two models are compared on in one request."""
 
 Status = Literal["loading", "ready", "draining", "failed"]
 
 
 class ModelLifecycle:
-    """One service's state. Created with the app, started and closed by its lifespan."""
+    """The state of one service. Created with the app; started and closed by the app's lifespan."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
         self.status: Status = "loading"
-        self.stage = "starting"
-        """What loading is about now."""
         self.in_flight = 0
-        """Requests whose body has been read and whose answer has not been made."""
+        """Requests whose body has been read and whose answer is not made yet."""
         self.last_arrival = 0.0
-        """When the latest request came, by `time.monotonic`."""
+        """When the latest request came, on `time.monotonic`'s clock."""
         self._pipeline: Pipeline | None = None
-        self._load_engine: LoadEngine | None = None
-        self._loader: threading.Thread | None = None
+        self._loader: EngineLoader | None = None
         self._reloading: asyncio.Task[ReloadResult] | None = None
         self._background_tasks: set[asyncio.Task[None]] = set()
-        self._batchers: WeakSet[Batcher] = WeakSet()
-        """Also those of models that are no longer served, or never were, as long as a thread is in them."""
-        self._samples = Samples(settings.reload_samples)
+        self._batchers: WeakSet[Batcher] = WeakSet()  # also of retired models, as long as requests wait for them
+        self._model_threads: WeakSet[ModelThread] = WeakSet()  # also of retired models, as long as they run
+        self._recent_texts = RecentTexts(settings.reload_samples)
         self._tokenizers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
 
     async def start(self, load_engine: LoadEngine) -> None:
-        """Load the engine in a thread and open for work. What `load_engine` raises leaves the status "failed"."""
-        self._load_engine = load_engine
+        """Load the first model and become ready. Raises whatever `load_engine` raises, with the status "failed"."""
+        self._loader = EngineLoader(load_engine)
         try:
-            engine = await self._loaded(self.settings)
+            engine = await self._loader.load(self.settings)
         except BaseException:
             self.status = "failed"
             raise
-        self._pipeline = self._pipeline_of(engine, engine.info.tokens_per_s)
-        self._show_model(self._pipeline)
+        self._pipeline = self._make_pipeline(engine, engine.info)
+        self._show_model(self._pipeline.info)
         if self.status == "loading":  # SIGTERM may have come first
             self.status = "ready"
             self.metrics.ready.set(1)
             log("ready", model=engine.info.name, version=engine.info.version)
 
     @property
+    def stage(self) -> str:
+        """The current stage of loading, in a few words."""
+        return self._loader.stage if self._loader is not None else "starting"
+
+    @property
     def loading(self) -> bool:
-        """`load_engine` is running, although perhaps nobody waits for it any more."""
-        return self._loader is not None and self._loader.is_alive()
+        """A model is being loaded, perhaps for a caller who has gone."""
+        return self._loader is not None and self._loader.busy
+
+    @property
+    def busy(self) -> bool:
+        """A thread is loading a model or running one, perhaps for callers who have gone."""
+        return self.loading or any(thread.busy for thread in list(self._model_threads))
 
     def drain(self) -> None:
-        """Refuse new work; what was accepted goes on."""
+        """Refuse new requests. Accepted requests go on."""
         if self.status != "failed":
             self.status = "draining"
             self.metrics.ready.set(0)
 
     def give_up(self) -> None:
-        """The time for accepted work is up: whoever still waits is told so."""
+        """Answer all waiting requests with an error, because their time is up."""
         for batcher in list(self._batchers):
             batcher.give_up()
 
-    @property
-    def busy(self) -> bool:
-        """A thread is loading the engine or is in a model, although nobody waits for it any more."""
-        return self.loading or any(batcher.busy for batcher in list(self._batchers))
-
     async def close(self) -> None:
-        """Answer whoever still waits with an error and stop the threads."""
+        """Answer all waiting requests with an error and stop the threads."""
         self.drain()
         self.give_up()
         if self._reloading is not None:
@@ -123,20 +130,20 @@ class ModelLifecycle:
         return self._pipeline
 
     def retry_after_s(self) -> float:
-        """Seconds until what is in the batcher now will be done; 1 while there is none."""
+        """Return the seconds until everything in the queue is done by estimate, or 1 while there is no model."""
         return self._pipeline.batcher.retry_after_s() if self._pipeline is not None else 1.0
 
     async def readiness(self) -> str:
-        """ "ready", or why not. After a failed forward this runs a one-token forward."""
+        """Return "ready", "unhealthy" or another status. If the model's health is in doubt, a probe decides."""
         if self.status == "ready" and self._pipeline is not None:
             return "ready" if await self._pipeline.batcher.recheck() else "unhealthy"
         return self.status
 
     async def reload(self, options: ReloadOptions) -> ReloadResult:
-        """Put another model in the place of the running one; see the module. Goes on if the caller leaves.
+        """Replace the running model. Goes on if the caller leaves.
 
         Raises:
-            ServiceError: reload_refused, with the reason; the running model was kept. not_ready, draining.
+            ServiceError: reload_refused, if the running model was kept; not_ready; draining.
         """
         self.current_pipeline()
         if self._reloading is not None and not self._reloading.done():
@@ -146,60 +153,60 @@ class ModelLifecycle:
         return await asyncio.shield(self._reloading)
 
     def reload_soon(self) -> None:
-        """As `reload`, of `SERVICE_MODEL_DIR`; what comes of it is logged. Does nothing but log unless ready."""
+        """Begin to reload the model of `SERVICE_MODEL_DIR` and log the outcome. Never raises."""
 
         async def reload() -> None:
             earlier = self._reloading
             try:
                 await self.reload(ReloadOptions())
             except Exception as exc:
-                if self._reloading is earlier:  # it never began; else its own end has been logged
+                if self._reloading is earlier:  # the reload never began; otherwise `_reload_ended` has logged this
                     logger.warning("no reload: %s", exc)
 
-        task = asyncio.get_running_loop().create_task(reload())
-        self._background_tasks.add(task)
-        task.add_done_callback(self._background_tasks.discard)
+        self._in_background(asyncio.get_running_loop().create_task(reload()))
 
     async def _reload(self, options: ReloadOptions) -> ReloadResult:
         started = time.perf_counter()
         running = self.current_pipeline()
-        info = running.info
-        settings = self.settings.model_copy(
-            update={  # chosen at start, when nothing else used the processor
-                "model_dir": Path(options.model_dir) if options.model_dir else self.settings.model_dir,
-                "precision": info.precision,
-                "max_batch_tokens": info.max_batch_tokens,
-            }
-        )
+        assert self._loader is not None
+        # Measuring again would be wrong beside traffic: precision and batch size stay as they were chosen at start.
+        chosen = {"precision": running.info.precision, "max_batch_tokens": running.info.max_batch_tokens}
+        model_dir = Path(options.model_dir) if options.model_dir else self.settings.model_dir
         try:
-            engine = await self._loaded(settings)
+            engine = await self._loader.load(self.settings.model_copy(update={**chosen, "model_dir": model_dir}))
         except EngineLoadError as exc:
             raise ServiceError("reload_refused", f"{exc}; the running model was kept") from exc
-        check_labels(info, engine.info, options)
-        same_size = engine.info.parameters == info.parameters
-        candidate = self._pipeline_of(engine, running.batcher.load.tokens_per_s if same_size else 0.0)
+        check_labels(running.info, engine.info, options)
+        same_size = engine.info.parameters == running.info.parameters
+        info = replace(
+            engine.info,
+            precision_trials=running.info.precision_trials,
+            budget_trials=running.info.budget_trials,
+            tokens_per_s=running.info.tokens_per_s if same_size else 0.0,
+        )
+        candidate = self._make_pipeline(engine, info, running.batcher.load.tokens_per_s if same_size else 0.0)
         try:
-            comparison = await self._compared(running, candidate)
+            comparison = await self._compare(running, candidate)
             check_answers(comparison, options)
             self.current_pipeline()  # raises if the service began to stop meanwhile
         except BaseException:
             await candidate.batcher.close()
             raise
         self._pipeline = candidate
-        self._show_model(candidate, previous=running)
-        self._retire(running)
-        return ReloadResult(info, candidate.info, comparison, time.perf_counter() - started)
+        self._show_model(info, previous=running.info)
+        self._in_background(asyncio.create_task(_retire(running), name="retire"))
+        return ReloadResult(running.info, info, comparison, time.perf_counter() - started)
 
-    async def _compared(self, running: Pipeline, candidate: Pipeline) -> Comparison:
-        """What both make of recent texts, a few at a time, behind the traffic."""
-        texts = self._samples.texts
-        few = min(16, self.settings.max_texts)
-        work = RequestOptions(lane="bulk", patient=True, timeout_ms=self.settings.max_timeout_ms)
+    async def _compare(self, running: Pipeline, candidate: Pipeline) -> ModelComparison:
+        """Let both models classify the recent texts, behind the traffic."""
+        texts = self._recent_texts.texts
+        size = min(COMPARED_AT_ONCE, self.settings.max_texts)
+        options = RequestOptions(lane="bulk", wait_for_room=True, timeout_ms=self.settings.max_timeout_ms)
         old, new = [], []
-        for start in range(0, len(texts), few):
-            some = texts[start : start + few]
-            old += await running.answers(some, work, Timing())
-            new += await candidate.answers(some, work, Timing())
+        for start in range(0, len(texts), size):
+            chunk = texts[start : start + size]
+            old += await running.classify(chunk, options, Timing(), counted=False)
+            new += await candidate.classify(chunk, options, Timing(), counted=False)
         return compare(old, new)
 
     def _reload_ended(self, task: "asyncio.Task[ReloadResult]") -> None:
@@ -218,84 +225,48 @@ class ModelLifecycle:
                 previous=done.previous.version,
                 model=done.current.name,
                 version=done.current.version,
-                samples=done.comparison.samples,
+                samples=done.comparison.texts,
                 flip_rate=round(done.comparison.flip_rate, 4),
                 mean_change=round(done.comparison.mean_change, 4),
                 seconds=round(done.seconds, 3),
             )
 
-    def _retire(self, pipeline: Pipeline) -> None:
-        """Let it finish what it has, then free it."""
-
-        async def retire() -> None:
-            await pipeline.finished()
-            await pipeline.batcher.close()
-
-        task = asyncio.create_task(retire(), name="retire")
+    def _in_background(self, task: "asyncio.Task[None]") -> None:
+        """Keep a reference to a task until it ends; the event loop itself holds tasks only weakly."""
         self._background_tasks.add(task)
         task.add_done_callback(self._background_tasks.discard)
 
-    def _pipeline_of(self, engine: Engine, tokens_per_s: float) -> Pipeline:
-        s = self.settings
+    def _make_pipeline(self, engine: Engine, info: EngineInfo, tokens_per_s: float | None = None) -> Pipeline:
+        """Start a batcher over an engine.
+
+        Args:
+            engine: the engine.
+            info: what `/info` says of it.
+            tokens_per_s: the rate that admission begins with; None: the one in `info`.
+        """
+        settings = self.settings
         limits = QueueLimits(
-            max_items=s.max_queue_items,
-            max_tokens=s.max_queue_tokens,
-            max_batch_tokens=engine.info.max_batch_tokens,
-            tokens_per_s=tokens_per_s,
-            cache_items=s.cache_items,
-            stuck_s=s.stuck_s,
+            max_windows=settings.max_queue_items,
+            max_tokens=settings.max_queue_tokens,
+            max_batch_tokens=info.max_batch_tokens,
+            tokens_per_s=info.tokens_per_s if tokens_per_s is None else tokens_per_s,
+            cache_windows=settings.cache_items,
+            stuck_s=settings.stuck_s,
         )
         batcher = Batcher(engine, limits, self.metrics)
         self._batchers.add(batcher)
+        self._model_threads.add(batcher.model_thread)
         batcher.start()
-        return Pipeline(engine, batcher, self._tokenizers, s, self.metrics, self._samples)
+        return Pipeline(engine, batcher, info, self._tokenizers, settings, self.metrics, self._recent_texts)
 
-    def _show_model(self, pipeline: Pipeline, previous: Pipeline | None = None) -> None:
-        self.metrics.start_labels(pipeline.info.labels)
+    def _show_model(self, info: EngineInfo, previous: EngineInfo | None = None) -> None:
+        self.metrics.start_labels(info.labels)
         if previous is not None:
-            self.metrics.model_info.remove(previous.info.name, previous.info.version)
-        self.metrics.model_info.labels(pipeline.info.name, pipeline.info.version).set(1)
+            self.metrics.model_info.remove(previous.name, previous.version)
+        self.metrics.model_info.labels(info.name, info.version).set(1)
 
-    async def _loaded(self, settings: Settings) -> Engine:
-        load_engine = self._load_engine
-        assert load_engine is not None
 
-        def report(stage: str) -> None:
-            self.stage = stage
-
-        def load() -> Engine:
-            engine = load_engine(settings, report)
-            # Out of the garbage collector's sight: going through all of PyTorch's objects held the event loop for a
-            # tenth of a second each time.
-            gc.collect()
-            gc.freeze()
-            tune_allocator()
-            return engine
-
-        return await self._in_daemon_thread(load)
-
-    async def _in_daemon_thread(self, call: Callable[[], T]) -> T:
-        """As `asyncio.to_thread`, but in a thread that the process does not wait for when it ends."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-
-        def settle(result: T | None, error: BaseException | None) -> None:
-            if future.cancelled():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)  # type: ignore[arg-type]
-
-        def work() -> None:
-            result, error = None, None
-            try:
-                result = call()
-            except BaseException as exc:
-                error = exc
-            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
-                loop.call_soon_threadsafe(settle, result, error)
-
-        self._loader = threading.Thread(target=work, name="load", daemon=True)
-        self._loader.start()
-        return await future
+async def _retire(pipeline: Pipeline) -> None:
+    """Let a replaced pipeline finish its requests, then free it."""
+    await pipeline.finished()
+    await pipeline.batcher.close()

@@ -1,13 +1,11 @@
-"""The engine over PyTorch: the only file of the service that imports `classifier`.
+"""The engine over PyTorch, and how it is loaded.
 
 Loading verifies the artifact, chooses the precision, loads the weights once, compares the golden texts' logits with
-those of training time, each alone and all as one batch, and finds the batch size at which throughput levels off, which
-is the warm-up, too. Only then is there an engine.
+those stored at training time, and chooses the batch size, which is also the warm-up. There is no engine before that.
 """
 
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
@@ -15,60 +13,38 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from classifier import OnLong, Precision
 from classifier.artifact import Artifact, read_artifact
 from classifier.decoding import combine_windows, probabilities
-from classifier.encoding import EncodedText, original_spans
+from classifier.encoding import EncodedText, original_spans, window_starts
 from classifier.errors import ClassifierError, EmptyTextError, EncodingError, TextTooLongError
-from classifier.packed import PackedClassifier
-from service.errors import EngineLoadError
+from service.errors import EngineLoadError, ServiceError
 from service.inference.engine import (
     EncodedWindow,
     EngineInfo,
-    InferenceError,
     Logits,
     ModelOutOfMemory,
-    OnLong,
     Prediction,
     Progress,
-    TextProblem,
     TextWindows,
-    Tokenized,
+    TokenizedText,
 )
-from service.model.autotune import (
-    NEAR,
-    PRECISIONS,
-    QUICK_S,
-    BudgetTrial,
-    Precision,
-    Trial,
-    choose_budget,
-    choose_precision,
-    disagreement,
-)
+from service.model.autotune import NEAR, PrecisionTrial, disagreement
 from service.model.host import available_cpus
+from service.model.measure import SHORT_TOKENS, Forward, best_budget, fastest_precision
 from service.settings import Settings
 from service.telemetry import log
 
 GOLDEN_TOLERANCE = 1e-3
-"""Largest difference allowed between golden logits of training time and of now, both float32.
+"""Largest difference allowed between the golden logits of training time and of now, both float32.
 
-Other CPUs sum in another order: 1e-5 to 1e-4 is ordinary. A wrong position or mask moves logits by 0.1 and more.
-Lower precisions may be `NEAR`.
+Other CPUs add in another order, which changes logits by 1e-5 to 1e-4. A wrong position or mask changes them by 0.1 and
+more. In a lower precision the difference may be `NEAR`.
 """
-
-TRIAL_TOKENS = 512
-"""Tokens of the layer that precisions are compared by."""
-
-SHORT_TOKENS = 64
-"""Golden texts up to this length also run alone, and a precision is tried on them before it is tried on longer ones,
-which would take seconds on a slow machine."""
-
-Forward = Callable[[Sequence[Sequence[int]]], torch.Tensor]
-"""B sequences of ids to logits (B, C) float32 on the CPU."""
 
 
 class TorchEngine:
-    """An artifact's model; see `service.inference.engine.Engine` for the contract."""
+    """The model of an artifact; `service.inference.engine.Engine` describes the methods."""
 
     def __init__(self, artifact: Artifact, forward: Forward, info: EngineInfo) -> None:
         self._encoder = artifact.encoder()
@@ -80,61 +56,58 @@ class TorchEngine:
 
     def encode(
         self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False
-    ) -> list[TextWindows | TextProblem]:
-        results = self._encoder.encode(texts, on_long)
-        return [self._plain(text, result, spans) for text, result in zip(texts, results, strict=True)]
+    ) -> list[TextWindows | ServiceError]:
+        results: list[TextWindows | ServiceError] = []
+        for text, encoded in zip(texts, self._encoder.encode(texts, on_long), strict=True):
+            if isinstance(encoded, EncodingError):
+                results.append(_service_error(encoded))
+                continue
+            windows = tuple(
+                EncodedWindow(len(window.ids), window.ids, self._padded_to or len(window.ids), _key(window.ids))
+                for window in encoded.windows
+            )
+            places = original_spans(text, self._encoder.cleaning, encoded.windows) if spans else ()
+            results.append(TextWindows(windows, encoded.tokens, encoded.tokens_read, places))
+        return results
 
-    def tokenize(self, text: str) -> Tokenized | TextProblem:
-        [result] = self.encode([text], "windows")
-        if isinstance(result, TextProblem):
-            return result
-        cleaned, ids, offsets = self._encoder.tokenize(text)
-        return Tokenized(cleaned, ids, offsets, len(result.items))
-
-    def infer(self, items: Sequence[EncodedWindow]) -> Sequence[Logits]:
+    def tokenize(self, text: str) -> TokenizedText:
         try:
-            rows: list[list[float]] = self._forward([item.payload for item in items]).tolist()
+            cleaned, ids, offsets = self._encoder.tokenize(text)
+        except EncodingError as exc:
+            raise _service_error(exc) from exc
+        windows = len(window_starts(len(ids), self.info.max_tokens, self.info.window_stride))
+        return TokenizedText(cleaned, ids, offsets, windows)
+
+    def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
+        try:
+            rows: list[list[float]] = self._forward([window.payload for window in windows]).tolist()
         except (MemoryError, torch.OutOfMemoryError) as exc:
             raise ModelOutOfMemory(str(exc)) from exc
         except RuntimeError as exc:
-            if "can't allocate memory" in str(exc):  # PyTorch has no class of its own for the CPU's
+            if "can't allocate memory" in str(exc):  # PyTorch has no class of its own for the CPU's memory
                 raise ModelOutOfMemory(str(exc)) from exc
             raise
         return rows
 
-    def decode(self, encoded: TextWindows, logits: Sequence[Logits]) -> Prediction:
-        combined = combine_windows(logits, [item.tokens for item in encoded.items])
+    def decode(self, text: TextWindows, logits: Sequence[Logits]) -> Prediction:
+        combined = combine_windows(logits, [window.tokens for window in text.windows])
         if not np.isfinite(combined).all():
-            raise InferenceError("the model's scores for this text are not finite")
+            raise ServiceError("inference_failed", "the model's scores for this text are not finite")
         probs = probabilities(combined, self.info.temperature).tolist()
         ranked = sorted(zip(self._labels.names, probs, strict=True), key=lambda pair: -pair[1])
         return Prediction(tuple(ranked), unsure=ranked[0][1] < self.info.unsure_below)
 
     def probe(self) -> None:
         if not torch.isfinite(self._forward([[0]])).all():
-            raise InferenceError("the model's scores for one token are not finite")
-
-    def _plain(self, text: str, result: EncodedText | EncodingError, spans: bool) -> TextWindows | TextProblem:
-        if isinstance(result, EmptyTextError):
-            return TextProblem("empty_text", str(result))
-        if isinstance(result, TextTooLongError):
-            return TextProblem("text_too_long", str(result))
-        if isinstance(result, EncodingError):
-            return TextProblem("invalid_text", str(result))
-        items = tuple(
-            EncodedWindow(len(window.ids), window.ids, self._padded_to or len(window.ids), _key(window.ids))
-            for window in result.windows
-        )
-        places = original_spans(text, self._encoder.cleaning, result.windows) if spans else ()
-        return TextWindows(items, result.tokens, result.tokens_read, places)
+            raise RuntimeError("the model's scores for one token are not finite")
 
 
 def load_torch_engine(settings: Settings, report: Progress = lambda _: None) -> TorchEngine:
-    """Artifact -> verified -> loaded -> golden texts agree -> warm.
+    """Load the model that the settings describe.
 
     Args:
-        settings: which artifact, and what is not to be chosen here.
-        report: told each stage.
+        settings: the artifact, and the choices that are not to be made here.
+        report: is told each stage.
 
     Raises:
         EngineLoadError: one line that says which step failed and why.
@@ -147,24 +120,24 @@ def load_torch_engine(settings: Settings, report: Progress = lambda _: None) -> 
         artifact = read_artifact(settings.model_dir)
         device = _device(settings)
         report("loading the weights")
-        loaded = _load(artifact, settings, device)
+        golden = _golden_texts(artifact)
+        loaded = _load(artifact, golden, settings, device)
         report("checking golden texts")
-        difference = _golden_difference(artifact, loaded.forward)
+        difference = _golden_difference(artifact, golden, loaded.forward)
         if loaded.trials and loaded.precision != "float32" and not difference <= NEAR:
-            loaded = _exact_after_all(artifact, device, loaded, difference)
-            difference = _golden_difference(artifact, loaded.forward)
+            loaded = _fall_back_to_float32(artifact, device, loaded, difference)
+            difference = _golden_difference(artifact, golden, loaded.forward)
     except ClassifierError as exc:
         raise EngineLoadError(str(exc)) from exc
-    precision, trials, forward, parameters = loaded
-    allowed = GOLDEN_TOLERANCE if precision == "float32" else NEAR
+    allowed = GOLDEN_TOLERANCE if loaded.precision == "float32" else NEAR
     if not difference <= allowed:  # also true for NaN
         raise EngineLoadError(
             f"artifact {artifact.directory}: golden texts' logits differ from those of training time by "
-            f"{difference:.2g}, {allowed:.0e} is allowed for {precision}; this machine would give wrong answers"
+            f"{difference:.2g}, {allowed:.0e} is allowed for {loaded.precision}; this machine would give wrong answers"
         )
     checked = time.perf_counter()
     report("choosing the batch size")
-    budget, budget_trials = _choose_budget(artifact, settings, forward)
+    budget, budget_trials = best_budget(artifact, loaded.forward, settings.max_batch_tokens)
     manifest = artifact.manifest
     info = EngineInfo(
         name=manifest.name,
@@ -176,9 +149,9 @@ def load_torch_engine(settings: Settings, report: Progress = lambda _: None) -> 
         head=manifest.head,
         temperature=manifest.calibration.temperature,
         unsure_below=manifest.unsure_below,
-        parameters=parameters,
-        precision=precision,
-        precision_trials=tuple(trials),
+        parameters=loaded.parameters,
+        precision=loaded.precision,
+        precision_trials=tuple(loaded.trials),
         device=device,
         threads=threads,
         max_batch_tokens=budget,
@@ -194,15 +167,25 @@ def load_torch_engine(settings: Settings, report: Progress = lambda _: None) -> 
         version=info.version,
         device=device,
         threads=threads,
-        precision=precision,
-        precision_trials={trial.precision: trial.verdict for trial in trials},
+        precision=info.precision,
+        precision_trials={trial.precision: trial.verdict for trial in info.precision_trials},
         max_batch_tokens=budget,
         tokens_per_s={trial.tokens: round(trial.tokens_per_s) for trial in budget_trials},
         golden_difference=difference,
         load_s=round(checked - started, 3),
         warm_up_s=round(time.perf_counter() - checked, 3),
     )
-    return TorchEngine(artifact, forward, info)
+    return TorchEngine(artifact, loaded.forward, info)
+
+
+class _LoadedModel(NamedTuple):
+    """A model with all its weights in memory, and how its precision was chosen."""
+
+    precision: Precision
+    trials: Sequence[PrecisionTrial]
+    """Empty if a setting or the head fixes the precision."""
+    forward: Forward
+    parameters: int
 
 
 def _device(settings: Settings) -> str:
@@ -213,108 +196,37 @@ def _device(settings: Settings) -> str:
     return settings.device
 
 
-class _Loaded(NamedTuple):
-    """The precision, how it was chosen, the forward with all weights in memory, and the number of parameters."""
+def _load(artifact: Artifact, golden: Sequence[EncodedText], settings: Settings, device: str) -> _LoadedModel:
+    if artifact.manifest.head == "flatten":
+        if settings.precision not in ("auto", "float32"):
+            raise EngineLoadError(f"SERVICE_PRECISION={settings.precision}: the head 'flatten' runs in float32 only")
+        from classifier.model import infer_sequences  # imports transformers, which takes seconds
 
-    precision: Precision
-    trials: Sequence[Trial]
-    forward: Forward
-    parameters: int
+        model = artifact.model().to(device)
+        parameters = sum(p.numel() for p in model.parameters())
+        return _LoadedModel("float32", (), lambda sequences: infer_sequences(model, sequences), parameters)
+    trials: Sequence[PrecisionTrial] = ()
+    if settings.precision == "auto":
+        trials, packed = fastest_precision(artifact, golden, device)
+    else:
+        packed = artifact.packed(settings.precision, device)
+    return _LoadedModel(packed.precision, trials, packed, packed.parameters)
 
 
-def _exact_after_all(artifact: Artifact, device: str, failed: _Loaded, difference: float) -> _Loaded:
-    """float32, where the precision that agreed on short texts does not on the golden ones."""
-    verdict = f"too far from float32 on golden texts: {NEAR} is allowed"
+def _fall_back_to_float32(artifact: Artifact, device: str, failed: _LoadedModel, difference: float) -> _LoadedModel:
+    """Load float32 in place of a precision that agreed on short texts but does not on the golden ones."""
+    verdicts = {
+        failed.precision: (f"too far from float32 on golden texts: {NEAR} is allowed", difference),
+        "float32": ("chosen: nothing faster agrees with it", None),
+    }
     trials = [
-        replace(trial, verdict=verdict, largest_difference=difference)
-        if trial.precision == failed.precision
-        else replace(trial, verdict="chosen: nothing faster agrees with it")
-        if trial.precision == "float32"
+        replace(trial, verdict=verdicts[trial.precision][0], largest_difference=verdicts[trial.precision][1])
+        if trial.precision in verdicts
         else trial
         for trial in failed.trials
     ]
     packed = artifact.packed(device=device)
-    return _Loaded("float32", trials, packed, packed.parameters)
-
-
-def _load(artifact: Artifact, settings: Settings, device: str) -> _Loaded:
-    if artifact.manifest.head == "flatten":
-        if settings.precision not in ("auto", "float32"):
-            raise EngineLoadError(f"SERVICE_PRECISION={settings.precision}: the head 'flatten' runs in float32 only")
-        from classifier.model import infer_sequences  # seconds of imports that the other head does not need
-
-        model = artifact.model().to(device)
-        parameters = sum(p.numel() for p in model.parameters())
-        return _Loaded("float32", (), lambda sequences: infer_sequences(model, sequences), parameters)
-    if settings.precision != "auto":
-        packed = artifact.packed(settings.precision, device)
-        return _Loaded(settings.precision, (), packed, packed.parameters)
-    precision, trials, packed = _fastest(artifact, device)
-    return _Loaded(precision, trials, packed, packed.parameters)
-
-
-def _fastest(artifact: Artifact, device: str) -> tuple[Precision, Sequence[Trial], PackedClassifier]:
-    """See `service.model.autotune`. While others are tried, float32 only passes through memory layer by layer, so that
-    the check of a lower precision does not cost the memory which that one saves."""
-    exact = artifact.packed(device=device, keep=False)
-    golden = [window.ids for text in _golden_texts(artifact) for window in text.windows if len(window.ids) <= 256]
-    drawn = _random_texts(exact.vocabulary, min(artifact.manifest.max_tokens, 64))
-    tokens = min(TRIAL_TOKENS, exact.max_tokens)
-    short = [ids for ids in golden if len(ids) <= SHORT_TOKENS]
-    long = [ids for ids in golden if len(ids) > SHORT_TOKENS]
-    batteries = [texts for texts in (drawn, short, long) if texts]  # what fails in one need not go through the next
-    expected: list[list[list[float]]] = []
-    loaded: dict[Precision, PackedClassifier] = {}
-
-    def rate(precision: Precision) -> float:
-        one = exact if precision == "float32" else artifact.packed(precision, device, keep=False)
-        return tokens / (exact.layers * one.layer_seconds(tokens, rounds=3))
-
-    def check(precision: Precision) -> tuple[float, int]:
-        loaded.clear()
-        model = artifact.packed(precision, device, keep=False)  # what fails at once never has all layers in memory
-        largest, changed = 0.0, 0
-        for place, texts in enumerate(batteries):
-            if place == len(expected):
-                expected.append(exact(texts).tolist())
-            if place:
-                model = loaded[precision] = artifact.packed(precision, device)
-            difference, flips = disagreement(model(texts).tolist(), expected[place])
-            largest, changed = max(largest, difference), changed + flips
-            if not largest <= NEAR or changed:
-                break
-        return largest, changed
-
-    unavailable = _unavailable(device)
-    candidates = [precision for precision in PRECISIONS if precision not in unavailable]
-    chosen, trials = choose_precision(candidates, rate, check, unavailable)
-    packed = loaded.get(chosen)
-    loaded.clear()
-    return chosen, trials, artifact.packed(chosen, device) if packed is None else packed
-
-
-def _unavailable(device: str) -> dict[Precision, str]:
-    """Precisions that this hardware has no instructions for."""
-    reasons: dict[Precision, str] = {}
-    if device == "cuda":
-        reasons["int8"] = "runs on CPUs only"
-        if not torch.cuda.is_bf16_supported():
-            reasons["bfloat16"] = "not on this GPU"
-        return reasons
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        reasons["bfloat16"] = "not on this CPU: it has neither AVX512-BF16 nor AMX"
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        reasons["int8"] = "this build of PyTorch has no oneDNN"
-    return reasons
-
-
-def _random_texts(vocabulary: int, longest: int) -> list[tuple[int, ...]]:
-    """Ids at random, of lengths 1, 2, 3, 5, 8 ...: what no golden text has in it."""
-    draw = random.Random(0)
-    lengths = [1, 2]
-    while lengths[-1] + lengths[-2] <= longest:
-        lengths.append(lengths[-1] + lengths[-2])
-    return [tuple(draw.randrange(vocabulary) for _ in range(length)) for length in lengths]
+    return _LoadedModel("float32", trials, packed, packed.parameters)
 
 
 def _golden_texts(artifact: Artifact) -> list[EncodedText]:
@@ -326,13 +238,13 @@ def _golden_texts(artifact: Artifact) -> list[EncodedText]:
     return texts
 
 
-def _golden_difference(artifact: Artifact, forward: Forward) -> float:
-    """Largest absolute difference over all golden texts as one batch, and over the short ones each alone; infinite for
-    NaN."""
-    texts = _golden_texts(artifact)
+def _golden_difference(artifact: Artifact, texts: Sequence[EncodedText], forward: Forward) -> float:
+    """Return the largest difference from the stored logits, infinite for NaN.
+
+    All golden texts run as one batch, and each short one also runs alone.
+    """
     expected = [golden.logits for golden in artifact.manifest.golden]
-    together = forward([window.ids for text in texts for window in text.windows]).tolist()
-    rows = iter(together)
+    rows = iter(forward([window.ids for text in texts for window in text.windows]).tolist())
     got = [
         combine_windows([next(rows) for _ in text.windows], [len(window.ids) for window in text.windows]).tolist()
         for text in texts
@@ -342,27 +254,11 @@ def _golden_difference(artifact: Artifact, forward: Forward) -> float:
     return disagreement(got, [*expected, *(expected[i] for i in short)])[0]
 
 
-def _choose_budget(artifact: Artifact, settings: Settings, forward: Forward) -> tuple[int, list[BudgetTrial]]:
-    """Also warms up: the largest batch runs at least once."""
-    longest = artifact.manifest.max_tokens
-
-    def seconds(tokens: int) -> float:
-        """Over texts of 128 tokens, or as long as there can be; the better of two runs where they are short."""
-        length = longest if artifact.manifest.head == "flatten" else min(128, longest)
-        batch = [[0] * length] * max(1, tokens // length)
-        times: list[float] = []
-        while not times or (len(times) < 2 and times[0] < QUICK_S):
-            started = time.perf_counter()
-            forward(batch)
-            times.append(time.perf_counter() - started)
-        return min(times) * tokens / (length * len(batch))
-
-    if settings.max_batch_tokens:
-        seconds(settings.max_batch_tokens)
-        return settings.max_batch_tokens, []
-    return choose_budget(seconds)
+def _service_error(problem: EncodingError) -> ServiceError:
+    kinds = {EmptyTextError: "empty_text", TextTooLongError: "text_too_long"}
+    return ServiceError(kinds.get(type(problem), "invalid_text"), str(problem))
 
 
 def _key(ids: Sequence[int]) -> bytes:
-    """16 bytes that stand for a window: the text itself need not be kept to recognise it."""
+    """Return 16 bytes that identify a window, so that the text itself need not be kept to recognise it."""
     return blake2b(np.asarray(ids, dtype=np.int32).tobytes(), digest_size=16).digest()

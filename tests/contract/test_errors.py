@@ -81,7 +81,8 @@ async def reload_of_nothing(service: Service) -> httpx.Response:
     def load(*_: object) -> Engine:
         raise EngineLoadError("artifact nowhere: no such directory")
 
-    service.lifecycle._load_engine = load
+    assert service.lifecycle._loader is not None
+    service.lifecycle._loader.load_engine = load
     return await post("/admin/reload", {}, authorization=f"Bearer {KEY}")(service)
 
 

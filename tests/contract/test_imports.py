@@ -17,7 +17,7 @@ FORBIDDEN = {
 }
 
 ALLOWED = {
-    "classifier": ("classifier/", "training/", "service/model/"),
+    "classifier": ("classifier/", "training/", "service/"),
     "torch": ("classifier/", "training/", "service/model/"),
     "transformers": ("classifier/", "training/"),
     "fastapi": ("service/",),

@@ -14,17 +14,16 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
+from classifier import OnLong
+from service.errors import ServiceError
 from service.inference.engine import (
     EncodedWindow,
     EngineInfo,
-    InferenceError,
     Logits,
     ModelOutOfMemory,
-    OnLong,
     Prediction,
-    TextProblem,
     TextWindows,
-    Tokenized,
+    TokenizedText,
 )
 from tests.support import texts
 
@@ -77,35 +76,37 @@ class FakeEngine:
 
     def encode(
         self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False
-    ) -> list[TextWindows | TextProblem]:
+    ) -> list[TextWindows | ServiceError]:
         results = [self._encode(text, on_long) for text in texts]
         if spans:
-            results = [replace(r, spans=((0, 1),) * len(r.items)) if isinstance(r, TextWindows) else r for r in results]
+            results = [
+                replace(r, spans=((0, 1),) * len(r.windows)) if isinstance(r, TextWindows) else r for r in results
+            ]
         return results
 
-    def _encode(self, text: str, on_long: OnLong | None) -> TextWindows | TextProblem:
+    def _encode(self, text: str, on_long: OnLong | None) -> TextWindows | ServiceError:
         tokens = 1000 if "huge" in text else len(text.split())
         if tokens == 0:
-            return TextProblem("empty_text", "the text is empty")
+            return ServiceError("empty_text", "the text is empty")
         if "\ud800" in text:
-            return TextProblem("invalid_text", "the text is not valid Unicode")
+            return ServiceError("invalid_text", "the text is not valid Unicode")
         if tokens > MAX_TOKENS and "huge" not in text:
             if on_long == "error":
-                return TextProblem("text_too_long", f"{tokens} tokens, the limit is {MAX_TOKENS}")
+                return ServiceError("text_too_long", f"{tokens} tokens, the limit is {MAX_TOKENS}")
             if on_long == "truncate":
                 return TextWindows((item(text, MAX_TOKENS),), tokens, MAX_TOKENS)
             return TextWindows((item(text, MAX_TOKENS), item(text + "'", MAX_TOKENS)), tokens, tokens)
         return TextWindows((item(text, tokens),), tokens, tokens)
 
-    def tokenize(self, text: str) -> Tokenized | TextProblem:
+    def tokenize(self, text: str) -> TokenizedText:
         encoded = self._encode(text, "windows")
-        if isinstance(encoded, TextProblem):
-            return encoded
+        if isinstance(encoded, ServiceError):
+            raise encoded
         places = [match.span() for match in re.finditer(r"\S+", text)]
-        return Tokenized(text, tuple(range(len(places))), tuple(places), len(encoded.items))
+        return TokenizedText(text, tuple(range(len(places))), tuple(places), len(encoded.windows))
 
-    def infer(self, items: Sequence[EncodedWindow]) -> Sequence[Logits]:
-        texts = [item.payload for item in items]
+    def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
+        texts = [window.payload for window in windows]
         self.batches.append(texts)
         self.entered.release()
         assert self.gate.wait(30), "the test never opened the gate"
@@ -121,12 +122,12 @@ class FakeEngine:
             return [float("nan")] * len(LABELS)
         return [10.0 if i == len(text) % len(LABELS) else 0.0 for i in range(len(LABELS))]
 
-    def decode(self, encoded: TextWindows, logits: Sequence[Logits]) -> Prediction:
+    def decode(self, text: TextWindows, logits: Sequence[Logits]) -> Prediction:
         row = logits[0]
         if any(value != value for value in row):
-            raise InferenceError("the model's scores for this text are not finite")
+            raise ServiceError("inference_failed", "the model's scores for this text are not finite")
         ranked = sorted(zip(LABELS, [value / 10 for value in row], strict=True), key=lambda pair: -pair[1])
-        return Prediction(tuple(ranked), unsure="unsure" in str(encoded.items[0].payload))
+        return Prediction(tuple(ranked), unsure="unsure" in str(text.windows[0].payload))
 
     def probe(self) -> None:
         if self.broken:

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config
 
+from classifier import Precision
 from classifier.artifact import Artifact
 from classifier.errors import ModelError
 from classifier.layers import Get
 from classifier.model import GPT2Classifier, infer_sequences
 from classifier.packed import PackedClassifier
-from classifier.products import Precision
 
 rows = st.lists(st.lists(st.integers(0, 399), min_size=1, max_size=60), min_size=1, max_size=10)
 

@@ -73,7 +73,7 @@ async def test_stop_while_loading_is_clean() -> None:
 def test_app_and_contract_import_no_torch() -> None:
     code = (
         "import sys; from service.app import openapi_document; openapi_document(); "
-        "print([m for m in ('torch', 'transformers', 'classifier', 'training') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'tokenizers', 'training') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

@@ -473,7 +473,7 @@ async def test_batch_waits_behind_single_texts(service_with: ServiceFactory, eng
 async def queued(service: Service, items: int) -> None:
     """Wait until so many windows are in the batcher."""
     assert service.lifecycle.current_pipeline().batcher is not None
-    while service.lifecycle.current_pipeline().batcher.load.items < items:
+    while service.lifecycle.current_pipeline().batcher.load.windows < items:
         await asyncio.sleep(0)
 
 

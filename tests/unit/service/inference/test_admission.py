@@ -5,35 +5,35 @@ from service.inference.admission import FIRST_BATCHES, TIMELY, Admission, ModelR
 from service.inference.engine import EncodedWindow
 from service.inference.queue import Queue
 
-LIMITS = QueueLimits(max_items=3, max_tokens=100, max_batch_tokens=20, tokens_per_s=10.0)
+LIMITS = QueueLimits(max_windows=3, max_tokens=100, max_batch_tokens=20, tokens_per_s=10.0)
 
 
-def admission(items: int, tokens: int, limits: QueueLimits = LIMITS) -> Admission:
-    """Over a queue of one work of so many tokens, for which `items` windows wait."""
+def admission(windows: int, tokens: int, limits: QueueLimits = LIMITS) -> Admission:
+    """Over a queue of one window of so many tokens, for which `windows` results wait."""
     queue = Queue()
     if tokens:
         queue.add(EncodedWindow(tokens, (), tokens, None), "interactive", 0.0)
     one = Admission(queue, limits)
-    one.items = items
+    one.windows = windows
     return one
 
 
 def test_an_empty_queue_takes_any_request() -> None:
-    admission(0, 0).check(items=1000, tokens=10**6, left_s=0.001, lane="interactive")
+    admission(0, 0).check(windows=1000, tokens=10**6, left_s=0.001, lane="interactive")
 
 
-@pytest.mark.parametrize(("items", "tokens"), [(3, 1), (2, 100)])
-def test_what_goes_beyond_a_bound_is_refused_with_the_figures(items: int, tokens: int) -> None:
+@pytest.mark.parametrize(("windows", "tokens"), [(3, 1), (2, 100)])
+def test_what_goes_beyond_a_bound_is_refused_with_the_figures(windows: int, tokens: int) -> None:
     with pytest.raises(ServiceError) as caught:
-        admission(1, 1).check(items, tokens, left_s=1e6, lane="interactive")
+        admission(1, 1).check(windows, tokens, left_s=1e6, lane="interactive")
     assert caught.value.kind == "overloaded"
     assert caught.value.retry_after_s == pytest.approx(0.1)  # one token, ten a second
     assert "holds 1 windows and 1 tokens, the limits are 3 and 100" in str(caught.value)
-    assert f"needs {items} and {tokens}" in str(caught.value)
+    assert f"needs {windows} and {tokens}" in str(caught.value)
 
 
 def test_bounds_themselves_may_be_reached() -> None:
-    admission(1, 1).check(items=2, tokens=99, left_s=1e6, lane="interactive")
+    admission(1, 1).check(windows=2, tokens=99, left_s=1e6, lane="interactive")
 
 
 def test_what_would_come_too_late_is_refused() -> None:
@@ -46,7 +46,7 @@ def test_what_would_come_too_late_is_refused() -> None:
 
 
 def test_nothing_is_too_late_before_a_rate_is_known() -> None:
-    one = admission(1, 50, QueueLimits(max_items=3, max_tokens=100, max_batch_tokens=20))
+    one = admission(1, 50, QueueLimits(max_windows=3, max_tokens=100, max_batch_tokens=20))
     one.check(1, 10, left_s=0.001, lane="interactive")
     assert one.retry_after_s() == 1.0
 

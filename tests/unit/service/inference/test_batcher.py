@@ -13,13 +13,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from service.errors import ServiceError
 from service.inference.admission import FIRST_BATCHES, QueueLimits
 from service.inference.batcher import GOOD_BATCHES, MAX_FAULTS, Batcher
+from service.inference.deadline import Deadline
 from service.inference.engine import EncodedWindow, Logits
 from service.inference.queue import MAX_PASSED_OVER, Lane, WindowResult
 from service.telemetry import Metrics
 from tests.support.fake_engine import LABELS, FakeEngine, item
 from tests.support.virtual_time import Deadlock, VirtualTimeLoop, run, taking
 
-LIMITS = QueueLimits(max_items=100, max_tokens=1000, max_batch_tokens=20)
+LIMITS = QueueLimits(max_windows=100, max_tokens=1000, max_batch_tokens=20)
 BATCH_S = 1.0
 
 
@@ -37,7 +38,7 @@ class Bench:
     def __init__(self, limits: QueueLimits = LIMITS) -> None:
         self.engine = FakeEngine()
         self.metrics = Metrics()
-        self.batcher = Batcher(self.engine, limits, self.metrics, run=taking(lambda: BATCH_S))
+        self.batcher = Batcher(self.engine, limits, self.metrics, run_blocking=taking(lambda: BATCH_S))
         self.batcher.start()
 
     @property
@@ -54,9 +55,10 @@ class Bench:
         timeout_s: float = 1e6,
         lane: Lane = "interactive",
         spent_s: float = 0.0,
-        patient: bool = False,
+        wait_for_room: bool = False,
     ) -> list[WindowResult]:
-        return await self.batcher.submit([item(text) for text in texts], timeout_s, spent_s, lane, patient)
+        deadline = Deadline.after(timeout_s, spent_s)
+        return await self.batcher.submit([item(text) for text in texts], deadline, lane, wait_for_room)
 
     def later(self, *texts: str, **options: Any) -> "asyncio.Task[list[WindowResult]]":
         return asyncio.ensure_future(self.submit(*texts, **options))
@@ -71,7 +73,7 @@ class Bench:
         return float(self.metrics.dropped.labels(reason)._value.get())
 
     def empty(self) -> bool:
-        return (self.batcher.load.items, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
+        return (self.batcher.load.windows, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
 
 
 async def answered(*tasks: "asyncio.Task[list[WindowResult]]") -> list[list[WindowResult]]:
@@ -124,8 +126,8 @@ class TestBatches:
     def test_what_is_computed_counts_not_what_is_read(self) -> None:
         async def scenario() -> None:
             bench = Bench()
-            padded = [EncodedWindow(1, f"p{i}", computed=9, key=i) for i in range(5)]
-            await bench.batcher.submit(padded, 100)
+            padded = [EncodedWindow(1, f"p{i}", computed_tokens=9, key=i) for i in range(5)]
+            await bench.batcher.submit(padded, Deadline.after(100))
             assert list(map(len, bench.batches)) == [2, 2, 1]
             assert bench.metrics.padding_tokens._value.get() == 40
 
@@ -200,7 +202,7 @@ class TestAdmission:
             await asyncio.sleep(0)
             error = await refused(bench.submit(*(f"b{i}" for i in range(41))), "overloaded")
             assert error.status == 429 and error.retry_after_s is not None
-            assert bench.batcher.load.items == 60
+            assert bench.batcher.load.windows == 60
             second = bench.later(*(f"b{i}" for i in range(40)))
             assert [len(r) for r in await answered(first, second)] == [60, 40]
 
@@ -249,7 +251,7 @@ class TestOverload:
         """Texts of two windows, so that half of an answer can be computed in vain."""
 
         async def scenario() -> None:
-            bench = Bench(QueueLimits(max_items=10**6, max_tokens=10**6, max_batch_tokens=20))
+            bench = Bench(QueueLimits(max_windows=10**6, max_tokens=10**6, max_batch_tokens=20))
             outcomes: list[str] = []
 
             async def ask(n: int) -> None:
@@ -374,14 +376,14 @@ class TestSharing:
     def test_windows_without_a_key_are_never_shared(self) -> None:
         async def scenario() -> None:
             bench = Bench()
-            await bench.batcher.submit([EncodedWindow(1, "a", 1), EncodedWindow(1, "a", 1)], 100)
+            await bench.batcher.submit([EncodedWindow(1, "a", 1), EncodedWindow(1, "a", 1)], Deadline.after(100))
             assert bench.batches == [["a", "a"]]
 
         run(scenario)
 
     def test_cache_answers_at_once_and_is_bounded(self) -> None:
         async def scenario() -> None:
-            bench = Bench(QueueLimits(100, 1000, 20, cache_items=2))
+            bench = Bench(QueueLimits(100, 1000, 20, cache_windows=2))
             for text in ("a", "b", "a", "c", "a", "b"):  # a is used again before c comes, so that b is let go
                 await bench.submit(text)
             assert bench.batches == [["a"], ["b"], ["c"], ["b"]]
@@ -392,7 +394,7 @@ class TestSharing:
 
     def test_failures_and_nan_are_not_cached(self) -> None:
         async def scenario() -> None:
-            bench = Bench(QueueLimits(100, 1000, 20, cache_items=9))
+            bench = Bench(QueueLimits(100, 1000, 20, cache_windows=9))
             for text in ("nan", "nan", "poison", "poison"):
                 await bench.submit(text)
             assert bench.batches == [["nan"], ["nan"], ["poison"], ["poison"]]
@@ -428,7 +430,7 @@ class TestLeaving:
             bench = Bench()
             first = await bench.busy()
             await refused(bench.submit(*(f"l{i}" for i in range(99)), timeout_s=0.1), "deadline_exceeded")
-            assert (bench.batcher.load.items, bench.batcher.load.tokens) == (1, 1)
+            assert (bench.batcher.load.windows, bench.batcher.load.tokens) == (1, 1)
             await answered(first, bench.later(*(f"n{i}" for i in range(99))))
 
         run(scenario)
@@ -615,12 +617,12 @@ class TestClosing:
         asyncio.run(scenario())  # real time: closing waits for a real thread
 
 
-def test_who_is_patient_waits_for_room() -> None:
+def test_a_request_waits_for_room_if_it_asks_to() -> None:
     async def scenario() -> None:
-        bench = Bench(replace(LIMITS, max_items=2))
+        bench = Bench(replace(LIMITS, max_windows=2))
         busy = await bench.busy()
         other = bench.later("other")
-        waiting = bench.later("one", "two", patient=True)
+        waiting = bench.later("one", "two", wait_for_room=True)
         await asyncio.sleep(0)
         await refused(bench.submit("three"), "overloaded")
         await answered(busy, other, waiting)
@@ -632,9 +634,9 @@ def test_who_is_patient_waits_for_room() -> None:
 
 def test_patience_ends_with_the_time_allowed() -> None:
     async def scenario() -> None:
-        bench = Bench(replace(LIMITS, max_items=1))
+        bench = Bench(replace(LIMITS, max_windows=1))
         busy = await bench.busy()
-        await refused(bench.submit("one", patient=True, timeout_s=BATCH_S / 4), "deadline_exceeded")
+        await refused(bench.submit("one", wait_for_room=True, timeout_s=BATCH_S / 4), "deadline_exceeded")
         await answered(busy)
         assert bench.batches == [["busy"]] and bench.empty()
 
@@ -643,9 +645,9 @@ def test_patience_ends_with_the_time_allowed() -> None:
 
 def test_patience_does_not_outlive_the_batcher() -> None:
     async def scenario() -> None:
-        bench = Bench(replace(LIMITS, max_items=1))
+        bench = Bench(replace(LIMITS, max_windows=1))
         busy = await bench.busy()
-        waiting = bench.later("one", patient=True)
+        waiting = bench.later("one", wait_for_room=True)
         await asyncio.sleep(0)
         closing = asyncio.ensure_future(bench.batcher.close())
         with pytest.raises(ServiceError) as caught:
@@ -682,17 +684,17 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(cached=st.booleans(), budget=st.integers(4, 30), seconds=st.sampled_from([0.1, 1.0, 3.0]))
     def start(self, cached: bool, budget: int, seconds: float) -> None:
-        self.limits = QueueLimits(max_items=30, max_tokens=120, max_batch_tokens=budget, cache_items=3 * cached)
+        self.limits = QueueLimits(max_windows=30, max_tokens=120, max_batch_tokens=budget, cache_windows=3 * cached)
         self.engine = FakeEngine()
         self.seconds = seconds
 
         async def started() -> Batcher:
-            batcher = Batcher(self.engine, self.limits, Metrics(), run=taking(lambda: self.seconds))
+            batcher = Batcher(self.engine, self.limits, Metrics(), run_blocking=taking(lambda: self.seconds))
             infer = self.engine.infer
 
-            def within_budget(items: Sequence[EncodedWindow]) -> Sequence[Logits]:
-                assert len(items) == 1 or sum(i.computed for i in items) <= self.limits.max_batch_tokens
-                return infer(items)
+            def within_budget(windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
+                assert len(windows) == 1 or sum(w.computed_tokens for w in windows) <= self.limits.max_batch_tokens
+                return infer(windows)
 
             self.engine.infer = within_budget  # type: ignore[method-assign]
             batcher.start()
@@ -707,7 +709,7 @@ class Machine(RuleBasedStateMachine):
     )
     def submit(self, texts: list[str], lane: Lane, timeout_s: float) -> None:
         async def go() -> asyncio.Task[list[WindowResult]]:
-            request = self.batcher.submit([item(t) for t in texts], timeout_s, lane=lane)
+            request = self.batcher.submit([item(t) for t in texts], Deadline.after(timeout_s), lane)
             task: asyncio.Task[list[WindowResult]] = asyncio.ensure_future(request)
             await asyncio.sleep(0)
             return task
@@ -740,7 +742,7 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "batcher"):
             return
         waiting = [texts for texts, _, _, task in self.open if not task.done()]
-        assert 0 <= self.batcher.load.items <= sum(map(len, waiting))
+        assert 0 <= self.batcher.load.windows <= sum(map(len, waiting))
         assert self.batcher.load.tokens >= 0
 
     def look_at_answers(self) -> None:
@@ -772,10 +774,10 @@ class Machine(RuleBasedStateMachine):
             self.engine.broken = False
             await asyncio.gather(*(task for *_, task in self.open), return_exceptions=True)  # Deadlock if one is lost
             await asyncio.sleep(100 * self.seconds)  # what callers left in the model
-            assert (self.batcher.load.items, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
+            assert (self.batcher.load.windows, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
             await self.batcher.recheck()
             assert self.batcher.healthy
-            assert isinstance((await self.batcher.submit([item("a")], 1e6))[0], list)
+            assert isinstance((await self.batcher.submit([item("a")], Deadline.after(1e6)))[0], list)
             assert self.batcher._worker is not None
             self.batcher._worker.cancel()
             await asyncio.gather(self.batcher._worker, return_exceptions=True)

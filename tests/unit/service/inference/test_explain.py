@@ -3,18 +3,14 @@
 import math
 import time
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import ServiceError
-from service.inference.batcher import deadline_exceeded
 from service.inference.engine import Prediction
-from service.inference.explain import MAX_PARTS, explain, log_odds, parts_of, sentences
-from service.inference.pipeline import Answer, RequestOptions, Timing
+from service.inference.explain import MAX_PARTS, log_odds, parts_of, sentences
 from tests.support.app import ServiceFactory
 from tests.support.fake_engine import FakeEngine
 
@@ -85,8 +81,8 @@ def test_log_odds_are_those_of_the_calibrated_probability() -> None:
 class Counting(FakeEngine):
     """Logit of "sport": one for each goal; of the others 0."""
 
-    def decode(self, encoded: Any, logits: Any) -> Prediction:
-        odds = math.exp(str(encoded.items[0].payload).count("goal"))
+    def decode(self, text: Any, logits: Any) -> Prediction:
+        odds = math.exp(str(text.windows[0].payload).count("goal"))
         scores = {"sport": odds / (odds + 2), "business": 1 / (odds + 2), "politics": 1 / (odds + 2)}
         ranked = sorted(scores.items(), key=lambda pair: -pair[1])
         return Prediction(tuple(ranked), unsure=False)
@@ -125,13 +121,13 @@ async def test_one_sentence_has_no_contribution(service_with: ServiceFactory) ->
 
 async def test_a_rest_on_which_the_model_fails_has_none_either(service_with: ServiceFactory) -> None:
     class Fragile(Counting):
-        def infer(self, items: Any) -> Any:
-            if any("goal" not in item.payload for item in items):
+        def infer(self, windows: Any) -> Any:
+            if any("goal" not in window.payload for window in windows):
                 raise RuntimeError("no goal")
-            return super().infer(items)
+            return super().infer(windows)
 
     async with service_with() as service:
-        service.lifecycle.current_pipeline().batcher._model = Fragile()
+        service.lifecycle.current_pipeline().batcher.model_thread.model = Fragile()
         answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True})
     assert answer.status_code == 200
     assert [set(s) for s in answer.json()["explanation"]["sentences"]] == [
@@ -148,14 +144,20 @@ async def test_the_time_allowed_is_for_all_of_it(service_with: ServiceFactory, m
         assert (await service.post("/predict", {"text": "A goal. Nothing."})).status_code == 200
 
 
-async def test_time_that_runs_out_is_said_to_be_the_requests() -> None:
-    async def too_late(*_: Any) -> None:
-        raise deadline_exceeded(0.003)
+async def test_time_that_runs_out_is_said_to_be_the_requests(service_with: ServiceFactory) -> None:
+    class Stalling(Counting):
+        def infer(self, windows: Any) -> Any:
+            if len(self.batches) == 1:  # the text itself is answered
+                self.gate.clear()
+            return super().infer(windows)
 
-    pipeline: Any = SimpleNamespace(max_texts=2, answers=too_late)
-    answer = Answer(Prediction((("a", 0.8), ("b", 0.2)), False), tokens=4, tokens_read=4, windows=1)
-    with pytest.raises(ServiceError, match="no answer within 10000 ms"):
-        await explain(pipeline, "A goal. Nothing.", answer, RequestOptions(), 10_000, Timing())
+    engine = Stalling()
+    async with service_with() as service:
+        service.lifecycle.current_pipeline().batcher.model_thread.model = engine
+        answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True, "timeout_ms": 300})
+        engine.gate.set()
+    assert (answer.status_code, answer.json()["kind"]) == (504, "deadline_exceeded")
+    assert "no answer within 300 ms" in answer.json()["error"]
 
 
 async def test_only_predict_explains(service_with: ServiceFactory) -> None:

@@ -24,49 +24,49 @@ def batches(queue: Queue, budget: int) -> list[list[QueuedWindow]]:
     made = []
     while batch := queue.next_batch(budget):
         made.append(batch)
-        for work in batch:
-            queue.forget(work)
+        for queued in batch:
+            queue.discard(queued)
     return made
 
 
 @given(arrivals, st.integers(1, 20))
 def test_everything_comes_once_and_within_the_budget(arrived: list[tuple[Lane, int]], budget: int) -> None:
-    queue, works = filled(arrived)
+    queue, added = filled(arrived)
     assert queue.tokens == sum(tokens for _, tokens in arrived)
     made = batches(queue, budget)
-    assert sorted(work.queued_at for batch in made for work in batch) == [work.queued_at for work in works]
+    assert sorted(queued.queued_at for batch in made for queued in batch) == [queued.queued_at for queued in added]
     for batch in made:
-        assert len(batch) == 1 or sum(work.item.computed for work in batch) <= budget
+        assert len(batch) == 1 or sum(queued.window.computed_tokens for queued in batch) <= budget
     assert queue.empty and queue.tokens == 0
 
 
 @given(arrivals, st.integers(1, 20))
 def test_a_batch_begins_with_the_oldest_of_the_lane_that_leads(arrived: list[tuple[Lane, int]], budget: int) -> None:
-    queue, works = filled(arrived)
-    waiting = {lane: [work for work in works if work.lane == lane] for lane in LANES}
+    queue, added = filled(arrived)
+    waiting = {lane: [queued for queued in added if queued.lane == lane] for lane in LANES}
     for batch in batches(queue, budget):
         assert batch[0] is waiting[batch[0].lane][0]
-        for work in batch:
-            waiting[work.lane].remove(work)
+        for queued in batch:
+            waiting[queued.lane].remove(queued)
 
 
 @given(arrivals, st.integers(1, 20))
 def test_bulk_is_passed_over_so_many_times_at_most(arrived: list[tuple[Lane, int]], budget: int) -> None:
-    queue, works = filled(arrived)
-    bulk = [work for work in works if work.lane == "bulk"]
+    queue, added = filled(arrived)
+    bulk = [queued for queued in added if queued.lane == "bulk"]
     in_a_row = 0
     for batch in batches(queue, budget):
         in_a_row = 0 if bulk and bulk[0] in batch else in_a_row + bool(bulk)
         assert in_a_row <= MAX_PASSED_OVER
-        bulk = [work for work in bulk if work not in batch]
+        bulk = [queued for queued in bulk if queued not in batch]
 
 
 @given(arrivals)
 def test_tokens_until_done_counts_what_goes_first(arrived: list[tuple[Lane, int]]) -> None:
-    queue, works = filled(arrived)
-    of = {lane: sum(work.item.tokens for work in works if work.lane == lane) for lane in LANES}
+    queue, added = filled(arrived)
+    of = {lane: sum(queued.window.tokens for queued in added if queued.lane == lane) for lane in LANES}
     assert queue.tokens_until_done(3, "bulk") == sum(of.values()) + 3
-    beside_bulk = (MAX_PASSED_OVER + 1) / MAX_PASSED_OVER if any(work.lane == "bulk" for work in works) else 1
+    beside_bulk = (MAX_PASSED_OVER + 1) / MAX_PASSED_OVER if any(queued.lane == "bulk" for queued in added) else 1
     assert queue.tokens_until_done(3, "interactive") == round((of["interactive"] + 3) * beside_bulk)
 
 
@@ -78,24 +78,24 @@ def test_lookahead_is_bounded() -> None:
 
 def test_an_equal_window_is_found_until_the_model_is_done_with_it() -> None:
     queue = Queue()
-    work = queue.add(entry(5, "a"), "bulk", 0.0)
-    assert queue.find("a") is work
-    assert queue.next_batch(10) == [work]
-    assert queue.find("a") is work
-    assert not queue.withdraw(work), "it is in the model"
-    queue.forget(work)
+    queued = queue.add(entry(5, "a"), "bulk", 0.0)
+    assert queue.find("a") is queued
+    assert queue.next_batch(10) == [queued]
+    assert queue.find("a") is queued
+    assert not queue.withdraw(queued), "it is in the model"
+    queue.discard(queued)
     assert queue.find("a") is None and queue.empty
 
 
-def test_hurried_work_joins_the_interactive_lane_at_its_end() -> None:
+def test_a_promoted_window_joins_the_interactive_lane_at_its_end() -> None:
     queue = Queue()
     first = queue.add(entry(1, "first"), "bulk", 0.0)
-    hurried = queue.add(entry(1, "hurried"), "bulk", 1.0)
+    promoted = queue.add(entry(1, "promoted"), "bulk", 1.0)
     text = queue.add(entry(1, "text"), "interactive", 2.0)
-    queue.hurry(hurried)
-    queue.hurry(text)
-    assert [work.item.key for work in queue.next_batch(10)] == ["text", "hurried", "first"]
-    assert hurried.lane == "interactive" and first.lane == "bulk"
+    queue.promote(promoted)
+    queue.promote(text)
+    assert [queued.window.key for queued in queue.next_batch(10)] == ["text", "promoted", "first"]
+    assert promoted.lane == "interactive" and first.lane == "bulk"
 
 
 def test_what_was_cleared_is_not_counted_when_the_model_is_done_with_it() -> None:
@@ -104,5 +104,5 @@ def test_what_was_cleared_is_not_counted_when_the_model_is_done_with_it() -> Non
     [old] = queue.next_batch(10)
     queue.clear()
     new = queue.add(entry(7, "a"), "interactive", 1.0)
-    queue.forget(old)
+    queue.discard(old)
     assert queue.tokens == 7 and queue.find("a") is new

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.model.autotune import NEAR, BudgetTrial, Precision, choose_budget, choose_precision, disagreement
+from classifier import Precision
+from service.model.autotune import NEAR, BudgetTrial, choose_budget, choose_precision, disagreement
 
 RATES: dict[Precision, float] = {"float32": 100.0, "bfloat16": 300.0, "int8": 200.0}
 
@@ -33,7 +34,7 @@ def test_the_fastest_that_agrees_is_chosen() -> None:
 def test_a_small_gain_is_not_worth_inexact_answers() -> None:
     precision, verdicts = chosen({"float32": 100.0, "int8": 109.0})
     assert precision == "float32"
-    assert verdicts["int8"] == "only 1.09 times as fast as float32, 1.1 is asked for"
+    assert verdicts["int8"] == "only 1.09 times as fast as float32; 1.1 times is required"
     assert verdicts["bfloat16"] == "not here"
     assert chosen({"float32": 100.0, "int8": 111.0})[0] == "int8"
 

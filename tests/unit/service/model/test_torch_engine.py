@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from classifier import packed
+from classifier import Precision, packed
 from classifier.artifact import MANIFEST, Artifact
 from classifier.decoding import probabilities
 from classifier.packed import PackedClassifier
-from service.errors import EngineLoadError
-from service.inference.engine import EncodedWindow, InferenceError, ModelOutOfMemory, TextProblem, TextWindows
-from service.model import torch_engine
-from service.model.autotune import Precision, Trial
+from service.errors import EngineLoadError, ServiceError
+from service.inference.engine import EncodedWindow, ModelOutOfMemory, TextWindows
+from service.model import measure, torch_engine
+from service.model.autotune import PrecisionTrial
 from service.model.torch_engine import TorchEngine, load_torch_engine
 from service.settings import Settings
 from tests.support import ROOT
@@ -40,16 +40,16 @@ def test_answers_equal_the_trainings_own(engine: TorchEngine, artifact: Artifact
     texts = [row["text"] * (i % 5 + 1) for i, row in enumerate(news_rows(12))]
     expected = probabilities(predict_logits(artifact.model(), artifact.encoder(), texts))
     encoded = [e for e in engine.encode(texts, "windows") if isinstance(e, TextWindows)]
-    rows = iter(engine.infer([item for e in encoded for item in e.items]))
+    rows = iter(engine.infer([window for e in encoded for window in e.windows]))
     for e, probs in zip(encoded, expected, strict=True):
-        prediction = engine.decode(e, [next(rows) for _ in e.items])
+        prediction = engine.decode(e, [next(rows) for _ in e.windows])
         assert dict(prediction.scores) == pytest.approx(dict(zip(artifact.labels.names, probs, strict=True)), abs=1e-4)
         assert prediction.label == artifact.labels.names[int(np.argmax(probs))]
 
 
 def test_problems_have_their_kinds(engine: TorchEngine) -> None:
     results = engine.encode(["", "x\ud800", "word " * 300], "error")
-    assert [r.kind for r in results if isinstance(r, TextProblem)] == ["empty_text", "invalid_text", "text_too_long"]
+    assert [r.kind for r in results if isinstance(r, ServiceError)] == ["empty_text", "invalid_text", "text_too_long"]
 
 
 def test_info_says_what_is_served(engine: TorchEngine, artifact: Artifact) -> None:
@@ -62,7 +62,7 @@ def test_info_says_what_is_served(engine: TorchEngine, artifact: Artifact) -> No
 
 def test_info_says_how_the_precision_was_chosen(artifact: Artifact) -> None:
     info = load_torch_engine(settings_of(artifact)).info
-    trials: dict[str, Trial] = {trial.precision: trial for trial in info.precision_trials}
+    trials: dict[str, PrecisionTrial] = {trial.precision: trial for trial in info.precision_trials}
     assert set(trials) == {"float32", "bfloat16", "int8"}
     assert trials[info.precision].verdict.startswith("chosen")
     for trial in trials.values():
@@ -90,7 +90,7 @@ def test_precision_that_is_too_far_off_is_refused(artifact: Artifact, monkeypatc
 
 
 def test_lower_precision_that_disagrees_is_not_chosen(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_engine, "disagreement", lambda got, expected: (0.0, len(got)))
+    monkeypatch.setattr(measure, "disagreement", lambda got, expected: (0.0, len(got)))
     info = load_torch_engine(settings_of(artifact)).info
     assert info.precision == "float32"
 
@@ -99,8 +99,11 @@ def test_lower_precision_that_fails_on_golden_texts_gives_way_to_float32(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lower = artifact.packed("bfloat16")
-    trials = (Trial("bfloat16", "chosen: 2.00 times as fast", 2.0, 0.01), Trial("float32", "slower than bfloat16", 1.0))
-    monkeypatch.setattr(torch_engine, "_fastest", lambda *_: ("bfloat16", trials, lower))
+    trials = (
+        PrecisionTrial("bfloat16", "chosen: 2.00 times as fast", 2.0, 0.01),
+        PrecisionTrial("float32", "slower than bfloat16", 1.0),
+    )
+    monkeypatch.setattr(torch_engine, "fastest_precision", lambda *_: (trials, lower))
     monkeypatch.setattr(torch_engine, "NEAR", 1e-9)
     info = load_torch_engine(settings_of(artifact)).info
     verdicts = {trial.precision: trial.verdict for trial in info.precision_trials}
@@ -139,9 +142,33 @@ def test_running_out_of_memory_has_a_type_of_its_own(engine: TorchEngine, artifa
 
 def test_equal_windows_have_equal_keys_and_others_do_not(engine: TorchEngine) -> None:
     one, same, other = (
-        e.items[0].key for e in engine.encode(["a  b", "a b", "a c"], None) if isinstance(e, TextWindows)
+        e.windows[0].key for e in engine.encode(["a  b", "a b", "a c"], None) if isinstance(e, TextWindows)
     )
     assert one == same != other
+
+
+def test_tokenize_runs_the_tokenizer_once(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("encode"):
+                calls.append(name)
+            return getattr(tokenizer, name)
+
+    tokenizer = engine._encoder._tokenizer
+    monkeypatch.setattr(engine._encoder, "_tokenizer", Counting())
+    text = " ".join(row["text"] for row in news_rows(20))
+    tokens = engine.tokenize(text)
+    assert len(calls) == 1
+    [encoded] = engine.encode([text], "windows")
+    assert isinstance(encoded, TextWindows)
+    assert (len(tokens.ids), tokens.windows) == (encoded.tokens, len(encoded.windows))
+    assert "".join(tokens.cleaned[start:end] for start, end in tokens.offsets) == text
+    for bad, kind in (("", "empty_text"), ("x\ud800", "invalid_text")):
+        with pytest.raises(ServiceError) as caught:
+            engine.tokenize(bad)
+        assert caught.value.kind == kind
 
 
 def test_spans_are_those_of_the_text_as_it_was_sent(engine: TorchEngine) -> None:
@@ -149,7 +176,7 @@ def test_spans_are_those_of_the_text_as_it_was_sent(engine: TorchEngine) -> None
     [plain] = engine.encode([text], "windows")
     [asked] = engine.encode([text], "windows", True)
     assert isinstance(plain, TextWindows) and isinstance(asked, TextWindows)
-    assert plain.spans == () and len(asked.spans) == len(asked.items) > 2
+    assert plain.spans == () and len(asked.spans) == len(asked.windows) > 2
     assert asked.spans[0][0] == 2 and asked.spans[-1][1] == len(text) - 1
     assert all(a[0] < b[0] < a[1] < b[1] for a, b in pairwise(asked.spans[:-1]))
 
@@ -166,7 +193,7 @@ def test_serving_imports_no_transformers(artifact: Artifact) -> None:
 
 
 def test_scores_that_are_not_finite_are_an_error_of_that_text(engine: TorchEngine) -> None:
-    with pytest.raises(InferenceError):
+    with pytest.raises(ServiceError, match="not finite"):
         engine.decode(TextWindows((EncodedWindow(1, (1,), 1),), 1, 1), [[float("nan"), 0.0, 0.0]])
 
 

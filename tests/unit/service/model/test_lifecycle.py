@@ -12,7 +12,7 @@ import pytest
 
 from service.errors import EngineLoadError
 from service.inference.engine import Engine, Progress
-from service.inference.pipeline import SAMPLE_CHARS, Samples
+from service.model.autotune import BudgetTrial, PrecisionTrial
 from service.settings import Settings
 from tests.support.app import Service, ServiceFactory, reached
 from tests.support.fake_engine import LABELS, FakeEngine
@@ -49,12 +49,13 @@ def next_is(service: Service, found: Engine | Exception) -> list[Settings]:
             raise found
         return found
 
-    service.lifecycle._load_engine = load
+    assert service.lifecycle._loader is not None
+    service.lifecycle._loader.load_engine = load
     return asked
 
 
-async def reload(service: Service, **wish: Any) -> httpx.Response:
-    return await service.client.post("/admin/reload", json=wish, headers=ADMIN)
+async def reload(service: Service, **options: Any) -> httpx.Response:
+    return await service.client.post("/admin/reload", json=options, headers=ADMIN)
 
 
 async def version(service: Service) -> str:
@@ -83,6 +84,26 @@ async def test_the_other_model_answers_from_then_on(service_with: ServiceFactory
     [settings] = asked
     assert str(settings.model_dir) == "models/other"
     assert (settings.precision, settings.max_batch_tokens) == ("float32", 4096), "as chosen at start"
+
+
+async def test_info_still_says_after_a_reload_how_precision_and_batch_size_were_chosen(
+    service_with: ServiceFactory, engine: FakeEngine
+) -> None:
+    engine.info = replace(
+        engine.info,
+        precision_trials=(PrecisionTrial("float32", "chosen: nothing faster agrees with it", 900.0),),
+        budget_trials=(BudgetTrial(4096, 950.0),),
+        tokens_per_s=950.0,
+    )
+    async with service_with(admin_keys=KEY) as service:
+        before = (await service.client.get("/info")).json()["model"]
+        next_is(service, other_engine())
+        for _ in range(2):
+            assert (await reload(service)).status_code == 200
+        after = (await service.client.get("/info")).json()["model"]
+    assert after["version"] == "ffffffffffff"
+    for field in ("precision_trials", "budget_trials", "tokens_per_s"):
+        assert before[field] and after[field] == before[field]
 
 
 async def test_comparing_is_not_counted_as_traffic(service_with: ServiceFactory) -> None:
@@ -127,7 +148,10 @@ async def test_a_replaced_model_is_freed_at_once(
     """Not by the garbage collector: a load has put all that there was before it out of its sight."""
     silent = logging.Logger("silent")
     silent.disabled = True
-    monkeypatch.setattr("service.inference.batcher.logger", silent)  # pytest keeps what is logged, with its stacks
+    for module in ("batcher", "model_thread"):
+        monkeypatch.setattr(
+            f"service.inference.{module}.logger", silent
+        )  # pytest keeps what is logged, with its stacks
     async with service_with(admin_keys=KEY, cache_items=4) as service:
         next_is(service, other_engine())
         assert (await reload(service)).status_code == 200
@@ -225,15 +249,15 @@ async def test_a_model_that_was_replaced_while_stuck_is_still_known_to_be_busy(
     service_with: ServiceFactory, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever ends the process must know: the interpreter waits for threads, for ever if need be."""
-    monkeypatch.setattr("service.inference.batcher.CLOSE_S", 0.0)
+    monkeypatch.setattr("service.inference.model_thread.CLOSE_S", 0.0)
     async with service_with(admin_keys=KEY) as service:
         engine.gate.clear()
         assert (await service.post("/predict", {"text": "a word", "timeout_ms": 50})).status_code == 504
         next_is(service, other_engine())
         assert (await reload(service)).status_code == 200
         await asyncio.gather(*service.lifecycle._background_tasks)
-        assert service.lifecycle._loader is not None
-        await asyncio.to_thread(service.lifecycle._loader.join, 30)
+        assert service.lifecycle._loader is not None and service.lifecycle._loader._thread is not None
+        await asyncio.to_thread(service.lifecycle._loader._thread.join, 30)
         assert service.lifecycle.busy
         engine.gate.set()
         assert await version(service) == "ffffffffffff"
@@ -242,7 +266,7 @@ async def test_a_model_that_was_replaced_while_stuck_is_still_known_to_be_busy(
 async def test_whoever_waits_for_the_old_model_is_told_when_time_is_up(
     service_with: ServiceFactory, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.inference.batcher.CLOSE_S", 0.0)
+    monkeypatch.setattr("service.inference.model_thread.CLOSE_S", 0.0)
     async with service_with(admin_keys=KEY) as service:
         engine.gate.clear()
         call = asyncio.create_task(service.post("/predict", {"text": "a word"}))
@@ -300,17 +324,3 @@ async def test_a_signal_during_a_reload_does_not_go_unheard(
         other.gate.set()
         await asyncio.gather(*service.lifecycle._background_tasks)
         assert await version(service) == "ffffffffffff"
-
-
-def test_samples_are_few_and_not_only_the_latest() -> None:
-    samples = Samples(64)
-    for i in range(10_000):
-        samples.add(str(i))
-    samples.add("x" * (SAMPLE_CHARS + 1))
-    numbers = sorted(map(int, samples.texts))
-    assert len(numbers) == 64
-    assert numbers[-1] - numbers[0] > 64 * Samples.EVERY / 4, "spread over more than the last moment"
-    assert numbers[-1] > 9_000 and len(set(numbers)) == 64
-    nothing = Samples(0)
-    nothing.add("a")
-    assert nothing.texts == []

@@ -1,0 +1,111 @@
+"""The thread that a model runs in, and what its failures say about the model's health."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from service.inference.engine import EncodedWindow, Logits
+from service.telemetry import logger
+
+CLOSE_S = 2.0
+"""Seconds that `close` waits for the call that is running."""
+
+RunBlocking = Callable[[Callable[[], object]], Awaitable[object]]
+"""Runs a blocking call elsewhere, one at a time."""
+
+
+class BatchModel(Protocol):
+    """The part of an engine that runs in the model's thread; see `service.inference.engine.Engine`."""
+
+    def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]: ...
+
+    def probe(self) -> None: ...
+
+
+class ModelThread:
+    """Runs the calls of one model in a thread of its own, one at a time. Use it from one event loop only.
+
+    After `doubt` the health of the model is in question, and a probe (a forward of one token) answers it.
+
+    Args:
+        model: the model.
+        stuck_s: seconds after which a running batch counts as stuck.
+        run_blocking: takes the thread's place in tests.
+    """
+
+    def __init__(self, model: BatchModel, stuck_s: float, run_blocking: RunBlocking | None = None) -> None:
+        self.model = model
+        self._stuck_s = stuck_s
+        self._run_blocking = run_blocking
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._latest: Future[object] | None = None
+        self._busy_since = math.inf  # when the running batch began, on the loop's clock; infinite if there is none
+        self._probing: asyncio.Task[None] | None = None
+        self._in_doubt = False
+        self._down = False
+
+    @property
+    def healthy(self) -> bool:
+        """No batch is stuck, and the latest probe or batch succeeded."""
+        return not self._down and asyncio.get_running_loop().time() - self._busy_since < self._stuck_s
+
+    @property
+    def busy(self) -> bool:
+        """A call is running in the thread, perhaps for ever. Also valid after `close`."""
+        return self._latest is not None and not self._latest.done()
+
+    async def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
+        """Return the logits of each window. Raises whatever the model raises; a success ends all doubt."""
+        self._busy_since = asyncio.get_running_loop().time()
+        try:
+            rows = await self._run(lambda: self.model.infer(windows))
+        finally:
+            self._busy_since = math.inf
+        assert isinstance(rows, Sequence)
+        if len(rows) != len(windows):
+            raise RuntimeError(f"the engine gave {len(rows)} rows for {len(windows)} windows")
+        self._in_doubt = self._down = False
+        return rows
+
+    def doubt(self, *, down: bool = False) -> None:
+        """Have the next `recheck` probe the model. `down`: it counts as unhealthy until then."""
+        self._in_doubt = True
+        self._down = self._down or down
+
+    async def recheck(self) -> None:
+        """Probe the model if its health is in doubt. A running batch is probe enough."""
+        if (self._in_doubt or self._down) and self._busy_since == math.inf:
+            if self._probing is None or self._probing.done():  # simultaneous callers share one probe
+                self._probing = asyncio.get_running_loop().create_task(self._probe(), name="probe")
+            await asyncio.shield(self._probing)
+
+    async def close(self) -> None:
+        """Stop the thread. A running call has `CLOSE_S` to end; after that the thread is left alone."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
+            self._probing = None  # a cancelled task holds its stack, and so this model
+        self._executor.shutdown(wait=False)
+        deadline = asyncio.get_running_loop().time() + CLOSE_S
+        while self.busy and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+        if not self.busy:
+            self._latest = None  # a failed call holds its stack, too
+            self._executor.shutdown(wait=True)  # the idle thread ends at once and lets go of the model
+
+    async def _probe(self) -> None:
+        try:
+            await self._run(self.model.probe)
+            self._down = False
+        except Exception as exc:
+            self._down = True
+            logger.error("the model fails on one token", exc_info=exc)
+        self._in_doubt = False
+
+    async def _run(self, call: Callable[[], object]) -> object:
+        if self._run_blocking is not None:
+            return await self._run_blocking(call)
+        self._latest = self._executor.submit(call)
+        return await asyncio.wrap_future(self._latest)

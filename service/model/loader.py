@@ -1,0 +1,56 @@
+"""Loading a model in a thread while the service goes on."""
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from service.inference.engine import Engine, Progress
+from service.model.host import tune_allocator
+from service.settings import Settings
+
+LoadEngine = Callable[[Settings, Progress], Engine]
+"""Loads the engine that the settings describe and reports its progress. Blocks."""
+
+
+class EngineLoader:
+    """Loads engines, one at a time, in a daemon thread, for which the process does not wait when it ends."""
+
+    def __init__(self, load_engine: LoadEngine) -> None:
+        self.load_engine = load_engine
+        self.stage = "starting"
+        """The current stage of loading, in a few words."""
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """An engine is being loaded, perhaps for a caller who has gone."""
+        return self._thread is not None and self._thread.is_alive()
+
+    async def load(self, settings: Settings) -> Engine:
+        """Return the engine that the settings describe. Raises whatever `load_engine` raises."""
+        future: Future[Engine] = Future()
+
+        def run() -> None:
+            future.set_running_or_notify_cancel()  # from here on a caller who leaves cannot cancel it
+            try:
+                future.set_result(self._load(settings))
+            except BaseException as exc:
+                future.set_exception(exc)
+
+        self._thread = threading.Thread(target=run, name="load", daemon=True)
+        self._thread.start()
+        return await asyncio.wrap_future(future)
+
+    def _load(self, settings: Settings) -> Engine:
+        engine = self.load_engine(settings, self._report)
+        # The garbage collector leaves frozen objects alone: going through all of PyTorch's held the event loop for a
+        # tenth of a second each time.
+        gc.collect()
+        gc.freeze()
+        tune_allocator()
+        return engine
+
+    def _report(self, stage: str) -> None:
+        self.stage = stage

@@ -1,0 +1,102 @@
+"""The decision whether a new model may replace the running one, from what both answer to the same texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.errors import ServiceError
+from service.inference.engine import EngineInfo
+from service.inference.pipeline import Answer, AnswerOrError
+
+ENOUGH_TEXTS = 20
+"""With fewer recent texts a share of them means little, and only the golden texts decide."""
+
+
+@dataclass(frozen=True)
+class ReloadOptions:
+    """What a reload may change."""
+
+    model_dir: str | None = None
+    """The directory of the artifact; None: `SERVICE_MODEL_DIR`, read anew."""
+    max_flip_rate: float = 0.2
+    """Share of recent texts that may get another label."""
+    other_labels: bool = False
+    """Allow a new model with other labels."""
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """Two models on the same recent texts."""
+
+    texts: int
+    """Number of texts that both models answered."""
+    failed: int
+    """Number of texts that the running model answered and the new one did not."""
+    flips: int
+    """Number of texts that got another label."""
+    mean_change: float
+    """Mean absolute change of the probability of the running model's label."""
+
+    @property
+    def flip_rate(self) -> float:
+        return self.flips / self.texts if self.texts else 0.0
+
+
+@dataclass(frozen=True)
+class ReloadResult:
+    """A reload that succeeded."""
+
+    previous: EngineInfo
+    current: EngineInfo
+    comparison: ModelComparison
+    seconds: float
+
+
+def compare(running: Sequence[AnswerOrError], candidate: Sequence[AnswerOrError]) -> ModelComparison:
+    """Compare the answers of two models to the same texts, given in the same order."""
+    texts, failed, flips, change = 0, 0, 0, 0.0
+    for old, new in zip(running, candidate, strict=True):
+        if not isinstance(old, Answer):
+            continue
+        if not isinstance(new, Answer):
+            failed += 1
+            continue
+        texts += 1
+        label = old.prediction.label
+        flips += new.prediction.label != label
+        change += abs(dict(new.prediction.scores).get(label, 0.0) - old.prediction.score)
+    return ModelComparison(texts, failed, flips, change / texts if texts else 0.0)
+
+
+def check_labels(running: EngineInfo, candidate: EngineInfo, options: ReloadOptions) -> None:
+    """Refuse a model whose labels callers do not know.
+
+    Raises:
+        ServiceError: reload_refused.
+    """
+    if set(candidate.labels) != set(running.labels) and not options.other_labels:
+        raise ServiceError(
+            "reload_refused",
+            f"the labels of the new model are {', '.join(candidate.labels)}, those of the running model are "
+            f"{', '.join(running.labels)}; other_labels allows that. The running model was kept",
+        )
+
+
+def check_answers(comparison: ModelComparison, options: ReloadOptions) -> None:
+    """Refuse a model that fails on recent texts, or that answers them too differently.
+
+    Raises:
+        ServiceError: reload_refused.
+    """
+    if comparison.failed:
+        raise ServiceError(
+            "reload_refused",
+            f"the new model fails on {comparison.failed} of {comparison.texts + comparison.failed} recent texts; "
+            "the running model was kept",
+        )
+    if comparison.texts >= ENOUGH_TEXTS and comparison.flip_rate > options.max_flip_rate:
+        raise ServiceError(
+            "reload_refused",
+            f"{comparison.flips} of {comparison.texts} recent texts would get another label, a share of "
+            f"{comparison.flip_rate:.2f}; max_flip_rate allows {options.max_flip_rate:g}. The probability of their "
+            f"labels would change by {comparison.mean_change:.3f} on average. The running model was kept",
+        )
