@@ -1,4 +1,4 @@
-"""From logits to an answer: windows combined, temperature applied, probabilities."""
+"""From logits to probabilities: combining the windows of a text, and the softmax with a temperature."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def combine_windows(logits_wc: ArrayLike, tokens_w: Sequence[int]) -> NDArray[np.float32]:
-    """One text's logits from its windows': their mean, weighted by each window's tokens.
+    """Return the logits of one text: the mean of its windows' logits, weighted by the tokens of each window.
 
-    The mean of logits is the (renormalised) geometric mean of the windows' probabilities: one window that is sure
-    cannot outvote several that are sure of something else, as it could under a maximum.
+    The mean of logits is the renormalised geometric mean of the windows' probabilities. One confident window cannot
+    outvote several that are confident of something else, as it could with a maximum.
 
     Args:
-        logits_wc: (W, C), one row a window, W >= 1.
-        tokens_w: tokens of each window.
+        logits_wc: (W, C), one row per window, W >= 1.
+        tokens_w: number of tokens of each window.
 
     Returns:
         (C,) float32.
@@ -26,9 +26,9 @@ def combine_windows(logits_wc: ArrayLike, tokens_w: Sequence[int]) -> NDArray[np
 
 
 def probabilities(logits_bc: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Softmax of logits / temperature along the last axis; rows sum to 1.
+    """Return the softmax of logits / temperature along the last axis; rows sum to 1.
 
-    The true maximum is subtracted first, so that no finite logits overflow. NaN in gives NaN out: callers check.
+    The maximum is subtracted first, so that no finite logits overflow. NaN gives NaN; callers must check for it.
     """
     scaled = np.asarray(logits_bc, dtype=np.float64) / temperature
     exp = np.exp(scaled - scaled.max(axis=-1, keepdims=True))

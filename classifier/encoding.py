@@ -1,7 +1,7 @@
-"""From text to tokens to batches.
+"""From text to tokens to padded batches.
 
-Text clean-up, tokenising, windows over long texts, and padded batches with the positions and the mask that GPT-2
-needs. Works on plain Python and numpy; knows nothing of models or HTTP.
+Text clean-up, tokenising, windows over long texts, and padded batches with the positions and the mask that GPT-2 needs.
+Uses plain Python and numpy; models and HTTP have no place here.
 """
 
 import re
@@ -23,31 +23,31 @@ from classifier.errors import EmptyTextError, EncodingError, ModelError, TextToo
 Side = Literal["left", "right"]
 
 MAX_COMBINING = 30
-"""Combining marks in a row that clean-up keeps, the bound of Unicode's stream-safe text format (UAX #15, section 13).
-Sorting longer runs is quadratic in `unicodedata`: 40,000 marks stop a whole process for seconds."""
+"""Number of combining marks in a row that clean-up keeps: the bound of Unicode's stream-safe text format (UAX #15,
+section 13). `unicodedata` takes time quadratic in the length of a run: 40,000 marks stop a process for seconds."""
 
 _WORD = re.compile(r"\S+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MARKS = re.compile(f"[\u0300-\U0010ffff]{{{MAX_COMBINING + 1}}}")
-"""Where too many combining marks in a row may be: U+0300 is the first of them."""
+"""A run of characters that may be too many combining marks; U+0300 is the first mark."""
 
 
 class TextCleaning(BaseModel):
-    """Clean-up applied to every text, in training and in serving alike. Travels in the artifact's manifest.
+    """The clean-up of every text, in training and in serving alike. It is part of the artifact's manifest.
 
     The steps run in the order of the fields; cleaning a cleaned text changes nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    unicode_form: Literal["NFC", "NFKC", "none"] = Field("NFC", description="Unicode normal form")
-    lowercase: bool = Field(False, description="lower-case the text, as the article's data was")
+    unicode_form: Literal["NFC", "NFKC", "none"] = Field("NFC", description="Unicode normalisation form")
+    lowercase: bool = Field(False, description="lower-case the text")
     collapse_whitespace: bool = Field(
-        True, description="each run of white space becomes one space, so that line breaks never change an answer"
+        True, description="replace each run of white space by one space, so that line breaks never change an answer"
     )
 
     def clean(self, text: str) -> str:
-        """Return the cleaned text, without white space at either end; may be empty."""
+        """Return the cleaned text without white space at either end. It may be empty."""
         if not text.isascii():
             text = _stream_safe(text)
         if self.unicode_form != "none":
@@ -63,7 +63,7 @@ class TextCleaning(BaseModel):
 class Window:
     """A stretch of one text that the model reads at once.
 
-    `start` and `end` are character offsets into the *cleaned* text, `end` exclusive.
+    `start` and `end` (exclusive) are character offsets into the cleaned text.
     """
 
     ids: tuple[int, ...]
@@ -73,13 +73,13 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """One text as windows in text order; at least one window, none of them empty."""
+    """One text as windows, in text order. There is at least one window, and none is empty."""
 
     windows: tuple[Window, ...]
     tokens: int
-    """Tokens of the whole text, read or not."""
+    """Tokens of the whole text."""
     tokens_read: int
-    """Tokens that at least one window holds; less than `tokens` only if the text was truncated."""
+    """Tokens that are in at least one window; fewer than `tokens` only if the text was truncated."""
 
     @property
     def truncated(self) -> bool:
@@ -91,8 +91,8 @@ class Batch:
     """A padded batch, int64.
 
     `ids_bt`, `mask_bt` and `positions_bt` have shape (B, T). `mask_bt` is 1 on real tokens. `positions_bt` counts the
-    real tokens of a row from 0, wherever its padding stands: GPT2Model would number positions 0..T-1 whatever the
-    mask says, which shifts every left-padded row.
+    real tokens of a row from 0, wherever its padding is. GPT2Model by itself numbers positions 0..T-1 whatever the mask
+    says, which is wrong for every left-padded row.
     """
 
     ids_bt: NDArray[np.int64]
@@ -101,15 +101,15 @@ class Batch:
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int, side: Side = "left") -> Batch:
-    """Lay sequences of ids out as a rectangle.
+    """Pad sequences of token ids to one length.
 
     Args:
         sequences: B sequences, each with at least one id.
-        pad_id: the id written into padding. Its value never reaches an answer: the mask decides.
-        side: where the padding goes.
+        pad_id: the id of padding. Its value never changes an answer, because the mask hides it.
+        side: the side of the padding.
 
     Raises:
-        EncodingError: no sequence, or an empty one (a row without a token has no last token to classify).
+        EncodingError: there is no sequence, or an empty one, which has no last token to classify.
     """
     lengths = [len(ids) for ids in sequences]
     if not lengths or min(lengths) == 0:
@@ -125,10 +125,10 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int, side: Side = "left") ->
 
 
 def window_starts(tokens: int, max_tokens: int, stride: int) -> list[int]:
-    """First token of each window over a text of `tokens` tokens.
+    """Return the index of the first token of each window over a text of `tokens` tokens.
 
-    Windows start every `stride` tokens; the last one ends with the text, so that every window of a long text is full
-    and none is a stub of a few tokens.
+    A window starts every `stride` tokens. The last window ends with the text, so that every window of a long text is
+    full.
     """
     if tokens <= max_tokens:
         return [0]
@@ -136,15 +136,15 @@ def window_starts(tokens: int, max_tokens: int, stride: int) -> list[int]:
 
 
 class Encoder:
-    """Turns texts into windows of token ids.
+    """Cuts texts into windows of token ids.
 
     Args:
-        tokenizer: a byte-level tokenizer. User text that looks like a special token (`<|endoftext|>`) is encoded as
-            the plain characters it is; the tokenizer is switched to that here.
+        tokenizer: a byte-level tokenizer. It is set here to encode text that looks like a special token, such as
+            `<|endoftext|>`, as the plain characters that it is.
         cleaning: the clean-up.
         max_tokens: tokens of one window, at least 1.
         window_stride: tokens between the starts of neighbouring windows, 1..max_tokens.
-        on_long: what becomes of longer texts where a caller does not say.
+        on_long: how to treat longer texts unless the caller says otherwise.
     """
 
     def __init__(
@@ -167,10 +167,7 @@ class Encoder:
         self.on_long = on_long
 
     def encode(self, texts: Sequence[str], on_long: OnLong | None = None) -> list[EncodedText | EncodingError]:
-        """Encode each text on its own terms, in the order given.
-
-        A text that cannot be encoded gives an `EncodingError` *in its place*; the others are not touched by it.
-        """
+        """Return one result per text, in order. A text that cannot be encoded has an `EncodingError` in its place."""
         results: dict[int, EncodedText | EncodingError] = {}
         cleaned: dict[int, str] = {}
         for position, text in enumerate(texts):
@@ -211,7 +208,7 @@ class Encoder:
             return EncodedText((Window(tuple(ids), 0, characters),), tokens, tokens)
         if on_long == "error":
             raise TextTooLongError(tokens, self.max_tokens)
-        offsets = encoding.offsets  # a tuple a token: only made where it is needed
+        offsets = encoding.offsets  # one tuple per token, so only made when needed
         starts = [0] if on_long == "truncate" else window_starts(tokens, self.max_tokens, self.window_stride)
         windows = tuple(
             Window(tuple(ids[s : s + self.max_tokens]), offsets[s][0], offsets[s + self.max_tokens - 1][1])
@@ -221,21 +218,21 @@ class Encoder:
 
 
 def original_spans(text: str, cleaning: TextCleaning, windows: Sequence[Window]) -> tuple[tuple[int, int], ...]:
-    """Where windows lie in a text as it was sent, in whole words.
+    """Return where windows lie in a text as it was sent, in whole words.
 
-    Clean-up changes letters and white space, but keeps words in their order: a word of the text becomes so many words
-    of the cleaned text, nearly always one. A window's span reaches from the first character of the first word that it
-    touches to the last one of its last.
+    Clean-up changes letters and white space but keeps the order of words: each word of the text becomes some number of
+    words of the cleaned text, nearly always one. The span of a window reaches from the first character of the first
+    word that it touches to the last character of the last.
 
     Args:
-        text: before clean-up.
-        cleaning: the one that the windows' text went through.
-        windows: of that text; their `start` and `end` are offsets into the cleaned text.
+        text: the text before clean-up.
+        cleaning: the clean-up that was applied.
+        windows: the windows of the cleaned text.
 
     Returns:
-        (start, end) for each window, `end` exclusive.
+        Start and end (exclusive) of each window, in characters of `text`.
     """
-    origin: list[tuple[int, int]] = []  # of each cleaned word
+    origin: list[tuple[int, int]] = []  # span in `text` of each cleaned word
     for word in _WORD.finditer(text):
         origin += [word.span()] * len(cleaning.clean(word.group()).split())
     places = [word.span() for word in _WORD.finditer(cleaning.clean(text))]
@@ -249,8 +246,8 @@ def original_spans(text: str, cleaning: TextCleaning, windows: Sequence[Window])
 
 
 def _stream_safe(text: str) -> str:
-    """The text with at most `MAX_COMBINING` combining marks in a row; more carry no meaning in any script."""
-    if not _MARKS.search(text):  # nearly every text: the loop takes milliseconds
+    """Return the text with at most `MAX_COMBINING` combining marks in a row. No script gives more a meaning."""
+    if not _MARKS.search(text):  # true for nearly every text; the loop below takes milliseconds
         return text
     kept: list[str] = []
     run = 0
@@ -272,8 +269,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`.
 
     Raises:
-        ModelError: the file is missing, is no tokenizer, or has no vocabulary. The last happens silently when
-            transformers 5 builds a GPT-2 tokenizer from vocab.json and merges.txt.
+        ModelError: the file is missing, is not a tokenizer, or has no vocabulary. The last happens when transformers 5
+            builds a GPT-2 tokenizer from vocab.json and merges.txt, without any warning.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file; a fast tokenizer's tokenizer.json is needed")

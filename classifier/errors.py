@@ -1,11 +1,11 @@
-"""Errors of the shared core; each branch is something that the caller can act on differently.
+"""Errors that `classifier` raises. Callers can act differently on each branch.
 
 ClassifierError
 ├── LabelError             labels that do not form a usable set
-├── EncodingError          this one text cannot be encoded; its neighbours can
-│   ├── EmptyTextError     nothing is left after clean-up
-│   └── TextTooLongError   more tokens than allowed, and truncation was not asked for
-├── ModelError             a base model or configuration that is no usable GPT-2
+├── EncodingError          one text cannot be encoded
+│   ├── EmptyTextError     the text is empty after clean-up
+│   └── TextTooLongError   more tokens than one window, and `on_long` is "error"
+├── ModelError             a base model or configuration that is not a usable GPT-2
 └── ArtifactError          the model directory is incomplete, altered or of an unknown version
 """
 
@@ -13,23 +13,23 @@ from pathlib import Path
 
 
 class ClassifierError(Exception):
-    """Base of everything that `classifier` raises on purpose."""
+    """Base of all errors that `classifier` raises on purpose."""
 
 
 class LabelError(ClassifierError):
-    """Labels that do not form a set of at least two distinct, non-empty names."""
+    """The labels are not at least two distinct, non-empty names."""
 
 
 class EncodingError(ClassifierError):
-    """One text cannot be turned into tokens. The message is fit for the person who sent the text."""
+    """One text cannot be encoded. The message is meant for the person who sent the text."""
 
 
 class EmptyTextError(EncodingError):
-    """The text has no character left after clean-up."""
+    """The text is empty after clean-up."""
 
 
 class TextTooLongError(EncodingError):
-    """The text has more tokens than the model reads at once, and `on_long` is "error"."""
+    """The text has more tokens than one window, and `on_long` is "error"."""
 
     def __init__(self, tokens: int, limit: int) -> None:
         super().__init__(
@@ -41,7 +41,7 @@ class TextTooLongError(EncodingError):
 
 
 class ModelError(ClassifierError):
-    """A base model that cannot be found, or is not a GPT-2 that this project can use."""
+    """A base model cannot be found, or is not a GPT-2 that this project can use."""
 
 
 class ArtifactError(ClassifierError):

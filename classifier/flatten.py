@@ -1,9 +1,9 @@
 """The head `flatten`: a linear layer over the hidden states of all T left-padded positions, side by side.
 
 It is the classifier of an often-copied article (`SimpleGPT2SequenceClassifier`: `gpt2model.*`, `fc1.*`), kept so that
-checkpoints made with it can be served with the answers they gave. What its padding computes is part of those answers,
-since the head reads it, and differs between versions of transformers. Prefer the head `last_token`, which has C rows of
-D weights in place of C x T x D, reads any length, and never sees padding.
+checkpoints made with it can be served with the answers that they gave. The head also reads the padding, so the hidden
+states of padding are part of those answers, and they differ between versions of transformers. Prefer the head
+`last_token`, which has C x D weights instead of C x T x D, reads any length, and never sees padding.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,11 @@ from classifier.errors import ModelError
 from classifier.model import GPT2Classifier
 
 PaddedRows = Literal["transformers-4", "transformers-5"]
-"""Whose arithmetic a padded position's attention follows. Nothing that it may attend to is real:
+"""The version of transformers whose attention padded positions follow. No token that they may attend to is real:
 
-transformers-4 (until 4.47, eager): the mean over all padding before it, itself, and all real tokens after it. The
-    smallest float was added once for the future and once for padding, and what was hit once all came out equal.
+transformers-4 (until 4.47, eager): the mean over the padding before it, itself, and all real tokens after it. The
+    smallest float was added to the scores of later positions and to those of padding; all scores to which it was added
+    once came out equal.
 transformers-5 (scaled dot-product): zero.
 """
 
@@ -28,9 +29,9 @@ transformers-5 (scaled dot-product): zero.
 class FlattenClassifier(GPT2Classifier):
     """GPT-2 and a linear head over (T, D) hidden states, T being `config.flatten_tokens`.
 
-    `config.padded_rows` is one of `PaddedRows`. Positions are numbered 0..T-1 by column, padding included, as
-    GPT2Model does where nobody tells it otherwise. The weights cannot be loaded as transformers'
-    `GPT2ForSequenceClassification`: the head has another shape.
+    `config.padded_rows` is one of `PaddedRows`. Positions are numbered 0..T-1 by column, padding included, which is the
+    default of GPT2Model. The weights cannot be loaded as transformers' `GPT2ForSequenceClassification`, whose head has
+    another shape.
     """
 
     def __init__(self, config: GPT2Config) -> None:
@@ -46,14 +47,14 @@ class FlattenClassifier(GPT2Classifier):
         labels: torch.Tensor | None = None,
         every_token: bool = False,
     ) -> SequenceClassifierOutput:
-        """Logits of each row.
+        """Return the logits of each row.
 
         Args:
             input_ids: (B, T') int64, padded on the left, T' <= T; padded further to T here.
             attention_mask: (B, T'), 1 on real tokens; at least one in each row.
             position_ids: ignored.
             labels: (B,) int64 label ids; adds the mean cross-entropy in nats as `loss`.
-            every_token: must be False: there is one answer a row.
+            every_token: must be False, because there is one answer per row.
 
         Returns:
             `logits` (B, C) in the weights' dtype.
@@ -83,7 +84,7 @@ HEADS: Mapping[str, type[GPT2Classifier]] = {"last_token": GPT2Classifier, "flat
 
 
 def _additive_mask(mask_bt: torch.Tensor, padded_rows: PaddedRows) -> torch.Tensor:
-    """What is added to attention scores: (B, T) mask to (B, 1, T, T) float32."""
+    """Return what is added to attention scores: (B, T) mask to (B, 1, T, T) float32."""
     tokens = mask_bt.shape[1]
     past_11tt = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=mask_bt.device).tril()
     real_b11t = (mask_bt == 1)[:, None, None, :]

@@ -1,4 +1,4 @@
-"""Label names and their ids. The only owner of label order."""
+"""Label names and their ids. No other module decides the order of labels."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from classifier.errors import LabelError
 
 @dataclass(frozen=True)
 class Labels:
-    """At least two distinct label names; a label's id is its place in `names`.
+    """At least two distinct label names. The id of a label is its index in `names`.
 
     Raises:
         LabelError: fewer than two names, a blank name, or a name given twice.
@@ -29,12 +29,12 @@ class Labels:
 
     @classmethod
     def from_values(cls, values: Iterable[str]) -> "Labels":
-        """The distinct values in code-point order, so that the order does not depend on the rows' order."""
+        """Return the distinct values in code-point order, which does not depend on the order of the rows."""
         return cls(tuple(sorted(set(values))))
 
     @classmethod
     def from_id2label(cls, id2label: Mapping[int | str, str]) -> "Labels":
-        """Read `config.json`'s `id2label`, whose keys JSON turned into strings.
+        """Return the labels of `id2label` in config.json, whose keys are strings because JSON has no others.
 
         Raises:
             LabelError: the ids are not exactly 0..C-1.
@@ -53,7 +53,11 @@ class Labels:
         return dict(enumerate(self.names))
 
     def id_of(self, name: str) -> int:
-        """Raises LabelError that lists the known names if `name` is none of them."""
+        """Return the id of a label.
+
+        Raises:
+            LabelError: the name is unknown. The message lists the known names.
+        """
         try:
             return self.label2id[name]
         except KeyError:

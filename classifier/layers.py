@@ -1,7 +1,7 @@
-"""A GPT-2's layers, read from its weights' file and laid out for the packed forward.
+"""The layers of a GPT-2, read from its weights and laid out for the packed forward.
 
-Weights come straight from the artifact's safetensors file, which is mapped and let go of tensor by tensor, so that no
-second copy is ever whole. Nothing of the mapping stays: who overwrote the file would change the answers, who truncated
+The artifact's safetensors file is mapped into memory and released tensor by tensor, so that there is never a second
+copy of all weights. Nothing of the mapping stays, because overwriting the file would change the answers, and truncating
 it would end the process.
 """
 
@@ -16,13 +16,13 @@ from safetensors import safe_open
 from torch.nn.functional import layer_norm
 
 from classifier.errors import ModelError
-from classifier.products import ACTIVATIONS, Maker, Product
+from classifier.products import ACTIVATIONS, MatrixProduct, ProductMaker
 
-Get = Callable[[str], torch.Tensor]
-"""A weight by its name in the file."""
+ReadTensor = Callable[[str], torch.Tensor]
+"""Returns the tensor of this name."""
 
-Source = Callable[[], AbstractContextManager[Get]]
-"""Opens the weights; what was got and not copied keeps the file mapped after it is closed."""
+OpenWeights = Callable[[], AbstractContextManager[ReadTensor]]
+"""Opens the weights. A tensor that was read and not copied keeps the file mapped after it is closed."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,23 @@ class Norm:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer."""
+    """The weights of one layer."""
 
     norm_1: Norm
-    inputs: tuple[Product, ...]
-    """Query, key and value in one product; in the last layer the query, and key and value, in two."""
-    project: Product
+    inputs: tuple[MatrixProduct, ...]
+    """One product for query, key and value; in the last layer one for the query and one for key and value."""
+    project: MatrixProduct
     norm_2: Norm
-    widen: Product
-    """With the activation."""
-    narrow: Product
+    widen: MatrixProduct
+    """Includes the activation."""
+    narrow: MatrixProduct
     scale: float
-    """What attention scores are multiplied with."""
+    """Factor of the attention scores."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a GPT-2 configuration the forward depends on."""
+    """The part of a GPT-2 configuration that the forward depends on."""
 
     width: int
     inner: int
@@ -68,7 +68,11 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Shape":
-        """Raises ModelError."""
+        """Read config.json.
+
+        Raises:
+            ModelError: not a GPT-2, or one that the packed forward cannot run.
+        """
         if config.get("model_type") != "gpt2" or "flatten_tokens" in config:
             kind = "a GPT-2 with the head 'flatten'" if "flatten_tokens" in config else f"{config.get('model_type')!r}"
             raise ModelError(
@@ -92,24 +96,29 @@ class Shape:
         )
 
     def parameters(self, *outside: int) -> int:
-        """Parameters of the layers, the last norm, and matrices of these (rows, columns, rows, columns ...)."""
+        """Return the number of parameters of the layers, the last norm, and matrices of these rows and columns."""
         width, inner = self.width, self.inner
         layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
         return self.layers * layer + 2 * width + sum(a * b for a, b in zip(outside[::2], outside[1::2], strict=True))
 
 
-def read_block(shape: Shape, source: Source, make: Maker, index: int, last: bool) -> Block:
+def read_block(shape: Shape, open_weights: OpenWeights, make: ProductMaker, index: int, last: bool) -> Block:
+    """Read layer number `index`, counted from 0.
+
+    Raises:
+        ModelError: the weights do not fit the shape.
+    """
     scale = float((shape.width // shape.heads) ** -0.5) if shape.scaled else 1.0
     if shape.scaled_by_layer:
         scale /= index + 1
     prefix, width = f"transformer.h.{index}.", shape.width
     columns = (slice(0, width), slice(width, None)) if last else (slice(None),)
 
-    def product(name: str, inputs: int, outputs: int, part: slice = slice(None), **kind: Any) -> Product:
-        # A mapping of its own: one that a weight used as stored keeps open would keep in memory what was read of
-        # its neighbours, too.
-        with source() as get:
-            weight_io, bias_o = get(f"{prefix}{name}.weight"), get(f"{prefix}{name}.bias")
+    def product(name: str, inputs: int, outputs: int, part: slice = slice(None), **kind: Any) -> MatrixProduct:
+        # Each product opens the file anew: a mapping that stays open for a weight used as stored would also keep in
+        # memory what was read of its neighbours.
+        with open_weights() as read:
+            weight_io, bias_o = read(f"{prefix}{name}.weight"), read(f"{prefix}{name}.bias")
             if weight_io.shape != (inputs, outputs) or bias_o.shape != (outputs,):
                 raise ModelError(
                     f"{prefix}{name}: weights of {tuple(weight_io.shape)} and bias of {tuple(bias_o.shape)}, "
@@ -117,8 +126,8 @@ def read_block(shape: Shape, source: Source, make: Maker, index: int, last: bool
                 )
             return make.product(weight_io[:, part], bias_o[part], exact=last or name == "attn.c_attn", **kind)
 
-    with source() as get:
-        norm_1, norm_2 = (read_norm(get, f"{prefix}{name}", shape, make.device) for name in ("ln_1", "ln_2"))
+    with open_weights() as read:
+        norm_1, norm_2 = (read_norm(read, f"{prefix}{name}", shape, make.device) for name in ("ln_1", "ln_2"))
     return Block(
         norm_1=norm_1,
         inputs=tuple(product("attn.c_attn", width, 3 * width, part, low_out=True) for part in columns),
@@ -130,23 +139,32 @@ def read_block(shape: Shape, source: Source, make: Maker, index: int, last: bool
     )
 
 
-def read_norm(get: Get, name: str, shape: Shape, device: torch.device) -> Norm:
-    weight_d, bias_d = (get(f"{name}.{part}").to(device, torch.float32) for part in ("weight", "bias"))
+def read_norm(read: ReadTensor, name: str, shape: Shape, device: torch.device) -> Norm:
+    """Read a layer norm.
+
+    Raises:
+        ModelError: the weights do not fit the shape.
+    """
+    weight_d, bias_d = (read(f"{name}.{part}").to(device, torch.float32) for part in ("weight", "bias"))
     if weight_d.shape != (shape.width,) or bias_d.shape != (shape.width,):
         raise ModelError(f"{name}: {tuple(weight_d.shape)} weights, config.json asks for {shape.width}")
     return Norm(weight_d, bias_d, shape.epsilon)
 
 
-def mapped(path: Path, copy: bool) -> Source:
-    """Weights of a safetensors file, mapped anew each time, so that a layer that was copied leaves nothing behind.
+def safetensors_weights(path: Path, copy: bool) -> OpenWeights:
+    """Return a function that opens a safetensors file.
 
-    With `copy` nothing of the mapping is kept: else a file that is overwritten in place would change the answers of a
-    running service, and one that is truncated would end it by SIGBUS.
+    The file is mapped anew each time, so that nothing stays in memory of a layer that was copied.
+
+    Args:
+        path: the file.
+        copy: copy each tensor. Otherwise overwriting the file would change the answers of a running service, and
+            truncating it would end the service by SIGBUS.
     """
 
     @contextmanager
-    def source() -> Iterator[Get]:
+    def open_weights() -> Iterator[ReadTensor]:
         with safe_open(path, framework="pt") as file:
             yield (lambda name: file.get_tensor(name).clone()) if copy else file.get_tensor
 
-    return source
+    return open_weights

@@ -1,8 +1,8 @@
-"""GPT-2 with a linear head on the last token: the reference forward.
+"""The reference forward: GPT-2 with a linear head on the last token. Every faster forward must equal it.
 
-Every faster path must equal this one. The class keeps transformers' parameter names (`transformer.*`, `score.weight`),
-so its weights load as `GPT2ForSequenceClassification`, but neither of that class's two traps: positions come from
-the mask, not from the column, and the last token is found by the mask, not by its id.
+The class keeps transformers' parameter names (`transformer.*`, `score.weight`), so that its weights load as
+`GPT2ForSequenceClassification`. It differs from that class in two points: positions come from the mask, not from the
+column, and the last token is found by the mask, not by its id.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,19 @@ from classifier.encoding import Batch, pad
 from classifier.errors import ModelError
 from classifier.labels import Labels
 
-# Loading bars and reports of expected keys are noise in a service's log and in a training log alike.
+# Progress bars and reports of expected keys are noise in every log.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
-# in place of transformers' sentence, which points to a report on the screen
+# replaces transformers' sentence, which refers to a report on the screen
 OTHER_SIZES = (
-    "their sizes are not those of its config.json and the data's labels; a classifier of other labels is no base, "
-    "the model that it was fine-tuned from is"
+    "their sizes are not those of its config.json and the data's labels; give the model that a classifier was "
+    "fine-tuned from, not a classifier of other labels"
 )
 
 
 class GPT2Classifier(GPT2ForSequenceClassification):
-    """GPT-2 and a linear head without bias on each text's last real token."""
+    """GPT-2 and a linear head without bias on the last real token of each text."""
 
     def forward(
         self,
@@ -42,14 +42,14 @@ class GPT2Classifier(GPT2ForSequenceClassification):
         labels: torch.Tensor | None = None,
         every_token: bool = False,
     ) -> SequenceClassifierOutput:
-        """Logits of each row's last real token.
+        """Return the logits of the last real token of each row.
 
         Args:
             input_ids: (B, T) int64, padded on either side.
             attention_mask: (B, T), 1 on real tokens; at least one in each row.
             position_ids: (B, T) int64; counted from the mask if not given.
             labels: (B,) int64 label ids; adds the mean cross-entropy in nats of the last tokens as `loss`.
-            every_token: answer after every token instead, which a causal model can; for training.
+            every_token: return logits after every token instead, which training uses.
 
         Returns:
             `logits` (B, C) in the weights' dtype; (B, T, C) if `every_token`, meaningless where the mask is 0.
@@ -69,13 +69,13 @@ class GPT2Classifier(GPT2ForSequenceClassification):
 
 
 def last_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Column of each row's last real token: (B, T) mask to (B,) int64."""
+    """Return the column of the last real token of each row: (B, T) mask to (B,) int64."""
     columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     return (attention_mask.long() * columns).argmax(-1)
 
 
 def infer(model: GPT2Classifier, batch: Batch) -> torch.Tensor:
-    """Reference logits of a padded batch: (B, C) float32 on the CPU, without gradients."""
+    """Return the reference logits of a padded batch: (B, C), float32, on the CPU, without gradients."""
     device = model.device
     with torch.inference_mode():
         output = model(
@@ -88,7 +88,7 @@ def infer(model: GPT2Classifier, batch: Batch) -> torch.Tensor:
 
 
 def infer_sequences(model: GPT2Classifier, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Reference logits (B, C) float32 of B sequences of ids, as one left-padded batch."""
+    """Return the reference logits (B, C), float32, of B sequences of token ids, run as one left-padded batch."""
     return infer(model, pad(sequences, model.config.pad_token_id, "left"))
 
 
@@ -100,24 +100,24 @@ def load_base(
     kind: type[GPT2Classifier] = GPT2Classifier,
     extra_config: Mapping[str, Any] | None = None,
 ) -> GPT2Classifier:
-    """A float32 classifier on a pre-trained GPT-2, its head freshly initialised from torch's generator.
+    """Return a float32 classifier on a pre-trained GPT-2, with a head initialised from torch's generator.
 
     Args:
         base_model: a Hugging Face name (`gpt2`, `distilgpt2`) or a local directory with `config.json`, weights in
             safetensors and `tokenizer.json`.
-        labels: label names, which become the configuration's `id2label`.
-        random_weights: take only the configuration; for tests and speed measurements.
-        kind: the class of its head.
-        extra_config: what that class needs in the configuration.
+        labels: become the configuration's `id2label`.
+        random_weights: use only the configuration of the base model, for tests and measurements of speed.
+        kind: the class of the head.
+        extra_config: more fields of the configuration, for that class.
 
     Raises:
-        ModelError: nothing there, not a GPT-2, or weights missing other than the head's.
+        ModelError: there is no such model, it is not a GPT-2, or weights other than the head's are missing.
     """
     config = _base_config(base_model)
     config.id2label, config.label2id = labels.id2label, dict(labels.label2id)
     config.update(extra_config or {})
     config.problem_type = "single_label_classification"
-    if config.pad_token_id is None:  # the mask decides, never this id; transformers' own class insists on having one
+    if config.pad_token_id is None:  # the mask hides this id, but transformers' own class needs one
         config.pad_token_id = 0 if config.eos_token_id is None else config.eos_token_id
     if not 0 <= config.pad_token_id < config.vocab_size:
         raise ModelError(
@@ -135,7 +135,7 @@ def load_base(
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
         problem = OTHER_SIZES if "ignore_mismatched_sizes" in str(exc) else _first_line(exc)
         raise ModelError(f"base model {base_model!r}: its weights cannot be loaded: {problem}") from exc
-    # Everything but the head must come from the base; a silent random layer would train to a bad model.
+    # Everything but the head must come from the base: a layer left random would train to a bad model.
     missing = sorted(set(report["missing_keys"]) - {"score.weight", "score.bias"})
     if missing:
         raise ModelError(
@@ -145,7 +145,7 @@ def load_base(
 
 
 def load_base_tokenizer(base_model: str) -> Tokenizer:
-    """The base model's byte-level tokenizer.
+    """Return the byte-level tokenizer of a base model.
 
     Raises:
         ModelError: there is none, or its vocabulary is empty.
@@ -153,12 +153,12 @@ def load_base_tokenizer(base_model: str) -> Tokenizer:
     vocab, merges = (Path(base_model) / name for name in ("vocab.json", "merges.txt"))
     try:
         if vocab.is_file() and merges.is_file() and not (Path(base_model) / "tokenizer.json").exists():
-            # transformers 5 builds an empty tokenizer of these two without a word
+            # transformers 5 builds an empty tokenizer from these two files without any warning
             tokenizer = Tokenizer.from_str(ByteLevelBPETokenizer(str(vocab), str(merges)).to_str())
             tokenizer.add_special_tokens(["<|endoftext|>"])
         else:
             tokenizer = AutoTokenizer.from_pretrained(base_model).backend_tokenizer
-    except Exception as exc:  # transformers and tokenizers raise whatever a file's content leads them to
+    except Exception as exc:  # transformers and tokenizers raise errors of many kinds
         raise ModelError(f"base model {base_model!r}: its tokenizer cannot be loaded: {_first_line(exc)}") from exc
     if tokenizer.get_vocab_size(with_added_tokens=False) < 2:
         raise ModelError(f"base model {base_model!r}: its tokenizer has an empty vocabulary")
@@ -168,15 +168,15 @@ def load_base_tokenizer(base_model: str) -> Tokenizer:
 def load_weights(
     directory: Path, dtype: torch.dtype = torch.float32, kind: type[GPT2Classifier] = GPT2Classifier
 ) -> GPT2Classifier:
-    """The classifier stored in an artifact's directory, for inference.
+    """Load the classifier of an artifact for inference.
 
     Args:
-        directory: with `config.json` and `model.safetensors`.
+        directory: holds `config.json` and `model.safetensors`.
         dtype: of the weights in memory.
-        kind: the class of its head.
+        kind: the class of the head.
 
     Raises:
-        ModelError: files missing or unreadable, or keys that do not match the configuration.
+        ModelError: a file is missing or unreadable, or the weights do not fit the configuration.
     """
     model: GPT2Classifier
     try:

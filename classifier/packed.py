@@ -1,13 +1,13 @@
-"""The forward over texts laid end to end: no padding, and the last layer for last tokens only.
+"""The packed forward: texts laid end to end without padding, and the last layer for last tokens only.
 
 GPT-2 is causal, so the B texts of a batch can lie end to end in one (N, D) matrix, N being all their tokens together.
 Linear layers, norms and GELU run over all N rows at once; only attention runs text by text (texts of one length
 together), or by a variable-length kernel on CUDA. The head reads each text's last token alone, so in the last layer
-only B rows need a query, a projection and an MLP; the others only serve as its keys and values. The answers equal the
-reference's (`classifier.model`), which property tests hold for each precision.
+only B rows need a query, a projection and an MLP, and the other rows only give keys and values. The answers equal those
+of the reference (`classifier.model`); property tests check this for each precision.
 
-This module and those it stands on, `classifier.layers` and `classifier.products`, import no transformers, which alone
-takes as long to import as torch.
+This module, `classifier.layers` and `classifier.products` do not import transformers, which takes as long to import as
+torch.
 
 Letters: B texts, N tokens of all texts, T tokens of one text, D width, H attention heads, C labels.
 """
@@ -27,17 +27,17 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from classifier import Precision
 from classifier.errors import ModelError
-from classifier.layers import Block, Shape, Source, mapped, read_block, read_norm
-from classifier.products import Maker
+from classifier.layers import Block, OpenWeights, Shape, read_block, read_norm, safetensors_weights
+from classifier.products import ProductMaker
 
 ROWS = 256
-"""Rows of the MLP at once: its inner layer, four times as wide, then stays in the processor's cache. float32 products
-run as fast from 256 rows as from thousands, GELU 1.5 times as fast as from memory."""
+"""Number of rows that the MLP computes at once, so that its inner layer, four times as wide, stays in the processor's
+cache. float32 products are as fast with 256 rows as with thousands, and GELU is 1.5 times as fast as from memory."""
 
 
 @dataclass(frozen=True)
 class _Span:
-    """`count` texts of `length` tokens each, end to end from row `start`."""
+    """`count` texts of `length` tokens each, laid end to end from row `start` on."""
 
     start: int
     count: int
@@ -53,21 +53,21 @@ class PackedClassifier:
 
     Args:
         config: a GPT-2 configuration, as in config.json.
-        source: opens the weights, named as `GPT2ForSequenceClassification` names them.
+        open_weights: opens the weights, named as `GPT2ForSequenceClassification` names them.
         precision: of matrix products.
-        device: where the weights go and the forward runs.
-        keep: hold all layers; else each forward lays out one layer after the other and lets it go, which needs little
-            memory and is for a few forwards only.
+        device: where the weights are and the forward runs.
+        keep: keep all layers in memory. Otherwise each forward lays out one layer after the other and releases it,
+            which needs little memory and is meant for a few forwards only.
 
     Raises:
-        ModelError: a configuration that is not GPT-2's, or weights that do not fit it. Unless `keep`, weights of
-            layers are only looked at in a forward.
+        ModelError: the configuration is not a GPT-2's, or the weights do not fit it. Unless `keep`, the weights of
+            layers are first checked in a forward.
     """
 
     def __init__(
         self,
         config: Mapping[str, Any],
-        source: Source,
+        open_weights: OpenWeights,
         precision: Precision = "float32",
         device: str = "cpu",
         keep: bool = True,
@@ -77,15 +77,15 @@ class PackedClassifier:
         self.device = torch.device(device)
         self.layers = shape.layers
         self._heads = shape.heads
-        make = Maker(precision, self.device)
-        self._read = partial(read_block, shape, source, make)  # no closure over self: it would be freed late
+        make = ProductMaker(precision, self.device)
+        self._read = partial(read_block, shape, open_weights, make)  # a closure over self would delay freeing it
         with torch.inference_mode():
-            with source() as get:
-                # looked up row by row and only then made float32: most rows are never read from the file
-                self._tokens_vd = get("transformer.wte.weight").to(self.device)
-                self._positions_td = get("transformer.wpe.weight").to(self.device)
-                self._norm = read_norm(get, "transformer.ln_f", shape, self.device)
-                self._head_cd = get("score.weight").to(self.device, torch.float32)
+            with open_weights() as read:
+                # looked up row by row and then made float32, because most rows are never read from the file
+                self._tokens_vd = read("transformer.wte.weight").to(self.device)
+                self._positions_td = read("transformer.wpe.weight").to(self.device)
+                self._norm = read_norm(read, "transformer.ln_f", shape, self.device)
+                self._head_cd = read("score.weight").to(self.device, torch.float32)
             self._blocks = list(self._read_all()) if keep else None
         self.parameters = shape.parameters(*self._tokens_vd.shape, *self._positions_td.shape, *self._head_cd.shape)
         if self._tokens_vd.shape[1] != shape.width or self._positions_td.shape[1] != shape.width:
@@ -98,42 +98,42 @@ class PackedClassifier:
     def load(
         cls, directory: Path, precision: Precision = "float32", device: str = "cpu", keep: bool = True
     ) -> "PackedClassifier":
-        """The classifier of an artifact's directory, with `config.json` and `model.safetensors`.
+        """Load the classifier from a directory with `config.json` and `model.safetensors`.
 
         Raises:
-            ModelError: files missing or unreadable, weights that do not fit, or another head.
+            ModelError: a file is missing or unreadable, the weights do not fit, or the head is another one.
         """
         try:
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-            return cls(config, mapped(directory / "model.safetensors", copy=keep), precision, device, keep)
+            return cls(config, safetensors_weights(directory / "model.safetensors", copy=keep), precision, device, keep)
         except (OSError, ValueError, KeyError, SafetensorError) as exc:
             raise ModelError(f"{directory}: the weights cannot be loaded: {exc}") from exc
 
     @property
     def outputs(self) -> int:
-        """C."""
+        """Number of labels, C."""
         return len(self._head_cd)
 
     @property
     def vocabulary(self) -> int:
-        """Ids are below this."""
+        """Number of token ids."""
         return len(self._tokens_vd)
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the longest text."""
+        """Number of tokens of the longest text that the model reads."""
         return len(self._positions_td)
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Logits (B, C) float32 on the CPU of B sequences of ids.
+        """Return the logits (B, C), float32, on the CPU, of B sequences of token ids.
 
         Raises:
-            ModelError: no sequence, an empty one, or one of more tokens than the model has positions.
+            ModelError: there is no sequence, or one is empty or has more tokens than the model has positions.
         """
         lengths = [len(ids) for ids in sequences]
         if not lengths or not 1 <= min(lengths) <= max(lengths) <= self.max_tokens:
             raise ModelError(f"1 to {self.max_tokens} tokens a sequence are needed, got lengths {lengths[:10]}")
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)  # texts of one length lie side by side
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)  # so that texts of one length are neighbours
         spans = _spans([lengths[i] for i in order])
         with torch.inference_mode():
             ids_n = torch.tensor([token for i in order for token in sequences[i]], device=self.device)
@@ -144,12 +144,15 @@ class PackedClassifier:
         return logits_bc
 
     def layer_seconds(self, tokens: int, rounds: int) -> float:
-        """Least seconds of one layer over one text of so many tokens: a forward takes about `layers` times that."""
+        """Return the seconds of one layer over one text of `tokens` tokens, the best of several rounds.
+
+        A forward takes about `layers` times as long.
+        """
         with torch.inference_mode():
             block = self._read(0, False)
             hidden_nd = torch.randn(tokens, self._tokens_vd.shape[1], device=self.device)
             seconds = []
-            for _ in range(rounds + 1):  # the first one is for warming up
+            for _ in range(rounds + 1):  # the first round is a warm-up
                 started = time.perf_counter()
                 self._layer(block, hidden_nd.clone(), [_Span(0, 1, tokens)])
                 if self.device.type == "cuda":
@@ -158,7 +161,7 @@ class PackedClassifier:
         return min(seconds[1:])
 
     def _hidden(self, ids_n: torch.Tensor, last_b: torch.Tensor, spans: Sequence[_Span]) -> torch.Tensor:
-        """The last layer's output (B, D) for the last token of each text."""
+        """Return the output (B, D) of the last layer for the last token of each text."""
         positions_n = _positions(spans).to(self.device)
         hidden_nd = self._tokens_vd[ids_n].float() + self._positions_td[positions_n].float()
         blocks = iter(self._blocks or self._read_all())
@@ -167,7 +170,7 @@ class PackedClassifier:
         return self._last_layer(next(blocks), hidden_nd, last_b, spans)
 
     def _layer(self, block: Block, hidden_nd: torch.Tensor, spans: Sequence[_Span]) -> None:
-        """One layer, in place."""
+        """Run one layer in place."""
         [qkv] = block.inputs
         query, key, value = qkv(block.norm_1(hidden_nd)).chunk(3, dim=1)
         hidden_nd += block.project(self._attend(query, key, value, spans, block.scale))
@@ -176,7 +179,7 @@ class PackedClassifier:
     def _last_layer(
         self, block: Block, hidden_nd: torch.Tensor, last_b: torch.Tensor, spans: Sequence[_Span]
     ) -> torch.Tensor:
-        """The last layer's output (B, D) for the last token of each text."""
+        """Return the output (B, D) of the last layer for the last token of each text."""
         make_query, make_key_value = block.inputs
         hidden_bd, normed_nd = hidden_nd[last_b], block.norm_1(hidden_nd)
         key, value = make_key_value(normed_nd).chunk(2, dim=1)
@@ -187,7 +190,7 @@ class PackedClassifier:
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[_Span], scale: float
     ) -> torch.Tensor:
-        """Causal attention within each text: (N, D) each to (N, D)."""
+        """Causal attention within each text: three times (N, D) to (N, D)."""
         if self.device.type == "cuda" and query.dtype is torch.bfloat16:
             return self._attend_varlen(query, key, value, spans, scale)
         mixed_nd = torch.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -200,7 +203,7 @@ class PackedClassifier:
     def _attend_last(
         self, query_bd: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[_Span], scale: float
     ) -> torch.Tensor:
-        """Attention of each text's last token: (B, D), (N, D), (N, D) to (B, D)."""
+        """Attention of the last token of each text: (B, D), (N, D), (N, D) to (B, D)."""
         mixed_bd = torch.empty(query_bd.shape, dtype=query_bd.dtype, device=query_bd.device)
         first = 0
         for span in spans:
@@ -214,31 +217,31 @@ class PackedClassifier:
     def _attend_varlen(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[_Span], scale: float
     ) -> torch.Tensor:
-        """As `_attend`, in one call of the flash kernel for texts of various lengths, which takes 16 bits only."""
+        """`_attend` in one call of the flash kernel for texts of various lengths, which takes 16-bit floats only."""
         from torch.nn.attention.varlen import varlen_attn
 
         lengths = [span.length for span in spans for _ in range(span.count)]
         starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self.device)
         q, k, v = (part.view(len(part), self._heads, -1) for part in (query, key, value))
-        # (-1, 0): every token sees all before it and none after
+        # (-1, 0): every token attends to all tokens before it and to none after it
         mixed = varlen_attn(q, k, v, starts, starts, max(lengths), max(lengths), scale=scale, window_size=(-1, 0))
         assert isinstance(mixed, torch.Tensor)
         return mixed.flatten(1)
 
     def _mlp(self, block: Block, hidden_nd: torch.Tensor) -> None:
-        """Norm, widen, activation and narrow, added in place."""
+        """Norm, widen, activate and narrow, added in place."""
         rows = ROWS if self.device.type == "cpu" else len(hidden_nd)
         for start in range(0, len(hidden_nd), rows):
             part = hidden_nd[start : start + rows]
             part.add_(block.narrow(block.widen(block.norm_2(part))))
 
     def _by_head(self, rows: torch.Tensor, count: int) -> torch.Tensor:
-        """(count * T, D) to (count, H, T, D / H), without a copy."""
+        """View (count * T, D) as (count, H, T, D / H)."""
         return rows.view(count, -1, self._heads, rows.shape[1] // self._heads).transpose(1, 2)
 
 
 def _spans(lengths: Sequence[int]) -> list[_Span]:
-    """Runs of equal lengths."""
+    """Group runs of equal lengths."""
     spans: list[_Span] = []
     start = 0
     for length, run in groupby(lengths):
@@ -248,5 +251,5 @@ def _spans(lengths: Sequence[int]) -> list[_Span]:
 
 
 def _positions(spans: Sequence[_Span]) -> torch.Tensor:
-    """(N,) positions, counted from 0 in each text."""
+    """Return the positions (N,), counted from 0 in each text."""
     return torch.cat([torch.arange(span.length).repeat(span.count) for span in spans])

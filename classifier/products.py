@@ -1,4 +1,4 @@
-"""Matrix products with weights laid out once for a precision, and the activation that may follow.
+"""Matrix products whose weights are laid out once for a precision, and the activations that may follow.
 
 Uses plain PyTorch and the operators of PyTorch's own oneDNN; imports no transformers.
 
@@ -26,16 +26,16 @@ from classifier import Precision
 from classifier.errors import ModelError
 
 
-class Product(Protocol):
-    """A matrix product with its weights and bias laid out, and what may follow it."""
+class MatrixProduct(Protocol):
+    """A matrix product with its weights and bias, and perhaps an activation."""
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """(N, in) float32 to (N, out) float32."""
+        """(N, I) float32 to (N, O) float32."""
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Lays out weights for one precision and device. transformers' Conv1D stores them as (in, out)."""
+class ProductMaker:
+    """Lays out weights for one precision and device. The weights are (I, O), as transformers' Conv1D stores them."""
 
     precision: Precision
     device: torch.device
@@ -47,9 +47,19 @@ class Maker:
         activation: str | None = None,
         low_out: bool = False,
         exact: bool = False,
-    ) -> Product:
-        """`low_out`: the result may be of the precision's own type, because a product or attention comes next;
-        `exact`: one of those that int8 leaves alone."""
+    ) -> MatrixProduct:
+        """Lay out one product.
+
+        Args:
+            weight_io: (I, O).
+            bias_o: (O,).
+            activation: a key of `ACTIVATIONS`.
+            low_out: the result may have the precision's own dtype, because a product or attention follows.
+            exact: float32 also in int8.
+
+        Raises:
+            ModelError: int8 on another device than a CPU.
+        """
         bias_o = bias_o.to(self.device, torch.float32)
         if self.precision == "float32" or (self.precision == "int8" and exact):
             return _float32(weight_io.to(self.device, torch.float32), bias_o, activation)
@@ -62,8 +72,8 @@ class Maker:
         return _bfloat16(weight_io.to(self.device), bias_o, activation, low_out)
 
 
-def _float32(weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | None) -> Product:
-    # As stored: laid out for oneDNN, the products ran no faster from 64 rows on, and needed a second copy.
+def _float32(weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | None) -> MatrixProduct:
+    # The weights stay as stored: in oneDNN's layout the products were no faster from 64 rows on, and needed a copy.
     act = ACTIVATIONS[activation] if activation else None
 
     def product(rows: torch.Tensor) -> torch.Tensor:
@@ -75,8 +85,8 @@ def _float32(weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | No
 
 def _onednn(
     weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | None, low_out: bool, low: torch.dtype
-) -> Product:
-    """Weights in oneDNN's own blocks, and GELU inside the product: the operators of Inductor's freezing."""
+) -> MatrixProduct:
+    """Lay the weights out in oneDNN's own blocks, with GELU inside the product, as Inductor's freezing does."""
     mkldnn = torch.ops.mkldnn
     packed = mkldnn._reorder_linear_weight(weight_io.T.to(low).contiguous(), None)
     bias_low = bias_o.to(low)
@@ -93,7 +103,7 @@ def _onednn(
     return product
 
 
-def _bfloat16(weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | None, low_out: bool) -> Product:
+def _bfloat16(weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | None, low_out: bool) -> MatrixProduct:
     weight_oi, bias_low = weight_io.T.bfloat16().contiguous(), bias_o.bfloat16()
     act = ACTIVATIONS[activation] if activation else None
 
@@ -106,11 +116,11 @@ def _bfloat16(weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | N
     return product
 
 
-def _int8(weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | None) -> Product:
-    """oneDNN's products of unsigned inputs and signed weights.
+def _int8(weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | None) -> MatrixProduct:
+    """Use oneDNN's product of unsigned inputs and signed weights.
 
-    A token's inputs are q = (x - low) / step, low and step being its own, and so
-    x W = step (q W) + low (1 W) with a row of ones: W's column sums, rounded as W itself is.
+    The inputs of a token are quantised as q = (x - low) / step, with its own low and step, so that
+    x W = step (q W) + low (1 W), where 1 W are the column sums of W, rounded as W is.
     """
     levels = 127 if torch.cpu._is_vnni_supported() else 63
     weight_oi = weight_io.T
@@ -135,8 +145,11 @@ def _int8(weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | None)
 
 
 def _gelu_tanh(wide: torch.Tensor) -> torch.Tensor:
-    """The tanh approximation of GELU, x/2 (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), written as
-    x sigmoid(2u), which is equal and, over rows that stay in the cache, twice as fast as PyTorch's tanh."""
+    """Return the tanh approximation of GELU, x/2 (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3).
+
+    It is computed as x sigmoid(2u), which is equal and, over rows that stay in the cache, twice as fast as PyTorch's
+    tanh.
+    """
     factor = 1.5957691216057308  # 2 sqrt(2 / pi)
     gate = wide.square().mul_(0.044715 * factor).add_(factor).mul_(wide).sigmoid_()
     return gate.mul_(wide)

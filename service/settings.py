@@ -43,7 +43,7 @@ class Settings(BaseSettings):
         default_factory=lambda: SAGEMAKER_MODEL if (SAGEMAKER_MODEL / "manifest.json").is_file() else DEFAULT_MODEL,
         description="Directory of the artifact; /opt/ml/model by default if it holds one, else models/default.",
     )
-    precision: Literal["auto"] | Precision = Field(
+    precision: Literal["auto", Precision] = Field(
         "auto",
         description="Precision of matrix products; auto takes the fastest that agrees with float32, measured at start.",
     )

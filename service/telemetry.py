@@ -1,4 +1,4 @@
-"""JSON logs, request ids and Prometheus metrics. No text of a caller ever comes here, only counts."""
+"""JSON logs, request ids and Prometheus metrics. No text of a caller is ever logged or counted by its content."""
 
 import json
 import logging
@@ -25,17 +25,21 @@ _request_id: ContextVar[str] = ContextVar("request_id", default="-")
 _trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-"""https://www.w3.org/TR/trace-context/#traceparent-header"""
+"""The header `traceparent`: https://www.w3.org/TR/trace-context/#traceparent-header."""
 
 
 def current_request_id() -> str:
-    """The id of the request being answered; "-" outside of one."""
+    """Return the id of the request that is being answered, or "-" outside of a request."""
     return _request_id.get()
 
 
 def start_request(offered: str | None, traceparent: str | None = None) -> str:
-    """Take the caller's request id if it is harmless in a header and in a log, else make one; and the id of his trace,
-    or of the one begun here, which then stands in every log line of the request."""
+    """Set the request id and the trace id of all log lines of this request, and return the request id.
+
+    Args:
+        offered: the caller's request id. It is taken if it is harmless in a header and in a log; else a new one is made.
+        traceparent: the caller's header of this name. Without a valid one, the trace begun here is used, if any.
+    """
     given = _TRACEPARENT.fullmatch(traceparent or "")
     begun = trace.get_current_span().get_span_context()
     _trace_id.set(given[1] if given else f"{begun.trace_id:032x}" if begun.is_valid else "")
@@ -45,7 +49,7 @@ def start_request(offered: str | None, traceparent: str | None = None) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, message, request id, and the fields given as `extra={"fields": {...}}`."""
+    """Formats a record as one line of JSON: time, level, message, request id, and `extra={"fields": {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -65,10 +69,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class PatientHandler(logging.Handler):
-    """Writes lines in a thread of its own, so that a log that nobody reads holds up no request.
+    """Writes log lines in a thread of its own, so that a log that nobody reads delays no request.
 
-    Formatted where they are logged, where the request's id is known. Beyond `MAX_LINES` in wait, lines are dropped, and
-    the next one that is written is followed by their number.
+    Lines are formatted by the caller, where the request's id is known. While `MAX_LINES` lines wait, further lines are
+    dropped, and a line with their number is written later.
     """
 
     MAX_LINES = 10_000
@@ -97,7 +101,7 @@ class PatientHandler(logging.Handler):
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until all is written, for a bounded time."""
+        """Wait until all lines are written, at most `FLUSH_S` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not self._lines and not self._writing, self.FLUSH_S)
 
@@ -113,13 +117,13 @@ class PatientHandler(logging.Handler):
             if dropped:
                 record = logging.LogRecord("service", logging.WARNING, "", 0, "%d log lines dropped", (dropped,), None)
                 lines.append(self.format(record))
-            with suppress(OSError, ValueError):  # a full disk, or a reader who left: nobody to tell
+            with suppress(OSError, ValueError):  # the disk is full or the reader has gone, and there is nobody to tell
                 self._stream.write("\n".join(lines) + "\n")
                 self._stream.flush()
 
 
 def configure_logging(level: str) -> None:
-    """Send everything to standard error as JSON lines. Called by the composition root only."""
+    """Send all logs and warnings to standard error as lines of JSON. Only `service.__main__` calls this."""
     for earlier in logging.root.handlers:
         earlier.flush()
     handler = PatientHandler(sys.stderr)
@@ -129,7 +133,7 @@ def configure_logging(level: str) -> None:
 
 
 def log(message: str, *, level: int = logging.INFO, **fields: object) -> None:
-    """One line with fields."""
+    """Log one line with fields."""
     logger.log(level, message, extra={"fields": fields})
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from transformers import GPT2Config
 
-from classifier.artifact import Artifact, Golden, Manifest, check_writable_target, write_artifact
+from classifier.artifact import Artifact, Golden, Manifest
+from classifier.artifact_writer import check_writable_target, write_artifact
 from classifier.encoding import Encoder, TextCleaning
 from classifier.flatten import FlattenClassifier, PaddedRows
 from classifier.labels import Labels

@@ -19,7 +19,8 @@ from transformers import GPT2Config
 
 from benchmarks.tools.command_line import DEFAULT_ARTIFACT, GPT2_SMALL, say
 from benchmarks.tools.errors import BenchmarkError
-from classifier.artifact import MANIFEST, Golden, Manifest, read_artifact, write_artifact
+from classifier.artifact import MANIFEST, Golden, Manifest, read_artifact
+from classifier.artifact_writer import write_artifact
 from classifier.encoding import EncodedText, Encoder
 from classifier.errors import ClassifierError
 from classifier.labels import Labels

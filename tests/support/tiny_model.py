@@ -7,7 +7,8 @@ import torch
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from classifier.artifact import Artifact, Golden, Manifest, write_artifact
+from classifier.artifact import Artifact, Golden, Manifest
+from classifier.artifact_writer import write_artifact
 from classifier.encoding import Encoder, TextCleaning
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_base

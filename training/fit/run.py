@@ -14,7 +14,8 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from classifier.artifact import Artifact, Calibration, Golden, Manifest, check_writable_target, write_artifact
+from classifier.artifact import Artifact, Calibration, Golden, Manifest
+from classifier.artifact_writer import check_writable_target, write_artifact
 from classifier.decoding import probabilities
 from classifier.encoding import EncodedText, Encoder, TextCleaning
 from classifier.flatten import HEADS

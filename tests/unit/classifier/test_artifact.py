@@ -7,8 +7,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from classifier import artifact as module
-from classifier.artifact import MANIFEST, REQUIRED, Artifact, check_writable_target, read_artifact, write_artifact
+from classifier import artifact_writer as module
+from classifier.artifact import MANIFEST, REQUIRED, Artifact, read_artifact
+from classifier.artifact_writer import check_writable_target, write_artifact
 from classifier.errors import ArtifactError
 from classifier.model import GPT2Classifier, infer_sequences
 from tests.support.tiny_model import artifact_of

@@ -15,7 +15,7 @@ from transformers import GPT2Config
 from classifier import Precision
 from classifier.artifact import Artifact
 from classifier.errors import ModelError
-from classifier.layers import Get
+from classifier.layers import ReadTensor
 from classifier.model import GPT2Classifier, infer_sequences
 from classifier.packed import PackedClassifier
 
@@ -24,7 +24,7 @@ rows = st.lists(st.lists(st.integers(0, 399), min_size=1, max_size=60), min_size
 
 def packed(model: GPT2Classifier, precision: Precision = "float32", device: str = "cpu") -> PackedClassifier:
     @contextmanager
-    def source() -> Iterator[Get]:
+    def source() -> Iterator[ReadTensor]:
         yield model.state_dict().__getitem__
 
     return PackedClassifier(model.config.to_dict(), source, precision, device)

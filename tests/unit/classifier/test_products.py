@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from classifier.errors import ModelError
-from classifier.products import Maker, _float32, _onednn
+from classifier.products import ProductMaker, _float32, _onednn
 
 
 @pytest.mark.parametrize("activation", [None, "gelu_new", "relu"])
@@ -17,4 +17,4 @@ def test_products_in_onednns_own_layout_equal_plain_ones(activation: str | None)
 
 def test_int8_is_for_cpus() -> None:
     with pytest.raises(ModelError, match="CPUs only"):
-        Maker("int8", torch.device("meta")).product(torch.zeros(2, 2), torch.zeros(2))
+        ProductMaker("int8", torch.device("meta")).product(torch.zeros(2, 2), torch.zeros(2))
