@@ -52,7 +52,7 @@ class FileEntry(_Frozen):
 
 
 class Golden(_Frozen):
-    """A text with the float32 logits that the model gave for it at training time. Serving computes them again at start."""
+    """A text and its float32 logits at training time, which serving computes again at start."""
 
     text: str
     logits: list[float]

@@ -1,4 +1,4 @@
-"""JSON logs, request ids and Prometheus metrics. No text of a caller is ever logged or counted by its content."""
+"""JSON logs, request ids and Prometheus metrics. They never contain a text of a caller."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def start_request(offered: str | None, traceparent: str | None = None) -> str:
     """Set the request id and the trace id of all log lines of this request, and return the request id.
 
     Args:
-        offered: the caller's request id. It is taken if it is harmless in a header and in a log; else a new one is made.
+        offered: the caller's request id, which is taken if it is harmless in a header and in a log.
         traceparent: the caller's header of this name. Without a valid one, the trace begun here is used, if any.
     """
     given = _TRACEPARENT.fullmatch(traceparent or "")
@@ -68,7 +68,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
-class PatientHandler(logging.Handler):
+class BackgroundHandler(logging.Handler):
     """Writes log lines in a thread of its own, so that a log that nobody reads delays no request.
 
     Lines are formatted by the caller, where the request's id is known. While `MAX_LINES` lines wait, further lines are
@@ -126,7 +126,7 @@ def configure_logging(level: str) -> None:
     """Send all logs and warnings to standard error as lines of JSON. Only `service.__main__` calls this."""
     for earlier in logging.root.handlers:
         earlier.flush()
-    handler = PatientHandler(sys.stderr)
+    handler = BackgroundHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)

@@ -33,24 +33,18 @@ All state belongs to the event loop's thread; only the model runs in another.
 """
 
 import asyncio
-import math
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.errors import ServiceError
 from service.inference.admission import Admission, QueueLimits
+from service.inference.budget import TokenBudget
+from service.inference.cache import ResultCache
 from service.inference.deadline import Deadline
-from service.inference.engine import EncodedWindow, Logits, ModelOutOfMemory
+from service.inference.engine import EncodedWindow, ModelOutOfMemory
 from service.inference.model_thread import BatchModel, ModelThread, RunBlocking
 from service.inference.queue import Lane, Queue, QueuedRequest, QueuedWindow, WindowResult
 from service.telemetry import Metrics, logger
-
-GOOD_BATCHES = 16
-"""Number of good batches after which a budget that shrank doubles."""
-
-MIN_BUDGET = 16
-"""Computed tokens below which the budget never shrinks."""
 
 MAX_FAULTS = 3
 """Number of faults of the worker, without a good batch in between, after which it is not started again."""
@@ -81,12 +75,11 @@ class Batcher:
     def __init__(
         self, model: BatchModel, limits: QueueLimits, metrics: Metrics, run_blocking: RunBlocking | None = None
     ) -> None:
-        self._limits = limits
         self._metrics = metrics
         self.model_thread = ModelThread(model, limits.stuck_s, run_blocking)
         self._queue = Queue()
         self._admission = Admission(self._queue, limits)
-        self._cache: OrderedDict[Hashable, Logits] = OrderedDict()  # least recently used first
+        self._cache = ResultCache(limits.cache_windows)
         self._requests: set[QueuedRequest] = set()
         self._arrived = asyncio.Event()
         self._freed = asyncio.Event()  # set and cleared at once each time there is less in the queue
@@ -95,9 +88,7 @@ class Batcher:
         self._dead = False  # the worker is not started again
         self._closed = False
         self._busy_since = 0.0  # end of the previous batch, or the time when the worker woke up
-        self._good_batches = 0
-        self.budget = limits.max_batch_tokens
-        """Computed tokens of the next batch."""
+        self.budget = TokenBudget(limits.max_batch_tokens)
 
     @property
     def load(self) -> QueueLoad:
@@ -193,14 +184,13 @@ class Batcher:
 
     def _enqueue(self, request: QueuedRequest, position: int, window: EncodedWindow, lane: Lane) -> None:
         """Answer a window from the cache, join an equal one that is queued, or queue it."""
-        key = window.key
-        if key is not None and key in self._cache:
-            self._cache.move_to_end(key)
+        cached = self._cache.get(window.key)
+        if cached is not None:
             self._metrics.shared.labels("cache").inc()
             self._admission.windows -= 1
-            request.settle(position, self._cache[key])
+            request.settle(position, cached)
             return
-        queued = self._queue.find(key)
+        queued = self._queue.find(window.key)
         if queued is None:
             queued = self._queue.add(window, lane, asyncio.get_running_loop().time())
             self._arrived.set()
@@ -236,7 +226,7 @@ class Batcher:
                 self._busy_since = asyncio.get_running_loop().time()
 
     def _next_batch(self) -> list[QueuedWindow]:
-        batch = self._queue.next_batch(self.budget)
+        batch = self._queue.next_batch(self.budget.tokens)
         now = asyncio.get_running_loop().time()
         for queued in batch:
             self._metrics.queue_seconds.observe(now - queued.queued_at)
@@ -278,25 +268,20 @@ class Batcher:
         tokens = sum(queued.window.tokens for queued in part)
         computed = sum(queued.window.computed_tokens for queued in part)
         between = max(ended - min(self._busy_since, started), 1e-6)  # includes the work between two batches
-        self._admission.rate.learn(tokens, between, full=2 * computed >= self.budget)
+        self._admission.rate.learn(tokens, between, full=2 * computed >= self.budget.tokens)
         self._busy_since = ended
         self._metrics.inference_seconds.observe(max(ended - started, 1e-6))
         self._metrics.batch_windows.observe(len(part))
         self._metrics.batch_tokens.observe(tokens)
         self._metrics.padding_tokens.inc(computed - tokens)
         self._faults = 0
-        self._good_batches += 1
-        if self._good_batches >= GOOD_BATCHES and self.budget < self._limits.max_batch_tokens:
-            self.budget = min(2 * self.budget, self._limits.max_batch_tokens)
-            self._good_batches = 0
+        self.budget.batch_succeeded()
 
     def _batch_failed(self, part: list[QueuedWindow], exc: Exception) -> None:
         self._metrics.batch_failures.inc()
-        self._good_batches = 0
-        computed = sum(queued.window.computed_tokens for queued in part)
+        self.budget.batch_failed()
         if isinstance(exc, ModelOutOfMemory):
-            self.budget = max(MIN_BUDGET, min(self.budget, computed) // 2)
-            logger.warning("out of memory at %d tokens, the budget is now %d", computed, self.budget)
+            self.budget.out_of_memory(sum(queued.window.computed_tokens for queued in part))
         else:
             culprit = exc if len(part) == 1 else None  # one stack trace per culprit, not one per half
             logger.warning("a batch of %d windows failed: %s", len(part), type(exc).__name__, exc_info=culprit)
@@ -319,12 +304,8 @@ class Batcher:
                 request.settle(position, result)
         queued.requests.clear()
         self._show_load()
-        key = queued.window.key
-        if self._limits.cache_windows and key is not None and not isinstance(result, ServiceError):
-            if all(map(math.isfinite, result)):
-                self._cache[key] = result
-            while len(self._cache) > self._limits.cache_windows:
-                self._cache.popitem(last=False)
+        if not isinstance(result, ServiceError):
+            self._cache.put(queued.window.key, result)
 
     def _fail_waiting(self, error: ServiceError) -> None:
         """Answer every waiting request with `error`, also those with windows in the model, and empty the queue."""

@@ -107,7 +107,7 @@ def test_unknown_base_says_what_was_looked_for(tmp_path: Path) -> None:
 
 
 def test_a_classifier_of_other_labels_is_no_base(artifact: Artifact) -> None:
-    with pytest.raises(ModelError, match="a classifier of other labels is no base"):
+    with pytest.raises(ModelError, match="not a classifier of other labels"):
         load_base(str(artifact.directory), Labels(("a", "b")))
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from service.telemetry import JsonFormatter, Metrics, PatientHandler, current_request_id, start_request
+from service.telemetry import BackgroundHandler, JsonFormatter, Metrics, current_request_id, start_request
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
@@ -55,16 +55,16 @@ def line(message: str) -> logging.LogRecord:
 
 
 def test_a_log_that_nobody_reads_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PatientHandler, "MAX_LINES", 3)
-    monkeypatch.setattr(PatientHandler, "FLUSH_S", 0.01)
+    monkeypatch.setattr(BackgroundHandler, "MAX_LINES", 3)
+    monkeypatch.setattr(BackgroundHandler, "FLUSH_S", 0.01)
     stream = Stalled()
-    handler = PatientHandler(stream)
+    handler = BackgroundHandler(stream)
     handler.emit(line("first"))
     assert stream.entered.wait(30)
     for i in range(10):
         handler.emit(line(f"later {i}"))
     handler.flush()  # gives up
-    monkeypatch.setattr(PatientHandler, "FLUSH_S", 30)
+    monkeypatch.setattr(BackgroundHandler, "FLUSH_S", 30)
     stream.released.set()
     handler.flush()
     assert stream.getvalue().split("\n") == ["first", "later 0", "later 1", "later 2", "7 log lines dropped", ""]
@@ -78,7 +78,7 @@ def test_a_broken_log_is_not_the_end_of_logging() -> None:
             return super().write(text)
 
     stream = Full()
-    handler = PatientHandler(stream)
+    handler = BackgroundHandler(stream)
     for message in ("first", "second"):
         handler.emit(line(message))
         handler.flush()

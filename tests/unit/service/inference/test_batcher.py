@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.errors import ServiceError
 from service.inference.admission import FIRST_BATCHES, QueueLimits
-from service.inference.batcher import GOOD_BATCHES, MAX_FAULTS, Batcher
+from service.inference.batcher import MAX_FAULTS, Batcher
+from service.inference.budget import GOOD_BATCHES
 from service.inference.deadline import Deadline
 from service.inference.engine import EncodedWindow, Logits
 from service.inference.queue import MAX_PASSED_OVER, Lane, WindowResult
@@ -484,15 +485,15 @@ class TestFailures:
             bench = Bench(QueueLimits(1000, 10_000, 512))
             [result] = await bench.submit(words(512, "greedy"))
             assert isinstance(result, ServiceError) and "not enough memory for 512 tokens" in result.message
-            assert bench.batcher.budget == 256
+            assert bench.batcher.budget.tokens == 256
             await bench.submit(*(words(100, f"w{i}") for i in range(6)))
             assert [len(batch) for batch in bench.batches[1:]] == [2, 2, 2]
             for i in range(GOOD_BATCHES):
                 await bench.submit(f"t{i}")
-            assert bench.batcher.budget == 512
+            assert bench.batcher.budget.tokens == 512
             for i in range(GOOD_BATCHES):
                 await bench.submit(f"u{i}")
-            assert bench.batcher.budget == 512
+            assert bench.batcher.budget.tokens == 512
 
         run(scenario)
 
