@@ -79,7 +79,7 @@ def json_route(
     keyed = [(model, "validation") for model in bodies]
     references, schemas = models_json_schema(keyed, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     shapes = list(references.values())
-    schema = shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
+    schema = shapes[0] if len(shapes) == 1 else {"oneOf": shapes}
     content = {"application/json": {"schema": schema}, **(other_bodies or {})}
     return {
         "response_model": answer,
