@@ -159,14 +159,14 @@ def _parse_lines(lifecycle: ModelLifecycle, form: bodies.Form, body: bytes) -> I
             yield row if isinstance(row, ServiceError) else TextInvocation(text=row)
         return
     pipeline = lifecycle.current_pipeline()
+
+    def parse(value: Any) -> Invocation:
+        invocation = parse_invocation(value)
+        pipeline.check_count(len(invocation.texts))
+        return invocation
+
     for line in bodies.split_lines(body):
-        invocation = bodies.parse_line(line, parse_invocation)
-        if not isinstance(invocation, ServiceError):
-            try:
-                pipeline.check_count(len(invocation.texts))
-            except ServiceError as exc:
-                invocation = exc
-        yield invocation
+        yield bodies.parse_line(line, parse)
 
 
 async def _classify(

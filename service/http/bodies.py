@@ -82,7 +82,8 @@ async def read_json(request: Request, validate: Callable[[Any], T]) -> T:
 
     Args:
         request: the request.
-        validate: makes a wire model of the JSON value, for instance `PredictRequest.model_validate`.
+        validate: makes a wire model of the JSON value, for instance `PredictRequest.model_validate`; raises pydantic's
+            ValidationError or a ServiceError.
 
     Raises:
         ServiceError: unsupported_media_type, body_too_large, invalid_json, invalid_request.
