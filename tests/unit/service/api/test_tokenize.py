@@ -1,5 +1,7 @@
 """`/tokenize` over the fake engine."""
 
+import threading
+
 import pytest
 
 from service.api.tokenize import TokenizeResponse
@@ -28,3 +30,15 @@ async def test_many_tokens_leave_others_their_turn(service_with: ServiceFactory)
     assert [token.start for token in body.tokens] == list(range(0, 200_000, 2))
     assert (body.count, body.tokens[-1].text) == (100_000, '"')
     assert longest_s < 0.1, "a turn for each 1,000 tokens"
+
+
+async def test_the_default_deadline_holds(service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_tokenize = threading.Event()
+    async with service_with(default_timeout_ms=20) as service:
+        monkeypatch.setattr(service.engine, "tokenize", lambda *_: may_tokenize.wait(30))
+        try:
+            response = await service.post("/tokenize", {"text": "a"})
+            assert (response.status_code, response.json()["kind"]) == (504, "deadline_exceeded")
+            assert "within 20 ms" in response.json()["error"]
+        finally:
+            may_tokenize.set()
