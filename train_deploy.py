@@ -28,7 +28,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
             parser.add_argument(
                 flag(field.name), nargs="?", const="true", default=argparse.SUPPRESS, help=help_text(field)
             )
-    places = parser.add_argument_group("places, by default the platform's")
+    places = parser.add_argument_group("directories and hosts, by default the platform's")
     variables = {
         "--model-dir": "SM_MODEL_DIR", "--train-dir": "SM_CHANNEL_TRAIN", "--val-dir": "SM_CHANNEL_VAL",
         "--test-dir": "SM_CHANNEL_TEST", "--num-gpus": "SM_NUM_GPUS", "--hosts": "SM_HOSTS",
@@ -46,28 +46,28 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
 
 def model_fn(model_dir: str) -> Any:
-    """The classifier; this and the next three are `training.sagemaker.handlers.inference`'s."""
+    """Return the classifier; for this and the next three see `training.sagemaker.handlers.inference`."""
     from training.sagemaker.handlers import inference
 
     return inference.model_fn(model_dir)
 
 
 def input_fn(body: str | bytes, content_type: str = "application/json") -> Any:
-    """The texts of a request: the article's {"text": "..."} among them."""
+    """Return the body of a request, such as the article's {"text": "..."}."""
     from training.sagemaker.handlers import inference
 
     return inference.input_fn(body, content_type)
 
 
 def predict_fn(data: Any, model: Any) -> Any:
-    """Probabilities by label, most probable first."""
+    """Return the answer, for the article's request the probabilities by label, most probable first."""
     from training.sagemaker.handlers import inference
 
     return inference.predict_fn(data, model)
 
 
 def output_fn(prediction: Any, accept: str = "application/json") -> tuple[str, str]:
-    """JSON."""
+    """Return the answer as JSON, and its media type."""
     from training.sagemaker.handlers import inference
 
     return inference.output_fn(prediction, accept)

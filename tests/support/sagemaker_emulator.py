@@ -1,4 +1,4 @@
-"""A training job as the platform runs it: a tree like /opt/ml, and the container's entry point as a process."""
+"""A training job as the platform runs it: a directory like /opt/ml, and the container's entry point as a process."""
 
 import json
 import os
@@ -19,7 +19,7 @@ QUICK: dict[str, Any] = {
 
 
 class Job:
-    """One host of a job; without rows it has no channel yet."""
+    """One host of a job; with no rows it has no train channel yet."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What moto only pretends: training jobs that train and endpoints that answer.
+"""Training jobs that train and endpoints that answer, which moto only pretends to have.
 
 A job is `training.sagemaker.job.container` as a process on its channels out of moto's S3; its log goes to moto's logs,
 its model to moto's S3. An endpoint is the real service on the model that it names, behind
@@ -47,7 +47,7 @@ class Platform:
         self.remove_endpoint()
 
     def train(self, job: Any) -> None:
-        """Start a job of moto's, which says that it is done already."""
+        """Start a job that moto has created and called completed."""
         job.training_job_status, job.secondary_status = "InProgress", "Training"
         job.secondary_status_transitions = []
         thread = threading.Thread(target=self._train, args=(job,), name=job.training_job_name)
@@ -89,7 +89,7 @@ class Platform:
             path.write_bytes(self._aws.call("s3", "GetObject", Bucket=bucket, Key=found["Key"])["Body"].read())
 
     def make_endpoint(self, container: Mapping[str, Any]) -> None:
-        """Serve the model of a CreateModel request's container; returns when it is ready."""
+        """Serve the model of a CreateModel request's container, and return when it is ready."""
         (bucket, key), model = bucket_and_key(container["ModelDataUrl"]), self._root / "endpoint"
         content = self._aws.call("s3", "GetObject", Bucket=bucket, Key=key)["Body"].read()
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
@@ -111,7 +111,7 @@ def _packed(directory: Path) -> bytes:
 
 @contextmanager
 def platform(root: Path, aws: Aws) -> Iterator[str]:
-    """While it lasts, moto's jobs and endpoints are real; gives the `endpoint_url` of sagemaker-runtime."""
+    """Make moto's jobs and endpoints real for a while; yields the `endpoint_url` of sagemaker-runtime."""
     own = Platform(root, aws)
     create_job, create_endpoint = SageMakerModelBackend.create_training_job, SageMakerModelBackend.create_endpoint
     delete_endpoint = SageMakerModelBackend.delete_endpoint

@@ -1,4 +1,4 @@
-"""AWS's own Python packages against what this project gives them, each in an environment of its own.
+"""AWS's own Python packages with the job, archive and image of this project, each in an environment of its own.
 
 They pin what other packages here need newer, so they are no dependency. Nothing of AWS is asked: moto answers, and the
 real service behind a stand-in for the endpoint.
@@ -29,7 +29,7 @@ INSTALL_S = 900
 
 
 def install(python: str | Path, *words: str) -> None:
-    """Skips where there is no package index."""
+    """Install packages, or skip the test where there is no package index."""
     command = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     if done.returncode:
@@ -37,7 +37,7 @@ def install(python: str | Path, *words: str) -> None:
 
 
 def environment_with(version: int) -> Path:
-    """The interpreter of an environment with that SDK; kept in .venv, because it is hundreds of megabytes."""
+    """Return the interpreter of an environment with an SDK, kept in .venv because it has hundreds of megabytes."""
     directory = ROOT / ".venv" / f"sdk-{version}"
     python, done = directory / "bin" / "python", directory / "done"
     if not done.exists():
@@ -48,7 +48,7 @@ def environment_with(version: int) -> Path:
 
 
 def ran(python: Path, script: str, directory: Path) -> dict[str, Any]:
-    """What a script prints, with an empty account, the default model's archive, and data."""
+    """Run a script with an empty account, the default model's archive and data, and return what it prints."""
     export_source(directory / "code")
     pack(DEFAULT, directory / "model.tar.gz")
     (directory / "train.csv").write_text("text,label\na,b\n", encoding="utf-8")

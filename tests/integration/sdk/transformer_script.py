@@ -1,4 +1,4 @@
-"""Run beside AWS's `sagemaker-inference`: its Transformer serves an unpacked model.tar.gz. A JSON line a request.
+"""Serve an unpacked model.tar.gz by the Transformer of AWS's `sagemaker-inference`, with one request on each line.
 
 python transformer_script.py MODEL_DIR
 """
@@ -15,7 +15,7 @@ sys.path.insert(0, str(MODEL / "code"))
 
 
 class Context:
-    """What the model server hands over with a request."""
+    """The context that the model server passes with a request."""
 
     def __init__(self, content_type: str) -> None:
         self.headers = {"Content-Type": content_type, "Accept": "*/*"}

@@ -1,4 +1,4 @@
-"""Run by SageMaker's SDK 2: an article's calls, from estimator to predictor. Prints one JSON object.
+"""Call SageMaker's SDK 2 as an article does, from the estimator to the predictor, and print one JSON object.
 
 python v2_script.py SOURCE_DIR BUCKET ROLE MODEL_TAR
 """

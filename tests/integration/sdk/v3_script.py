@@ -1,4 +1,4 @@
-"""Run by SageMaker's SDK 3: a training job of our image, an endpoint of it, and a question. Prints one JSON object.
+"""Train and serve this project's image by SageMaker's SDK 3, ask a question, and print one JSON object.
 
 python v3_script.py SOURCE_DIR BUCKET ROLE MODEL_TAR
 """
@@ -22,7 +22,7 @@ boto_session = boto3.Session()
 
 
 def leave_out_empty(parsed: dict[str, Any], **_: object) -> None:
-    """moto describes what was not asked for as {}, which the SDK's models refuse."""
+    """Remove the {} by which moto describes what was not asked for, and which the SDK's models refuse."""
     for key in [key for key, value in parsed.items() if value == {}]:
         del parsed[key]
 

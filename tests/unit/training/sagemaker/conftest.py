@@ -1,4 +1,4 @@
-"""AWS by moto, on a port of this machine, and what moto lacks."""
+"""Fixtures with moto as AWS, on a port of this machine, and with the operations that moto lacks."""
 
 import datetime
 import urllib.request
@@ -38,7 +38,7 @@ def moto_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def shared_session() -> Any:
-    """Describing AWS's API takes seconds; once is enough."""
+    """Return one boto3 session for all tests, because loading the description of AWS's API takes seconds."""
     import boto3
 
     return boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION)
@@ -46,7 +46,7 @@ def shared_session() -> Any:
 
 @pytest.fixture
 def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No credentials, no region, nobody to ask for them."""
+    """Take credentials and region away, and every place where boto3 looks for them."""
     import os
 
     for name in list(os.environ):
@@ -60,7 +60,7 @@ def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def aws(moto_url: str, no_aws: None, shared_session: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
-    """An empty account with one bucket."""
+    """Return an account with nothing but a bucket."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
     monkeypatch.setattr("training.sagemaker.launch.aws.boto3.Session", lambda **_: shared_session)
     monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", _with_what_moto_lacks(monkeypatch))
@@ -73,7 +73,7 @@ def aws(moto_url: str, no_aws: None, shared_session: Any, monkeypatch: pytest.Mo
 
 
 def backend() -> Any:
-    """moto's own state, to be changed where AWS would change it as time passes."""
+    """Return moto's state, which a test changes as AWS would in the course of time."""
     from moto.sagemaker.models import sagemaker_backends
 
     return sagemaker_backends[ACCOUNT][REGION]

@@ -1,4 +1,4 @@
-"""Every verb as a dry run: the requests as JSON (golden files), without credentials, network or clients."""
+"""Dry runs of every command print the requests of the golden files, without credentials, network or clients."""
 
 import json
 import re

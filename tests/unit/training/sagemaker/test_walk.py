@@ -1,4 +1,4 @@
-"""From a file of articles to answers and back to nothing: jobs that train, a service that answers."""
+"""The whole way from a file of articles to answers and to the removal, with jobs that really train."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def shell_in_real_time() -> Shell:
 
 @pytest.fixture
 def uploaded(shell: Shell, aws: Aws, base_model: Path, tmp_path: Path) -> list[str]:
-    """`--channels` for articles and base model."""
+    """Upload articles and a base model, and return the options for their channels."""
     data = tmp_path / "articles.jsonl"
     data.write_text("\n".join(map(json.dumps, news_rows(60))), encoding="utf-8")
     assert shell.do("upload", str(data), "s3://models-bucket/data") == 0, shell.text

@@ -1,4 +1,4 @@
-"""What AWS's own images run: handlers, archive, and their own code around them where it can be had."""
+"""The handlers for AWS's own images, and the archive and source directory that bring them there."""
 
 import importlib.util
 import json
@@ -93,7 +93,7 @@ def test_empty_text_and_unknown_types_have_a_status(served: inference.ArtifactCl
 
 
 def test_archive_stands_for_itself(artifact: Artifact, tmp_path: Path) -> None:
-    """Unpacked elsewhere and asked by a Python that finds no module of this checkout."""
+    """The archive works where Python finds no module of this checkout."""
     assert main([str(artifact.directory), str(tmp_path / "model.tar.gz")]) == 0
     pack(artifact.directory, tmp_path / "again.tar.gz")
     assert (tmp_path / "again.tar.gz").read_bytes() == (tmp_path / "model.tar.gz").read_bytes()

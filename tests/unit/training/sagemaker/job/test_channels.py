@@ -1,4 +1,4 @@
-"""Channels to a directory that training reads."""
+"""A job's channels become the directory that training reads, or an error that says why not."""
 
 import tarfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hosts, GPUs, and the commands that follow from them."""
+"""The hosts and GPUs of a job, and the command that they give."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whole jobs in trees like /opt/ml, by the entry point that an image runs."""
+"""Whole training jobs in directories like /opt/ml, started by the entry point of the image."""
 
 import errno
 import json
@@ -241,7 +241,7 @@ def two_hosts(tmp_path: Path, recipe: dict[str, object], base_model: Path) -> li
 
 
 def synchronise(jobs: list[Job]) -> None:
-    """What the platform does with checkpoints: all hosts' in one place, and from there to each."""
+    """Copy every host's checkpoints to every other, as the platform does."""
     for one in jobs:
         for other in jobs:
             if one is not other:

@@ -1,4 +1,4 @@
-"""The verbs against moto: what is made, what is said, which exit code; nothing destructive without a yes."""
+"""The commands against moto: what they create, print and return, and that they destroy nothing without a yes."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def nothing() -> None:
-    """Time passes."""
+    """Let time pass."""
 
 
 def log(aws: Aws, stream: str, *lines: str) -> None:
@@ -240,7 +240,7 @@ class TestDeploy:
 
 
 def created(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
-    """New endpoints have this status, as AWS's have at first."""
+    """Give new endpoints this status, as AWS does at first."""
     from moto.sagemaker.models import FakeEndpoint
 
     original = FakeEndpoint.__init__

@@ -1,4 +1,4 @@
-"""push, upload and invoke against moto and stand-ins for docker."""
+"""The commands push, upload and invoke against moto and a stand-in for docker."""
 
 import gzip
 import io
@@ -30,7 +30,7 @@ def manifest(media_type: str) -> str:
 
 class TestPush:
     def pushed(self, aws: Aws, shell: Shell, media_type: str = MANIFEST) -> None:
-        """The tool's push leaves an image in ECR."""
+        """Let the tool's push leave an image in ECR."""
 
         def on_run(words: Sequence[str]) -> int:
             if words[1] == "push":
@@ -164,7 +164,7 @@ class TestUpload:
 
 
 def queue(url: str, path: str, result: dict[str, Any]) -> None:
-    """What moto's endpoint will answer."""
+    """Set what moto's endpoint will answer."""
     data = json.dumps({"account_id": ACCOUNT, "region": REGION, "results": [result]}).encode()
     request = urllib.request.Request(f"{url}/moto-api/static/sagemaker/{path}", data=data, method="POST")
     request.add_header("Content-Type", "application/json")

@@ -1,4 +1,4 @@
-"""Each broken constraint is found and named, alone or together, and what is right passes."""
+"""Requests: every broken constraint is named, alone or with others, and right requests pass."""
 
 import copy
 from typing import Any
