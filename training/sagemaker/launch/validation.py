@@ -65,10 +65,8 @@ def _find(shape: Any, value: Any, path: str) -> Any:
 
 def _fast_file(channels: list[dict[str, Any]], mode: str) -> str:
     uris = [channel.get("DataSource", {}).get("S3DataSource", {}).get("S3Uri", "/") for channel in channels]
-    partial = [uri for uri in uris if not uri.endswith("/")]
-    return (
-        f"FastFile needs prefixes that end with /, not {', '.join(partial)}" if mode == "FastFile" and partial else ""
-    )
+    partial = ", ".join(uri for uri in uris if mode == "FastFile" and not uri.endswith("/"))
+    return f"FastFile needs prefixes that end with /, not {partial}" if partial else ""
 
 
 def _too_large(environment: Mapping[str, Any]) -> str:
@@ -149,8 +147,9 @@ def _limits(shape: Any, value: Any, path: str) -> Iterator[str]:
     if not isinstance(value, PYTHON_TYPES.get(shape.type_name, ())):
         return  # botocore reports the wrong type
     if isinstance(shape, StructureShape):
-        for name in value.keys() & shape.members.keys():
-            yield from _limits(shape.members[name], value[name], f"{path}.{name}".lstrip("."))
+        for name in shape.members:
+            if name in value:
+                yield from _limits(shape.members[name], value[name], f"{path}.{name}".lstrip("."))
         return
     if isinstance(shape, ListShape):
         for i, item in enumerate(value):
