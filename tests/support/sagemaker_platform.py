@@ -94,9 +94,7 @@ class Platform:
         content = self._aws.call("s3", "GetObject", Bucket=bucket, Key=key)["Body"].read()
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(model, filter="data")
-        settings = {"SERVICE_PORT": str(self.port), **container.get("Environment", {})}
-        service = self._endpoint.enter_context(service_process(model, **settings))
-        self._endpoint.callback(service.stop)
+        self._endpoint.enter_context(service_process(model, port=self.port, **container.get("Environment", {})))
 
     def remove_endpoint(self) -> None:
         self._endpoint.close()
