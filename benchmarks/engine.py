@@ -24,11 +24,11 @@ from typing import Any
 
 from benchmarks.processes import ROOT, last_line
 from benchmarks.runtimes.process import RuntimeProcess, started
-from benchmarks.tools.command_line import parser, run, save, say
+from benchmarks.tools.command_line import parser, run, run_part, say
 from benchmarks.tools.environments import environment
 from benchmarks.tools.errors import BenchmarkError, Unavailable
 from benchmarks.tools.inputs import articles, most_tokens, resolve, shape_of, token_ids
-from benchmarks.tools.machine import command, cpu_flags, describe, has_bfloat16
+from benchmarks.tools.machine import cpu_flags, has_bfloat16
 from benchmarks.tools.markdown import Cell, number, table
 from benchmarks.tools.statistics import forward_flops
 from classifier.artifact import read_artifact
@@ -93,8 +93,6 @@ def measure(options: Namespace) -> dict[str, Any]:
         "tokens": sum(map(len, ids)),
         "limit": limit,
         "flops": forward_flops([len(row) for row in ids], shape.layers, shape.width),
-        "machine": describe(),
-        "command": command(),
         "environments": sorted({each.environment for each in wanted if each.environment}),
         "ceiling": [],
         "contestants": {each.name: {"turns": []} for each in wanted},
@@ -241,12 +239,7 @@ def main() -> None:
     arguments.add_argument("--articles", type=int, default=24)
     arguments.add_argument("--tokens", type=int, default=1024, help="longest article; the rest is cut off")
     arguments.add_argument("--contestants", default="", help="a regular expression; default: all")
-    options = arguments.parse_args()
-    if options.quick:
-        options.articles, options.rounds = min(options.articles, 4), 1
-    figures = measure(options)
-    save(options, f"engine-{options.tokens}", figures)
-    print(report(figures))
+    run_part(arguments, "engine-{tokens}", measure, report, articles=4, rounds=1)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 1. Its capacity over HTTP, then an open loop at a multiple of it: what was answered and how fast, what was refused, and
    whether each refusal says when to try again.
-2. /batch requests of texts of 1024 tokens, enough to keep the model busy: first alone, which gives the time of one full
-   batch according to /metrics; then with short texts at /predict beside them.
+2. Short texts at /predict: first alone, then beside /batch requests of texts of 1024 tokens, enough to keep the model
+   busy. /metrics gives the time of one batch.
 """
 
 import asyncio
@@ -14,12 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.servers.start import RunningServer, Server, ours, started
-from benchmarks.tools.command_line import DEFAULT_ARTIFACT, parser, run, save, say
+from benchmarks.tools.command_line import DEFAULT_ARTIFACT, parser, run, run_part, say
 from benchmarks.tools.errors import BenchmarkError
 from benchmarks.tools.http1 import get, post_json
 from benchmarks.tools.inputs import articles, long_texts, resolve
 from benchmarks.tools.load import Pool, allow_connections, closed_loop, metrics, open_loop
-from benchmarks.tools.machine import command, describe
 from benchmarks.tools.markdown import Cell, number, table
 from benchmarks.tools.statistics import poisson_schedule
 from classifier.artifact import read_artifact
@@ -42,7 +41,7 @@ def measure(options: Namespace) -> dict[str, Any]:
     server = ours(artifact, default_timeout_ms=str(DEADLINE_MS))
     sample = articles(options, 200, options.seed)
     long = long_texts(sample, read_artifact(artifact).encoder(), LONG_TOKENS, LONG_TEXTS)
-    figures: dict[str, Any] = {"artifact": artifact.name, "machine": describe(), "command": command()}
+    figures: dict[str, Any] = {"artifact": artifact.name}
     with started(server, options.work) as running:
         figures["overload"] = _overload(running, sample, options)
     with started(server, options.work) as running:
@@ -91,21 +90,19 @@ async def _flood(running: RunningServer, long: list[str], seconds: float) -> dic
     short = _different(running.server, [SHORT_TEXT], 2_000)
     say("short texts alone")
     alone = await closed_loop(port, short, clients=1, seconds=min(seconds, 5.0))
-    say("long texts alone")
+    say("short texts beside long ones")
     names = ("inference_seconds_count", "inference_seconds_sum", "batch_tokens_sum")
     before = await metrics(port, *names)
-    flooding = await closed_loop(port, bulk, clients=FLOOD_CLIENTS, seconds=seconds)
-    batches, busy_s, tokens = (now - then for now, then in zip(await metrics(port, *names), before, strict=True))
-    if not batches:
-        raise BenchmarkError(f"the service computed nothing under the flood: {flooding.summary()['statuses']}")
-    say("short texts beside long ones")
     beside, flooding = await asyncio.gather(
         closed_loop(port, short, clients=1, seconds=seconds),
         closed_loop(port, bulk, clients=FLOOD_CLIENTS, seconds=seconds),
     )
+    batches, busy_s, tokens = (now - then for now, then in zip(await metrics(port, *names), before, strict=True))
+    if not batches:
+        raise BenchmarkError(f"the service computed nothing under the flood: {flooding.summary()['statuses']}")
     return {
-        "full_batch_s": busy_s / batches,
-        "full_batch_tokens": tokens / batches,
+        "batch_s": busy_s / batches,
+        "batch_tokens": tokens / batches,
         "short text alone": alone.summary(),
         "short text beside the flood": beside.summary(),
         "flood's requests": flooding.summary(),
@@ -128,7 +125,7 @@ def report(figures: dict[str, Any]) -> str:
         ["deadline s", DEADLINE_MS / 1000],
         ["/readyz afterwards", str(over["readyz_afterwards"])],
     ]
-    short = [_flood_row(name, each, flood["full_batch_s"]) for name, each in flood.items() if isinstance(each, dict)]
+    short = [_flood_row(name, each, flood["batch_s"]) for name, each in flood.items() if isinstance(each, dict)]
     return "\n\n".join(
         [
             f"`{figures['artifact']}`. Capacity with {CAPACITY_CLIENTS} clients: "
@@ -136,9 +133,9 @@ def report(figures: dict[str, Any]) -> str:
             f"{over['seconds']:.0f} s:",
             table(["", ""], rows),
             f"A short text beside {FLOOD_CLIENTS} clients that send {LONG_TEXTS} texts of {LONG_TOKENS} tokens in each "
-            f"/batch request. One full batch ({number(flood['full_batch_tokens'])} tokens on average) takes the model "
-            f"{flood['full_batch_s']:.3f} s according to /metrics.",
-            table(["", "p50 ms", "p95 ms", "p99 ms", "requests", "p95 in full batches"], short),
+            f"/batch request. One batch ({number(flood['batch_tokens'])} tokens on average) takes the model "
+            f"{flood['batch_s']:.3f} s according to /metrics.",
+            table(["", "p50 ms", "p95 ms", "p99 ms", "requests", "p95 in batches"], short),
         ]
     )
 
@@ -154,14 +151,9 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=60.0, help="of the overload")
     arguments.add_argument("--times", type=float, default=10.0, help="the overload as a multiple of the capacity")
     arguments.add_argument("--capacity-seconds", type=float, default=15.0)
-    arguments.add_argument("--flood-seconds", type=float, default=30.0, help="of each of its two parts")
+    arguments.add_argument("--flood-seconds", type=float, default=30.0, help="of the flood of long texts")
     arguments.add_argument("--in-flight", type=int, default=8192, help="most requests in flight; others are not sent")
-    options = arguments.parse_args()
-    if options.quick:
-        options.seconds, options.capacity_seconds, options.flood_seconds = 5.0, 3.0, 6.0
-    figures = measure(options)
-    save(options, "overload", figures)
-    print(report(figures))
+    run_part(arguments, "overload", measure, report, seconds=5.0, capacity_seconds=3.0, flood_seconds=6.0)
 
 
 if __name__ == "__main__":

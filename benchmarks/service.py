@@ -6,35 +6,31 @@
 Every server reads the first 128 tokens of the same articles. In each round each of them is started, measured and
 stopped in turn, beginning with another one each round. First come closed loops of 1 to 64 clients; then open loops,
 Poisson arrivals at fractions of the capacity (the best throughput of the closed loops) of ours and of the article's
-handler. The service's engine, without HTTP, runs in the same rounds.
+handler. /metrics says how much of the time our model is busy.
 """
 
 import asyncio
 import json
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.runtimes import process
 from benchmarks.servers.start import ARTICLE, ENVIRONMENTS, OURS, RunningServer, Server, servers, started
-from benchmarks.tools.command_line import parser, run, save, say
+from benchmarks.tools.command_line import parser, run, run_part, say
 from benchmarks.tools.errors import Unavailable
 from benchmarks.tools.http1 import Lost
 from benchmarks.tools.inputs import articles, resolve, truncating
-from benchmarks.tools.load import Pool, closed_loop, open_loop
-from benchmarks.tools.machine import command, describe
+from benchmarks.tools.load import Load, Pool, closed_loop, metrics, open_loop
 from benchmarks.tools.markdown import Cell, number, table
 from benchmarks.tools.statistics import medians, poisson_schedule
-from service.model.host import available_cpus
 
 TOKENS = 128
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 FRACTIONS = (0.2, 0.5, 0.8, 0.95)
 SATURATING = 32
-"""Clients at which the service is compared with its engine alone."""
+"""Clients that should keep the model of our service busy all the time."""
 
 WARM_UP = 8
 """Requests before anything is measured."""
@@ -44,9 +40,9 @@ def measure(options: Namespace) -> dict[str, Any]:
     """Return raw figures of all rounds."""
     artifact = truncating(resolve(options), TOKENS, options.work)
     texts = articles(options, options.articles, options.seed)
-    figures: dict[str, Any] = {"artifact": artifact.name, "tokens": TOKENS, "machine": describe(), "command": command()}
+    figures: dict[str, Any] = {"artifact": artifact.name, "tokens": TOKENS}
     figures |= {name: {} for name in ("unavailable", "labels", "closed", "open")}
-    figures |= {"engine_texts_per_s": [], "environments": ENVIRONMENTS}
+    figures |= {"environments": ENVIRONMENTS, "busy": []}
     contestants = _available(artifact, options, figures)
 
     def in_rounds(rounds: int, what: str, use: Callable[[RunningServer, int], None]) -> None:
@@ -60,10 +56,6 @@ def measure(options: Namespace) -> dict[str, Any]:
                         use(running, turn)
                 except Unavailable as exc:
                     _give_up(figures, server.name, exc)
-                if server.name == OURS and what == "closed loops":
-                    # directly after it: whatever else the machine does then slows both down
-                    with service_engine(artifact, texts, options) as engine:
-                        figures["engine_texts_per_s"].append(_engine_rate(engine, options.seconds))
 
     in_rounds(options.rounds, "closed loops", lambda running, _: _closed_loops(running, texts, options, figures))
     figures["rates_per_s"] = {
@@ -98,8 +90,21 @@ def _closed_loops(running: RunningServer, texts: list[str], options: Namespace, 
     asyncio.run(closed_loop(running.port, requests, clients=4, count=WARM_UP))
     levels = figures["closed"].setdefault(server.name, {})
     for clients in options.clients:
-        load = asyncio.run(closed_loop(running.port, requests, clients=clients, seconds=options.seconds))
+        load, busy_s = asyncio.run(_closed_loop(running, requests, clients, options.seconds))
         levels.setdefault(str(clients), []).append(load.summary())
+        if server.name == OURS and clients == SATURATING:
+            figures["busy"].append(busy_s / load.seconds)
+
+
+async def _closed_loop(
+    running: RunningServer, requests: list[bytes], clients: int, seconds: float
+) -> tuple[Load, float]:
+    """Return the load of a closed loop, and the seconds in which our service's model was busy (NaN for others)."""
+    name = "inference_seconds_sum"
+    [before] = await metrics(running.port, name) if running.server.name == OURS else (float("nan"),)
+    load = await closed_loop(running.port, requests, clients=clients, seconds=seconds)
+    [after] = await metrics(running.port, name) if running.server.name == OURS else (float("nan"),)
+    return load, after - before
 
 
 def _open_loops(
@@ -119,24 +124,6 @@ def capacity(figures: Mapping[str, Any], name: str) -> float:
     """Return a server's texts per second: the best of the closed loops' medians."""
     levels = figures["closed"].get(name, {})
     return max((median(turn["throughput_per_s"] for turn in turns) for turns in levels.values()), default=0.0)
-
-
-def service_engine(
-    artifact: Path, texts: list[str], options: Namespace
-) -> AbstractContextManager[process.RuntimeProcess]:
-    """Start the service's engine without the service; its turns are `all` or the number of a text."""
-    path = (options.work / "texts.json").absolute()
-    path.write_text(json.dumps(texts), encoding="utf-8")
-    settings = {"artifact": artifact, "texts": path, "threads": available_cpus()}
-    return process.started("service_engine", settings, log=options.work / "logs" / "service-engine.log")
-
-
-def _engine_rate(engine: process.RuntimeProcess, seconds: float) -> float:
-    """Return texts per second over so many seconds, at least one turn."""
-    turns: list[dict[str, Any]] = []
-    while not turns or sum(turn["seconds"] for turn in turns) < seconds:
-        turns.append(engine.run("all"))
-    return float(sum(turn["texts"] for turn in turns) / sum(turn["seconds"] for turn in turns))
 
 
 async def _labels(running: RunningServer, texts: Sequence[str]) -> list[str]:
@@ -165,9 +152,9 @@ def report(figures: dict[str, Any]) -> str:
         ratio = f"{best.get(OURS, float('nan')) / rate:.2f}" if rate else "-"
         rows.append([name, rate, ratio, one_client["p50_ms"], f"{same} of {len(truth)}"])
     rows += [[name, reason, None, None, None] for name, reason in figures["unavailable"].items()]
-    engine = figures["engine_texts_per_s"]
+    rounds = max((len(turns) for levels in figures["closed"].values() for turns in levels.values()), default=0)
     parts = [
-        f"`{figures['artifact']}`, the first {figures['tokens']} tokens of each article, {len(engine)} rounds, medians."
+        f"`{figures['artifact']}`, the first {figures['tokens']} tokens of each article, {rounds} rounds, medians."
         " Capacity: the best closed loop, texts/s.",
         table(["", "capacity", "ours is times as fast", "p50 ms, one client", "labels as ours"], rows),
         "Closed loops:",
@@ -175,12 +162,10 @@ def report(figures: dict[str, Any]) -> str:
         "Open loops, latency from the scheduled arrival:",
         _levels(figures["open"], "rate", figures["rates_per_s"]),
     ]
-    saturated = figures["closed"].get(OURS, {}).get(str(SATURATING))
-    if saturated and engine:
-        ratio = median(turn["throughput_per_s"] / rate for turn, rate in zip(saturated, engine, strict=False))
+    if figures["busy"]:
+        share = 100 * median(figures["busy"])
         parts.append(
-            f"**Saturation:** with {SATURATING} clients the service gives {100 * ratio:.1f} % of the "
-            f"{number(median(engine))} texts/s of its engine alone."
+            f"**Saturation:** with {SATURATING} clients the model of our service is busy {share:.1f} % of the time."
         )
     return "\n\n".join(parts)
 
@@ -209,14 +194,8 @@ def main() -> None:
     arguments.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS))
     arguments.add_argument("--fractions", type=float, nargs="+", default=list(FRACTIONS), help="of the capacities")
     arguments.add_argument("--checked", type=int, default=20, help="texts whose labels are compared")
-    options = arguments.parse_args()
-    if options.quick:
-        options.rounds = options.open_rounds = 1
-        options.seconds, options.open_seconds, options.clients, options.fractions = 2.0, 3.0, [1, 8, 32], [0.5]
-        options.articles, options.checked = 40, 5
-    figures = measure(options)
-    save(options, "service", figures)
-    print(report(figures))
+    quick = {"seconds": 2.0, "clients": [1, 8, 32], "open_seconds": 3.0, "open_rounds": 1, "fractions": [0.5]}
+    run_part(arguments, "service", measure, report, rounds=1, articles=40, checked=5, **quick)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ from typing import Any
 
 from benchmarks.processes import peak_rss_mib
 from benchmarks.servers.start import OURS, Server, servers, started
-from benchmarks.tools.command_line import DEFAULT_ARTIFACT, GPT2_SMALL, parser, run, save, say
+from benchmarks.tools.command_line import DEFAULT_ARTIFACT, GPT2_SMALL, parser, run, run_part, say
 from benchmarks.tools.errors import Unavailable
 from benchmarks.tools.inputs import articles, gpt2_small, long_texts
 from benchmarks.tools.load import closed_loop
-from benchmarks.tools.machine import command, describe
 from benchmarks.tools.markdown import Cell, table
 from benchmarks.tools.statistics import medians
 from classifier.artifact import read_artifact
@@ -27,8 +26,7 @@ CLIENTS = 4
 
 def measure(options: Namespace) -> dict[str, Any]:
     """Return raw figures: for each artifact and server a list of rounds."""
-    figures: dict[str, Any] = {"machine": describe(), "command": command(), "texts": options.texts, "tokens": TOKENS}
-    figures |= {"starts": {}, "unavailable": {}}
+    figures: dict[str, Any] = {"texts": options.texts, "tokens": TOKENS, "starts": {}, "unavailable": {}}
     artifacts = {"models/default": DEFAULT_ARTIFACT, GPT2_SMALL: gpt2_small(options.work)}
     sample = articles(options, 50, options.seed)
     for turn in range(options.rounds):
@@ -86,12 +84,7 @@ def main() -> None:
     """Run the benchmark."""
     arguments = parser(__doc__)
     arguments.add_argument("--texts", type=int, default=8, help=f"of {TOKENS} tokens, after the start")
-    options = arguments.parse_args()
-    if options.quick:
-        options.rounds, options.texts = 1, 2
-    figures = measure(options)
-    save(options, "start", figures)
-    print(report(figures))
+    run_part(arguments, "start", measure, report, rounds=1, texts=2)
 
 
 if __name__ == "__main__":

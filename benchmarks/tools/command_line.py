@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.processes import ROOT, end_on_signals
 from benchmarks.tools.errors import BenchmarkError
+from benchmarks.tools.machine import command, describe
 
 GPT2_SMALL = "gpt2-small"
 """Stands for an artifact with random weights in the shape of GPT-2 small; see `benchmarks.tools.inputs`."""
@@ -58,6 +59,30 @@ def load(directory: Path, name: str) -> dict[str, Any] | None:
 def say(line: str) -> None:
     """Print a line of progress."""
     print(line, file=sys.stderr, flush=True)
+
+
+def run_part(
+    arguments: argparse.ArgumentParser,
+    name: str,
+    measure: Callable[[argparse.Namespace], dict[str, Any]],
+    report: Callable[[dict[str, Any]], str],
+    **quick: Any,
+) -> None:
+    """Run one part of the benchmarks: parse the options, measure, save the figures, print the results.
+
+    Args:
+        arguments: The part's parser.
+        name: The name of its figures, in which {tokens} stands for the option of that name.
+        measure: Returns raw figures.
+        report: Returns the results as Markdown.
+        quick: The options of a quick run.
+    """
+    options = arguments.parse_args()
+    if options.quick:
+        vars(options).update(quick)
+    figures = {"machine": describe(), "command": command(), **measure(options)}
+    save(options, name.format(**vars(options)), figures)
+    print(report(figures))
 
 
 def run(main: Callable[[], None]) -> None:
