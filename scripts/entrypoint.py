@@ -2,7 +2,7 @@
 
 SageMaker starts the image with the word `serve` or `train`. Both run in this very process, so that the container's
 first process is the one that gets SIGTERM. The service reads its own settings, the training job its own /opt/ml; what
-stands here is what neither can do: hold on to a signal before they are imported, and refuse what cannot be meant.
+is done here is what neither can do: handle a signal before they are imported, and refuse wrong uses of the image.
 
 Exit codes: those of the service and of training; 2 for an unknown word; 1 where /opt/ml/model holds no artifact.
 """
@@ -28,7 +28,7 @@ HEALTH_TIMEOUT_S = 4.0  # below the 5 s of the image's HEALTHCHECK
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a verb; the modules behind `serve` and `train` end the process by SystemExit."""
+    """Run a verb. The modules of `serve` and `train` end the process by SystemExit."""
     verb, *rest = arguments or ["serve"]
     if verb == "health":
         return health(os.environ)
@@ -48,8 +48,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def exit_on_sigterm(code: int) -> None:
-    """Until the service or training has a handler of its own: the kernel drops SIGTERM to a first process without one,
-    and the container would be killed half a minute later."""
+    """Exit on SIGTERM until the service or the training installs its own handler.
+
+    The kernel does not deliver SIGTERM to a container's first process without a handler, and the container would be
+    killed half a minute later.
+    """
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         os._exit(code)
@@ -58,15 +61,15 @@ def exit_on_sigterm(code: int) -> None:
 
 
 def run_module(name: str, arguments: Sequence[str]) -> None:
-    """`python -m name`, in this process; training takes no verb of its own."""
+    """Run a module as `python -m` does, in this process; training gets the arguments without the verb."""
     sys.argv = [name, *(arguments if name == "service" else arguments[1:])]
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def wrong_model(directory: Path, environment: Mapping[str, str]) -> str:
-    """Why a mounted model cannot be meant; "" if it can, or if none is mounted.
+    """Return why a mounted model cannot be served; "" if it can, or if none is mounted.
 
-    Without this, a model.tar.gz whose files are one directory too deep would be answered for by models/default.
+    Without this check, models/default would be served instead of a model.tar.gz whose files are one directory too deep.
     """
     if environment.get("SERVICE_MODEL_DIR") or (directory / "manifest.json").is_file() or not directory.is_dir():
         return ""
@@ -80,7 +83,7 @@ def wrong_model(directory: Path, environment: Mapping[str, str]) -> str:
 
 
 def no_training() -> str:
-    """Why this image cannot train; "" if it can."""
+    """Return why this image cannot train; "" if it can."""
     try:
         found = find_spec("training.sagemaker.job.container")
     except ModuleNotFoundError:
@@ -89,13 +92,13 @@ def no_training() -> str:
 
 
 def write_failure(directory: Path, reason: str) -> None:
-    """SageMaker shows the file's first 1024 characters as the job's FailureReason."""
+    """Write the file whose first 1024 characters SageMaker shows as the job's FailureReason."""
     if directory.is_dir():
         (directory / "failure").write_text(reason[:1024], encoding="utf-8")
 
 
 def health(environment: Mapping[str, str]) -> int:
-    """0 if /readyz of the service in this container answers 200. Imports nothing of the service: 0.1 s."""
+    """Return 0 if /readyz of the service in this container answers 200. It takes 0.1 s, as it imports no service."""
     port = environment.get("SAGEMAKER_BIND_TO_PORT") or environment.get("SERVICE_PORT") or "8080"
     connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=HEALTH_TIMEOUT_S)
     try:

@@ -1,8 +1,8 @@
-"""What builds and runs the images: Docker, or buildah and runc where no Docker engine answers.
+"""Engines that build and run the images: Docker, or buildah and runc where no Docker engine answers.
 
-The second needs root on Debian or Ubuntu and no daemon: apt-get install buildah mmdebstrap runc. It builds the same
-Dockerfile on a base that mmdebstrap makes from the machine's own Debian mirror, and runs the image's own configuration
-(entry point, environment, directory) as a container with namespaces of its own but for the network.
+buildah and runc need root on Debian or Ubuntu and no daemon: apt-get install buildah mmdebstrap runc. They build the
+same Dockerfile on a base that mmdebstrap makes from the machine's Debian mirror, and run the image's own configuration
+(entry point, environment, directory) in a container that shares only the network with the machine.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 MINBASE = ("--variant=minbase", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr")
-# Without usr-is-merged, Debian's init helpers bring usrmerge and with it 55 MB of Perl.
+# Without usr-is-merged, Debian's init helpers install usrmerge and with it 55 MB of Perl.
 PACKAGES = "python3,ca-certificates,usr-is-merged"
 SLIM = tuple(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale", "man"))
-"""What Debian's own slim images leave out."""
+"""Options that leave out what Debian's slim images leave out."""
 
 
 class EngineError(Exception):
-    """Something is missing or a command failed; the message says which."""
+    """A program is missing or a command failed; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +39,32 @@ class Start:
     image: str
     arguments: Sequence[str] = ()
     entrypoint: Sequence[str] = ()
-    """Instead of the image's own, if there is one."""
+    """Replaces the image's entry point; empty: the image's own."""
     environment: dict[str, str] = field(default_factory=dict)
     mounts: dict[Path, str] = field(default_factory=dict)
-    """Directory here -> directory there, with ":ro" at the end where it is only to be read."""
+    """Directory of this machine -> directory in the container, with ":ro" at the end for a read-only one."""
     user: int = 0
     read_only: bool = False
-    """No writing to the root file system, no capabilities."""
+    """Whether the root file system is read-only and the process has no capabilities."""
     tmp: bool = True
-    """A writable /tmp in memory, where the root is read-only."""
+    """Whether a container with a read-only root has a writable /tmp in memory."""
     memory_mb: int = 0
 
 
 class Container(Protocol):
-    """A container that was started; `process` runs until it ends and has its exit code."""
+    """A started container; `process` ends with it and has its exit code."""
 
     process: subprocess.Popen[str]
 
     def pid(self) -> int:
-        """Of its first process, as this machine numbers it; 0 if it does not run."""
+        """Return this machine's process id of its first process; 0 if it does not run."""
 
     def signal(self, name: str) -> None:
-        """Send a signal to the first process."""
+        """Send a signal, named without SIG, to its first process."""
 
 
 class Engine(Protocol):
-    """Builds an image of the Dockerfile's target, runs it, and says what it consists of."""
+    """Builds the image of a target of the Dockerfile, runs it, and lists its layers."""
 
     name: str
 
@@ -73,14 +73,14 @@ class Engine(Protocol):
     def start(self, start: Start) -> Container: ...
 
     def layers(self, image: str) -> list[tuple[str, int]]:
-        """(instruction, bytes) from the bottom; instructions that add nothing are left out."""
+        """Return instruction and bytes of each layer that is not empty, the lowest first."""
 
 
 def output(command: Sequence[str | Path], **options: Any) -> str:
-    """Standard output of a command.
+    """Return the standard output of a command.
 
     Raises:
-        EngineError: it failed; with its last words.
+        EngineError: It failed; the message ends with its error output.
     """
     ran = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if ran.returncode:
@@ -89,10 +89,10 @@ def output(command: Sequence[str | Path], **options: Any) -> str:
 
 
 def choose(work: Path) -> Engine:
-    """Docker if its engine answers, else buildah and runc.
+    """Return Docker if its engine answers, else buildah and runc.
 
     Raises:
-        EngineError: neither is there.
+        EngineError: Neither is available.
     """
     if shutil.which("docker") and not subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         return Docker()
@@ -131,18 +131,8 @@ class Docker:
 
     def build(self, target: str, torch_index: str) -> str:
         image = f"gpt2-classifier-{target}"
-        command = [
-            "docker",
-            "build",
-            "--target",
-            target,
-            "--build-arg",
-            f"TORCH_INDEX={torch_index}",
-            "--tag",
-            image,
-            ".",
-        ]
-        subprocess.run(command, cwd=ROOT, check=True)
+        command = ["docker", "build", "--target", target, "--build-arg", f"TORCH_INDEX={torch_index}"]
+        subprocess.run([*command, "--tag", image, "."], cwd=ROOT, check=True)
         return image
 
     def start(self, start: Start) -> Running:
@@ -169,7 +159,7 @@ class Docker:
 
 
 class Buildah:
-    """buildah for building, runc for running; everything it stores lies under `work`."""
+    """Builds with buildah and runs with runc; everything it stores is in the directory `work`."""
 
     name = "buildah and runc"
 
@@ -194,7 +184,7 @@ class Buildah:
         return image
 
     def _base(self, name: str) -> str:
-        """Debian with Python: `base` has what the build needs, `runtime` what the image stands on."""
+        """Return an image of Debian with Python: `base` to build with, `runtime` to build on."""
         image = f"localhost/{name}"
         if subprocess.run(
             [*self._buildah, "inspect", "--type=image", image], capture_output=True, check=False
@@ -238,14 +228,14 @@ class Buildah:
         return [(what, sizes[digest]) for what, digest in zip(written, described["rootfs"]["diff_ids"], strict=True)]
 
     def clean(self) -> None:
-        """Remove what ran; the images stay for the next build."""
+        """Remove the containers; the images stay for the next build."""
         output([*self._buildah, "rm", "--all"])
         for bundle in (self._work / "tmp").glob("image-test-*"):
             shutil.rmtree(bundle)
 
 
 def _configure(spec: dict[str, Any], image: dict[str, Any], start: Start, rootfs: str) -> None:
-    """Write into an OCI runtime specification what the image says and how it is to be started."""
+    """Write the image's configuration and the start's options into an OCI runtime specification."""
     command = [
         *(start.entrypoint or image["Entrypoint"]),
         *(start.arguments or ([] if start.entrypoint else image["Cmd"])),
@@ -273,7 +263,7 @@ def _configure(spec: dict[str, Any], image: dict[str, Any], start: Start, rootfs
 
 
 def _pip_settings(file: Any) -> list[str]:
-    """Write this machine's pip settings as a configuration file; the paths in them that the build has to see."""
+    """Write this machine's pip settings to a configuration file; return the directories in them that the build needs."""
     listed = output([sys.executable, "-m", "pip", "config", "list"])
     settings = {}
     for line in listed.splitlines():

@@ -1,4 +1,4 @@
-"""Build the images and run them as SageMaker, EC2 and Kubernetes do; print what they are as Markdown.
+"""Build the images, run them as SageMaker, EC2 and Kubernetes do, and print the results as Markdown.
 
     python scripts/image_test.py [--work build/image] [--torch-index URL] [--skip-train] [--skip-page]
 
@@ -51,11 +51,11 @@ page.run()
 assert not page.exception, page.exception
 print("answer:", page.tabs[0].subheader[0].value)
 """
-"""Run inside the page's image: type, click, read the label."""
+"""A program for the page's image: enters a text, clicks, and prints the label."""
 
 
 class CheckError(Exception):
-    """A check did not hold; the message says which and what was seen."""
+    """A check failed; the message says which, and what was found."""
 
 
 def check(holds: object, what: str) -> None:
@@ -64,7 +64,7 @@ def check(holds: object, what: str) -> None:
 
 
 def ask(port: int, path: str, body: object | None = None) -> tuple[int, bytes]:
-    """Status and body; status 0 where nobody listens."""
+    """Return status and body of an answer; status 0 if nothing listens on the port."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
     try:
@@ -83,10 +83,10 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], object], container: Container, what: str, seconds: float = START_S) -> float:
-    """Wait; the seconds that it took.
+    """Wait for a condition and return the seconds that it took.
 
     Raises:
-        CheckError: the container ended before, or it took too long; with its output.
+        CheckError: The container ended, or the time is over; the message ends with the container's output.
     """
     started = time.monotonic()
     while not condition():
@@ -112,7 +112,7 @@ def running(engine: Engine, start: Start) -> Iterator[Container]:
 
 
 def finished(engine: Engine, start: Start, seconds: float = START_S) -> tuple[int, str]:
-    """Exit code and output of a container that ends by itself."""
+    """Run a container that ends by itself; return exit code and output."""
     container = engine.start(start)
     try:
         text, _ = container.process.communicate(timeout=seconds)
@@ -124,7 +124,7 @@ def finished(engine: Engine, start: Start, seconds: float = START_S) -> tuple[in
 
 
 def status_field(container: Container, name: str) -> str:
-    """A field of the first process's /proc/PID/status; "" once it is gone."""
+    """Return a field of the first process's /proc/PID/status; "" if the process has ended."""
     try:
         lines = Path(f"/proc/{container.pid()}/status").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -133,7 +133,7 @@ def status_field(container: Container, name: str) -> str:
 
 
 def stops(container: Container) -> float:
-    """Send SIGTERM; the seconds until exit code 0."""
+    """Send SIGTERM and return the seconds until exit code 0."""
     started = time.monotonic()
     container.signal("TERM")
     code = container.process.wait(STOP_S)
@@ -142,7 +142,7 @@ def stops(container: Container) -> float:
 
 
 def as_sagemaker(engine: Engine, image: str, model: Path) -> str:
-    """Root, `serve`, the port from SAGEMAKER_BIND_TO_PORT, the model mounted read-only at /opt/ml/model."""
+    """Check `serve` as root, with the port of SAGEMAKER_BIND_TO_PORT and a read-only model at /opt/ml/model."""
     port = free_port()
     environment = {"SAGEMAKER_BIND_TO_PORT": str(port), "SERVICE_HOST": "127.0.0.1"}
     start = Start(image, ["serve"], environment=environment, mounts={model: "/opt/ml/model:ro"})
@@ -160,7 +160,7 @@ def as_sagemaker(engine: Engine, image: str, model: Path) -> str:
 
 
 def restricted(engine: Engine, image: str, *, tmp: bool) -> str:
-    """Any user, read-only root, no capabilities, bounded memory, no argument; with and without a writable /tmp."""
+    """Check an unprivileged user with a read-only root, no capabilities, bounded memory and no argument."""
     port = free_port()
     environment = {"SERVICE_PORT": str(port), "SERVICE_HOST": "127.0.0.1"}
     start = Start(image, environment=environment, user=UNPRIVILEGED, read_only=True, tmp=tmp, memory_mb=MEMORY_MB)
@@ -178,7 +178,7 @@ def restricted(engine: Engine, image: str, *, tmp: bool) -> str:
 
 
 def signalled_at_once(engine: Engine, image: str) -> str:
-    """SIGTERM while the service is still being imported."""
+    """Check SIGTERM while Python still imports the service."""
     with running(engine, Start(image, ["serve"], environment={"SERVICE_PORT": "0"})) as container:
         caught = 1 << (15 - 1)
         until(lambda: int(status_field(container, "SigCgt") or "0", 16) & caught, container, "SIGTERM has a handler")
@@ -186,7 +186,7 @@ def signalled_at_once(engine: Engine, image: str) -> str:
 
 
 def refuses(engine: Engine, image: str, work: Path) -> str:
-    """A model directory that holds no artifact; `train` of the image that cannot; an unknown word."""
+    """Check the errors for a directory without an artifact, for `train` of the serving image, and for an unknown word."""
     wrong = fresh(work / "wrong")
     (wrong / "artifact").mkdir()
     code, text = finished(engine, Start(image, ["serve"], mounts={wrong: "/opt/ml/model:ro"}))
@@ -204,7 +204,7 @@ def refuses(engine: Engine, image: str, work: Path) -> str:
 
 
 def contents(engine: Engine, image: str) -> str:
-    """The serving image has no training, page, cloud package, installer or compiler."""
+    """Check that the serving image has no package for training, page or cloud, no installer and no compiler."""
     code = (
         "import importlib.util as u, json, pathlib, shutil;"
         f"print(json.dumps([[n for n in {NOT_IN_SERVE!r} if u.find_spec(n)],"
@@ -219,7 +219,7 @@ def contents(engine: Engine, image: str) -> str:
 
 
 def training(engine: Engine, train: str, serve: str, work: Path) -> str:
-    """`train` over a tree like SageMaker's /opt/ml, then what it wrote served by both images."""
+    """Check `train` over a tree like SageMaker's /opt/ml, then serve its artifact with both images."""
     tree = fresh(work / "ml")
     shutil.copytree(ROOT / "scripts" / "image_test_ml", tree, dirs_exist_ok=True)
     for name in ("model", "output/data", "checkpoints", "input/data/base_model"):
@@ -245,7 +245,7 @@ def training(engine: Engine, train: str, serve: str, work: Path) -> str:
 
 
 def page(engine: Engine, image: str, serve: str) -> str:
-    """The page as docker-compose.yml starts it, beside the service; then one question asked of it."""
+    """Check the page beside the service, as docker-compose.yml starts it, by classifying one text."""
     port, service_port = free_port(), free_port()
     environment = {"CLASSIFIER_URL": f"http://127.0.0.1:{service_port}", "CLASSIFIER_FIXED": "1"}
     flags = [f"--server.port={port}", "--server.address=127.0.0.1"]
@@ -281,7 +281,7 @@ def layer_table(engine: Engine, image: str) -> str:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Build, check, print. The first check that does not hold ends it."""
+    """Build the images, run the checks and print the results. The first failing check ends the run."""
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     engine = choose(work)
@@ -294,7 +294,7 @@ def run(arguments: argparse.Namespace) -> None:
         ("uid 10001, read-only root, no capabilities", lambda: restricted(engine, serve, tmp=True)),
         ("the same without a writable /tmp", lambda: restricted(engine, serve, tmp=False)),
         ("SIGTERM during imports", lambda: signalled_at_once(engine, serve)),
-        ("what cannot be meant", lambda: refuses(engine, serve, work)),
+        ("errors of the caller", lambda: refuses(engine, serve, work)),
     ]
     tables = [("serve", layer_table(engine, serve))]
     if not arguments.skip_page:

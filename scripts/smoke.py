@@ -1,7 +1,7 @@
-"""Start the real service with models/default, ask it, stop it. Exit status 0 if all of that went well.
+"""Start the real service with models/default, send requests, stop it. Exit status 0 if all of that succeeds.
 
 Run it with an interpreter that has the service's packages: .venv/bin/python scripts/smoke.py
-Says nothing about speed or load, and tries each family of routes once.
+It sends one request to each family of routes, and measures neither speed nor load.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class SmokeError(Exception):
-    """What went wrong, in one line."""
+    """The smoke test failed; the message is one line."""
 
 
 def free_port() -> int:
@@ -35,7 +35,11 @@ def free_port() -> int:
 
 
 def ask(url: str, body: object | None = None) -> object:
-    """The JSON answer (None if the body is empty); any status but 2xx is a SmokeError with the service's own words."""
+    """Return the JSON answer, None for an empty body.
+
+    Raises:
+        SmokeError: The status is not 2xx; the message has the service's answer.
+    """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
@@ -66,7 +70,7 @@ def expect(holds: bool, what: str, answer: object) -> None:
 
 
 def talk(process: subprocess.Popen[bytes], base: str) -> None:
-    """Every step in order, one line each."""
+    """Run every step in order and print a line for each."""
     text = (ROOT / "examples" / "article.txt").read_text(encoding="utf-8")
     started = time.monotonic()
 
