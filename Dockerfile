@@ -1,12 +1,12 @@
-# Three images from locked packages. `serve` (the default): the service, and nothing to train, show pages or compile with.
-# `train`: the service and training, for `IMAGE train` and `IMAGE serve`. `page`: the Streamlit page.
+# Three images from locked packages. `serve` (the default) has the service, and nothing that only training, the page or a
+# compiler needs. `train` has the service and the training, for `IMAGE train` and `IMAGE serve`. `page` has the Streamlit page.
 #
 #   docker build --target serve --tag gpt2-classifier .
 #
-# BASE: any image with Python 3.11 or newer as `python3`. RUNTIME: what the image stands on, with the same Python; it may
-# be smaller. TORCH_INDEX decides which build of torch goes in: for CUDA pass https://download.pytorch.org/whl/cu130 or
-# another index of builds for the driver at hand. A secret named `pip` is pip's configuration while building (a mirror, a
-# proxy's certificate); it stays out of the image: docker build --secret id=pip,src=pip.conf.
+# BASE: any image with Python 3.11 or newer as `python3`. RUNTIME: the base of the finished image, with the same Python; it
+# may be smaller. TORCH_INDEX chooses the build of torch: for CUDA pass https://download.pytorch.org/whl/cu130 or another
+# index of builds for your driver. A secret named `pip` is pip's configuration during the build (a mirror, a proxy's
+# certificate); it does not get into the image: docker build --secret id=pip,src=pip.conf.
 ARG BASE=python:3.11-slim-bookworm
 ARG RUNTIME=python:3.11-slim-bookworm
 

@@ -263,7 +263,7 @@ def _configure(spec: dict[str, Any], image: dict[str, Any], start: Start, rootfs
 
 
 def _pip_settings(file: Any) -> list[str]:
-    """Write this machine's pip settings to a configuration file; return the directories in them that the build needs."""
+    """Write this machine's pip settings to a file; return the directories in them that the build needs."""
     listed = output([sys.executable, "-m", "pip", "config", "list"])
     settings = {}
     for line in listed.splitlines():

@@ -186,7 +186,7 @@ def signalled_at_once(engine: Engine, image: str) -> str:
 
 
 def refuses(engine: Engine, image: str, work: Path) -> str:
-    """Check the errors for a directory without an artifact, for `train` of the serving image, and for an unknown word."""
+    """Check the errors for a directory without artifact, `train` of the serving image, and an unknown word."""
     wrong = fresh(work / "wrong")
     (wrong / "artifact").mkdir()
     code, text = finished(engine, Start(image, ["serve"], mounts={wrong: "/opt/ml/model:ro"}))

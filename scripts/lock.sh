@@ -1,7 +1,8 @@
 #!/bin/sh
-# Rewrites requirements/{serve,train,dev}.txt from pyproject.toml, and {page,sbom,audit}.txt: exact versions with the hashes of every platform's
-# wheels. Existing pins stay unless pyproject.toml forbids them; `make lock ARGS=--upgrade` moves all of them,
-# `ARGS="--upgrade-package NAME"` one. Run it with the oldest supported Python, so that all newer ones can install it.
+# Writes requirements/{serve,train,dev}.txt from pyproject.toml, and requirements/{page,sbom,audit}.txt: exact versions with
+# the hashes of every platform's wheels. Existing versions stay unless pyproject.toml forbids them; `make lock ARGS=--upgrade`
+# upgrades all of them, `ARGS="--upgrade-package NAME"` one. Run it with the oldest supported Python, so that all newer
+# ones can install the result.
 set -eu
 cd "$(dirname "$0")/.."
 bin=${VENV:-.venv}/bin
