@@ -27,7 +27,7 @@ from benchmarks.runtimes.process import RuntimeProcess, started
 from benchmarks.tools.command_line import parser, run, run_part, say
 from benchmarks.tools.environments import environment
 from benchmarks.tools.errors import BenchmarkError, Unavailable
-from benchmarks.tools.inputs import articles, most_tokens, resolve, shape_of, token_ids
+from benchmarks.tools.inputs import articles, config_of, resolve, token_ids
 from benchmarks.tools.machine import cpu_flags, has_bfloat16
 from benchmarks.tools.markdown import Cell, number, table
 from benchmarks.tools.statistics import forward_flops
@@ -75,7 +75,8 @@ CONTESTANTS = tuple(_contestants())
 def measure(options: Namespace) -> dict[str, Any]:
     """Return raw figures of all rounds: for each contestant tokens per second, or why it did not run."""
     artifact = resolve(options)
-    limit = min(options.tokens, most_tokens(artifact))
+    config = config_of(artifact)
+    layers, width, limit = config["n_layer"], config["n_embd"], min(options.tokens, config["n_positions"])
     encoder = read_artifact(artifact).encoder()
     encoder.max_tokens = limit
     ids = token_ids(articles(options, options.articles, options.seed), encoder)
@@ -85,14 +86,13 @@ def measure(options: Namespace) -> dict[str, Any]:
     common = {"artifact": str(artifact), "ids": str(ids_path), "threads": available_cpus()}
     # without the reference no answer could be checked
     wanted = [each for each in CONTESTANTS if re.search(options.contestants, each.name) or each.name == REFERENCE]
-    shape = shape_of(artifact)
     figures: dict[str, Any] = {
         "artifact": artifact.name,
-        "shape": vars(shape),
+        "parameters": 12 * layers * width**2 + width * (config["vocab_size"] + config["n_positions"]),
         "articles": len(ids),
         "tokens": sum(map(len, ids)),
         "limit": limit,
-        "flops": forward_flops([len(row) for row in ids], shape.layers, shape.width),
+        "flops": forward_flops([len(row) for row in ids], layers, width),
         "environments": sorted({each.environment for each in wanted if each.environment}),
         "ceiling": [],
         "contestants": {each.name: {"turns": []} for each in wanted},
@@ -225,7 +225,7 @@ def report(figures: dict[str, Any]) -> str:
     rounds = max(len(record["turns"]) for record in figures["contestants"].values())
     return (
         f"{figures['articles']} articles of at most {figures['limit']} tokens, {figures['tokens']:,} tokens in all; "
-        f"`{figures['artifact']}` ({figures['shape']['parameters'] / 1e6:.0f} million parameters); "
+        f"`{figures['artifact']}` ({figures['parameters'] / 1e6:.0f} million parameters); "
         f"{rounds} rounds, medians.\n\n{table(HEAD.split('|'), rows)}\n\n"
         f"The machine's own matrix product: {'; '.join(products)}. GFLOP/s count the whole forward's work, also the "
         "part that a runtime leaves out; int8 is compared with the float32 ceiling. Logits and labels are compared "

@@ -54,13 +54,14 @@ def problem(body: bytes, read: Read, expected: Sequence[Expected], tolerance: fl
     if len(readings) != len(expected):
         return f"{len(readings)} results for {len(expected)} texts"
     for place, (reading, wanted) in enumerate(zip(readings, expected, strict=True)):
-        found = _difference(reading, wanted, tolerance)
+        found = difference(reading, wanted, tolerance)
         if found:
             return f"text {place}: {found}"
     return None
 
 
-def _difference(reading: Reading, wanted: Expected, tolerance: float) -> str | None:
+def difference(reading: Reading, wanted: Expected, tolerance: float) -> str | None:
+    """Return how one text's answer differs from what it must be, or None."""
     if isinstance(wanted, str) or isinstance(reading, str):
         return None if reading == wanted else f"{_shown(reading)} instead of {_shown(wanted)}"
     if not reading:

@@ -6,7 +6,6 @@ of all requests: the allocator's arenas, caches of compiled patterns and the log
 """
 
 import asyncio
-import json
 import random
 import signal
 import subprocess
@@ -15,11 +14,10 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.soak import answers
-from benchmarks.soak.answers import TOLERANCE, KnownText, problem
+from benchmarks.soak.answers import TOLERANCE, KnownText, difference
 from benchmarks.soak.faulty_requests import FaultyRequestMaker
 from benchmarks.soak.requests import RequestMaker, ServedModel, SoakRequest, stream
-from benchmarks.soak.tally import Promise, Tally
+from benchmarks.soak.tally import Promise, Tally, memory_promise
 from benchmarks.soak.texts import make_texts
 from benchmarks.soak.watched_service import Sample, WatchedService, growth, thinned, watched_service
 from benchmarks.tools.command_line import say
@@ -161,15 +159,8 @@ class _Soak:
 
     def _resources(self, at_rest: Sample, after: Sample) -> list[Promise]:
         threads = next((one.threads for one in self._samples if one.done >= self._settled_after), at_rest.threads)
-        grown = self._growth()
-        judged = self._options.requests >= JUDGED_FROM
-        shown = "too few samples" if grown is None else f"{100 * grown:+.2f} %, {100 * MAX_GROWTH:.0f} % are allowed"
         return [
-            Promise(
-                f"memory does not grow after {self._settled_after} requests",
-                not judged or (grown is not None and grown <= MAX_GROWTH),
-                shown if judged else f"{shown}; not judged below {JUDGED_FROM} requests",
-            ),
+            memory_promise(self._growth(), MAX_GROWTH, self._options.requests, JUDGED_FROM, "requests"),
             Promise(
                 "no descriptor is left open",
                 after.descriptors <= at_rest.descriptors + SPARE_DESCRIPTORS,
@@ -181,10 +172,8 @@ class _Soak:
 
 def _unchanged(known: list[KnownText], repeated: list[KnownText], tolerance: float) -> Promise:
     """Return whether the model answers after the soak what it answered before."""
-    changed = 0
-    for before, after in zip(known, repeated, strict=False):
-        body = json.dumps({"scores": [{"label": label, "score": score} for label, score in after.scores.items()]})
-        changed += problem(body.encode(), answers.predict, [before], tolerance) is not None
+    pairs = zip(known, repeated, strict=False)
+    changed = sum(difference(after.scores, before, tolerance) is not None for before, after in pairs)
     return Promise("texts alone are answered as before", not changed, f"{changed} of {len(repeated)} changed")
 
 

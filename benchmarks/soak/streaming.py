@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.soak import answers
 from benchmarks.soak.answers import TOLERANCE, Expected, KnownText, problem
-from benchmarks.soak.tally import EXAMPLES, Promise
+from benchmarks.soak.tally import EXAMPLES, Promise, memory_promise
 from benchmarks.soak.texts import WORDS
 from benchmarks.soak.watched_service import Sample, WatchedService, thinned, watched_service
 from benchmarks.tools.command_line import say
@@ -169,14 +169,8 @@ class StreamCall:
         """Return the promises about a call that was read to its end."""
         memory = self.memory()
         grown = memory["after_that"] / memory["first_tenth"] - 1
-        judged = self._lines >= JUDGED_FROM
-        shown = f"{100 * grown:+.2f} % after the first tenth, {100 * MAX_GROWTH:.0f} % are allowed"
         return [
             Promise("each line has one answer", self.read == self._lines, f"{self.read} of {self._lines}"),
             Promise("each answer is in its place and as alone", not self.wrong, f"{self.wrong} wrong"),
-            Promise(
-                "memory does not grow with the call",
-                not judged or grown <= MAX_GROWTH,
-                shown if judged else f"{shown}; not judged below {JUDGED_FROM} lines",
-            ),
+            memory_promise(grown, MAX_GROWTH, self._lines, JUDGED_FROM, "lines"),
         ]

@@ -119,6 +119,23 @@ class Tally:
         }
 
 
+def memory_promise(grown: float | None, allowed: float, done: int, judged_from: int, unit: str) -> Promise:
+    """Return whether memory stayed after the first tenth, which is judged only if there was enough work to settle it.
+
+    Args:
+        grown: Share by which it grew; None: unknown.
+        allowed: Largest share that is accepted.
+        done: Requests or lines in all.
+        judged_from: The least of them for which memory is judged.
+        unit: Their name.
+    """
+    shown = "too few samples" if grown is None else f"{100 * grown:+.2f} %, {100 * allowed:.0f} % are allowed"
+    what = f"memory does not grow after a tenth of the {unit}"
+    if done < judged_from:
+        return Promise(what, True, f"{shown}; not judged below {judged_from} {unit}")
+    return Promise(what, grown is not None and grown <= allowed, shown)
+
+
 def write(directory: Path, name: str, figures: dict[str, Any], promises: Sequence[Promise]) -> bool:
     """Write NAME.json and NAME.md; return whether every promise was kept."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ import json
 import random
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,6 @@ LABELS = Labels(("business", "entertainment", "politics", "sport", "tech"))
 SCALE = 3.0
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes that determine the work of a forward."""
-
-    layers: int
-    width: int
-    parameters: int
-
-
 def resolve(options: Namespace) -> Path:
     """Return the directory that `--artifact` means; GPT-2 small is made if it does not exist."""
     if options.artifact == GPT2_SMALL:
@@ -63,7 +53,7 @@ def gpt2_small(work: Path) -> Path:
         return directory
     say(f"making an artifact in the shape of GPT-2 small (500 MB): {directory}")
     tokenizer = Tokenizer.from_file(str(DEFAULT_ARTIFACT / "tokenizer.json"))
-    end = json.loads((DEFAULT_ARTIFACT / "config.json").read_text(encoding="utf-8"))["pad_token_id"]
+    end = config_of(DEFAULT_ARTIFACT)["pad_token_id"]
     torch.manual_seed(0)
     config = GPT2Config(pad_token_id=end, id2label=LABELS.id2label, label2id=dict(LABELS.label2id))
     config.problem_type = "single_label_classification"
@@ -93,23 +83,16 @@ def truncating(artifact: Path, tokens: int, work: Path) -> Path:
         return directory
     say(f"making an artifact that truncates to {tokens} tokens: {directory}")
     changes = {"max_tokens": tokens, "window_stride": tokens, "on_long": "truncate", "files": {}}
-    dtype = getattr(torch, _config(artifact).get("dtype") or "float32")
+    dtype = getattr(torch, config_of(artifact).get("dtype") or "float32")
     tokenizer = Tokenizer.from_file(str(artifact / "tokenizer.json"))
     _write(directory, source.model(), tokenizer, source.manifest.model_copy(update=changes), dtype)
     return directory
 
 
-def shape_of(artifact: Path) -> Shape:
-    """Return the shape that config.json describes."""
-    config = _config(artifact)
-    layers, width = config["n_layer"], config["n_embd"]
-    embeddings = width * (config["vocab_size"] + config["n_positions"])
-    return Shape(layers, width, 12 * layers * width**2 + embeddings)
-
-
-def most_tokens(artifact: Path) -> int:
-    """Return the number of positions that the model has."""
-    return int(_config(artifact)["n_positions"])
+def config_of(artifact: Path) -> dict[str, Any]:
+    """Return the model's config.json."""
+    config: dict[str, Any] = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def articles(options: Namespace, count: int, seed: int) -> list[str]:
@@ -161,11 +144,6 @@ def _bbc(work: Path) -> Path:
         except TrainingError as exc:
             raise BenchmarkError(f"{exc}; --data FILE takes another CSV file with a column text") from exc
     return path
-
-
-def _config(artifact: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
-    return config
 
 
 def _write(

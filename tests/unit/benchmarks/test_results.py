@@ -42,7 +42,7 @@ def engine_figures() -> dict[str, object]:
     turn = {"peak_rss_mib": 100.0, "largest_difference": 1e-5, "labels_differ": 0}
     return {
         "artifact": "tiny",
-        "shape": {"layers": 1, "width": 8, "parameters": 1000},
+        "parameters": 1000,
         "articles": 2,
         "tokens": 10,
         "limit": 8,
