@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from training.config import TrainConfig, load_config
+from training.config import DataConfig, TrainConfig, load_config
 from training.data.read import read_examples
 from training.data.splits import load_splits
 from training.report.baseline import baseline_predictions, fit_baseline
@@ -29,9 +29,7 @@ def figures(config: TrainConfig, others: list[Path]) -> dict[str, Any]:
     """Return accuracy and macro-F1 on every data set, of the artifact at `config.output` and of the baseline."""
     manifest = json.loads((Path(config.output) / "manifest.json").read_text(encoding="utf-8"))
     measured = manifest["metrics"]
-    splits, _ = load_splits(
-        Path(config.data), val_fraction=config.val_fraction, test_fraction=config.test_fraction, seed=config.seed
-    )
+    splits, _ = load_splits(config)
     names = splits.labels.names
     known = [*splits.train, *splits.val]
     baseline = fit_baseline([e.text for e in known], [splits.labels.id_of(e.label) for e in known])
@@ -44,7 +42,9 @@ def figures(config: TrainConfig, others: list[Path]) -> dict[str, Any]:
         truth = [splits.labels.id_of(e.label) for e in examples]
         sets.setdefault(name, {})[BASELINE] = _scores(classification_metrics(truth, predicted, names))
     for path in others:
-        sets[path.stem]["model"] = _scores(evaluate(Path(config.output), path, skip_unlabelled=True))
+        sets[path.stem]["model"] = _scores(
+            evaluate(Path(config.output), DataConfig(data=str(path)), skip_unlabelled=True)
+        )
     return {"seconds": manifest["provenance"]["training_seconds"], "sets": sets}
 
 

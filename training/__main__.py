@@ -1,6 +1,6 @@
-"""The command line of training: prepare, inspect, pretrain, train, evaluate, convert.
+"""Train and measure GPT-2 classifiers.
 
-Exit codes: 0 done, 2 something about the input that the message explains (nothing was written), 130 interrupted.
+Exit codes: 0: done; 2: the input is wrong, the message says why, and nothing was written; 130: interrupted.
 """
 
 import argparse
@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from training.config import Config, PretrainConfig, TrainConfig, load_config
+from training.config import Config, DataConfig, PretrainConfig, TrainConfig, load_config
 from training.errors import TrainingError
-from training.options import add_options, given_options
+from training.options import add_options, from_options, given_options
 
 INPUT_ERROR = 2
 INTERRUPTED = 130
+
+Command = Callable[[argparse.Namespace], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,15 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     from classifier.errors import ClassifierError
 
-    command: Callable[[argparse.Namespace], None] = parsed.command
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: temporary checkpoints go, nothing half is left
+    command: Command = parsed.command
+    signal.signal(signal.SIGTERM, _interrupt)  # like Ctrl-C, so that temporary checkpoints are removed
     try:
         command(parsed)
     except (TrainingError, ClassifierError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return INPUT_ERROR
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written but checkpoints, from which the same command goes on\n")
+        sys.stderr.write("interrupted; nothing was written except checkpoints, from which the same command continues\n")
         return INTERRUPTED
     return 0
 
@@ -41,77 +43,79 @@ def _interrupt(*_: object) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = argparse.ArgumentParser(
+        prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="fine-tune GPT-2 on labelled texts and write an artifact")
-    train.add_argument("--config", type=Path, help="a TOML file with settings, see training/configs")
-    add_options(train, TrainConfig)
-    train.set_defaults(command=_train)
+    def add(name: str, text: str, command: Command) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text, usage="%(prog)s [OPTIONS]")
+        verb.set_defaults(command=command)
+        return verb
 
-    pretrain = commands.add_parser("pretrain", help="make a compact GPT-2 language model to fine-tune from")
-    pretrain.add_argument("--config", type=Path, help="a TOML file with settings, see training/configs")
-    add_options(pretrain, PretrainConfig)
-    pretrain.set_defaults(command=_pretrain)
+    prepare = add("prepare", "make one clean CSV of the public BBC News archive", _prepare)
+    prepare.add_argument("--archive", type=Path, help="local bbc-fulltext.zip; default: download the public archive")
+    prepare.add_argument(
+        "--sha256", default="", help="required SHA-256 of the archive; default: its articles must be those of BBC News"
+    )
+    prepare.add_argument("--output", type=Path, required=True, help="CSV to write")
 
-    evaluate = commands.add_parser("evaluate", help="measure an artifact on a file of labelled texts")
-    evaluate.add_argument("--artifact", type=Path, required=True, help="the artifact's directory")
-    _add_columns(evaluate, "CSV, TSV, JSON Lines or Parquet")
-    evaluate.add_argument("--skip-unlabelled", action="store_true", help="leave out rows whose label is empty")
-    evaluate.add_argument("--report", type=Path, help="write report.html, metrics.json and plots to this directory")
-    evaluate.add_argument("--json", action="store_true", help="all figures as JSON")
-    evaluate.set_defaults(command=_evaluate)
-
-    inspect = commands.add_parser("inspect", help="report classes, lengths, duplicates, leaks and suspicious labels")
-    _add_columns(inspect, "a file or a directory, as `train` takes it")
-    inspect.add_argument("--group-column", default="", help="default: 'near_dup_group' or 'group', else computed")
+    inspect = add("inspect", "report classes, lengths, duplicates, leaks and suspicious labels of a data set", _inspect)
+    add_options(inspect, DataConfig)
     inspect.add_argument("--output", type=Path, required=True, help="directory for data.md and data.json")
-    inspect.set_defaults(command=_inspect)
 
-    convert = commands.add_parser("convert", help="make an artifact of the article's model.pth or model.tar.gz")
-    convert.add_argument("checkpoint", type=Path, help="model.pth, or a model.tar.gz with it")
-    convert.add_argument("--output", type=Path, required=True, help="the artifact's directory")
-    convert.add_argument("--labels", required=True, help="separated by commas, in the order of the head's rows")
-    convert.add_argument("--tokenizer", default="gpt2", help="a Hugging Face name or a local directory")
-    convert.add_argument("--heads", type=int, default=0, help="attention heads; default: one each 64 dimensions")
+    pretrain = add("pretrain", "train a compact GPT-2 language model to fine-tune from", _pretrain)
+    pretrain.add_argument("--config", type=Path, help="TOML file with settings, see training/configs")
+    add_options(pretrain, PretrainConfig)
+
+    train = add("train", "fine-tune GPT-2 on labelled texts and write an artifact", _train)
+    train.add_argument("--config", type=Path, help="TOML file with settings, see training/configs")
+    add_options(train, TrainConfig)
+
+    evaluate = add("evaluate", "measure an artifact on one file of labelled texts", _evaluate)
+    evaluate.add_argument("--artifact", type=Path, required=True, help="directory of the artifact")
+    add_options(evaluate, DataConfig)
+    evaluate.add_argument("--skip-unlabelled", action="store_true", help="leave out rows with an empty label")
+    evaluate.add_argument("--report", type=Path, help="directory for report.html, metrics.json and plots")
+    evaluate.add_argument("--json", action="store_true", help="print all metrics as JSON")
+
+    convert = add("convert", "make an artifact from the article's model.pth or model.tar.gz", _convert)
+    convert.usage = "%(prog)s CHECKPOINT [OPTIONS]"
+    convert.add_argument("checkpoint", type=Path, help="model.pth, or a model.tar.gz that contains it")
+    convert.add_argument("--output", type=Path, required=True, help="directory of the artifact")
+    convert.add_argument("--labels", required=True, help="labels in the order of the head's rows, separated by commas")
+    convert.add_argument("--tokenizer", default="gpt2", help="Hugging Face name or local directory (default: gpt2)")
+    convert.add_argument("--heads", type=int, default=0, help="attention heads; default: one per 64 dimensions")
     convert.add_argument(
         "--padded-rows",
         choices=("transformers-4", "transformers-5"),
         default="transformers-4",
-        help="the transformers it was trained with; they compute padding differently, and this head reads padding",
+        help="version of transformers that trained the checkpoint; the two compute padding differently, and this head "
+        "reads padding (default: transformers-4)",
     )
-    convert.add_argument("--keep-case", action="store_true", help="its texts were not lower-cased")
-    convert.add_argument("--name", default="", help="the model's name; default: the output directory's")
-    convert.add_argument("--overwrite", action="store_true", help="replace an artifact that stands at the output")
-    convert.set_defaults(command=_convert)
-
-    prepare = commands.add_parser("prepare", help="make one clean CSV of the public BBC News archive")
-    prepare.add_argument("--archive", type=Path, help="a local bbc-fulltext.zip; default: fetch the public one")
-    prepare.add_argument("--sha256", default="", help="refuse an archive with another SHA-256")
-    prepare.add_argument("--output", type=Path, required=True, help="the CSV to write")
-    prepare.set_defaults(command=_prepare)
+    convert.add_argument("--keep-case", action="store_true", help="do not lower-case texts")
+    convert.add_argument("--name", default="", help="name of the model; default: the name of the output directory")
+    convert.add_argument("--overwrite", action="store_true", help="replace an existing artifact at the output")
     return parser
 
 
-def _add_columns(parser: argparse.ArgumentParser, data: str) -> None:
-    parser.add_argument("--data", required=True, help=f"{data}; local, or anything fsspec opens")
-    parser.add_argument("--text-column", default="text")
-    parser.add_argument("--label-column", default="", help="default: 'label' or 'category'")
-    parser.add_argument("--title-column", default="", help="default: 'title' where there is one")
-    parser.add_argument("--no-use-title", dest="use_title", action="store_false", help="leave titles out")
-    parser.add_argument("--encoding", default="utf-8")
+def _prepare(parsed: argparse.Namespace) -> None:
+    from training.data.bbc import prepare
+
+    print(prepare(parsed.output, archive=parsed.archive, sha256=parsed.sha256))
 
 
-def _train(parsed: argparse.Namespace) -> None:
-    config = _config(TrainConfig, parsed)
-    from training.fit.run import report_directory, run
-    from training.report.evaluate import figure_lines
+def _inspect(parsed: argparse.Namespace) -> None:
+    config = from_options(DataConfig, parsed, required=("data",))
+    from training.data.inspect import report_data
 
-    artifact = run(config)
-    if artifact is None:
-        return
-    print("\n".join(figure_lines(artifact.manifest.metrics)))
-    print(f"wrote {artifact.directory}" + (f" and {report_directory(config)}" if config.report else ""))
+    facts = report_data(config, parsed.output)
+    print(
+        f"rows={facts['rows']}; labels={len(facts['labels'])}; near_duplicate_groups={facts['near_duplicate_groups']}; "
+        f"leaks={len(facts['leaks'])}; groups_with_several_labels={len(facts['groups_with_several_labels'])}; "
+        f"suspicious_labels={len(facts['suspicious'])};"
+    )
+    print(f"wrote {parsed.output / 'data.md'}")
 
 
 def _pretrain(parsed: argparse.Namespace) -> None:
@@ -119,10 +123,20 @@ def _pretrain(parsed: argparse.Namespace) -> None:
     from training.fit.pretrain import pretrain
 
     measured = pretrain(config)
-    if measured is None:
-        return
-    print(" ".join(f"{key}={value:.6g};" for key, value in measured.items()))
-    print(f"wrote {config.output}")
+    if measured is not None:
+        print(" ".join(f"{key}={value:.6g};" for key, value in measured.items()))
+        print(f"wrote {config.output}")
+
+
+def _train(parsed: argparse.Namespace) -> None:
+    config = _config(TrainConfig, parsed)
+    from training.fit.run import report_directory, run
+    from training.report.evaluate import metric_lines
+
+    artifact = run(config)
+    if artifact is not None:
+        print("\n".join(metric_lines(artifact.manifest.metrics)))
+        print(f"wrote {artifact.directory}" + (f" and {report_directory(config)}" if config.report else ""))
 
 
 def _config(kind: type[Config], parsed: argparse.Namespace) -> Config:
@@ -131,42 +145,11 @@ def _config(kind: type[Config], parsed: argparse.Namespace) -> Config:
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:
-    from training.data.read import Columns
-    from training.data.sources import local_copy
-    from training.report.evaluate import evaluate, figure_lines
+    config = from_options(DataConfig, parsed, required=("data",))
+    from training.report.evaluate import evaluate, metric_lines
 
-    columns = Columns(parsed.text_column, parsed.label_column, parsed.title_column, use_title=parsed.use_title)
-    with local_copy(parsed.data) as data:
-        measured = evaluate(
-            parsed.artifact,
-            data,
-            columns,
-            encoding=parsed.encoding,
-            skip_unlabelled=parsed.skip_unlabelled,
-            report=parsed.report,
-        )
-    if parsed.json:
-        print(json.dumps(measured, indent=2))
-    else:
-        print("\n".join(figure_lines(measured)))
-
-
-def _inspect(parsed: argparse.Namespace) -> None:
-    from training.data.inspect import report_data
-    from training.data.read import Columns
-    from training.data.sources import local_copy
-
-    columns = Columns(
-        parsed.text_column, parsed.label_column, parsed.title_column, parsed.group_column, parsed.use_title
-    )
-    with local_copy(parsed.data) as data:
-        facts = report_data(data, parsed.output, columns, encoding=parsed.encoding)
-    print(
-        f"rows={facts['rows']}; labels={len(facts['labels'])}; near_duplicate_groups={facts['near_duplicate_groups']}; "
-        f"leaks={len(facts['leaks'])}; groups_with_several_labels={len(facts['groups_with_several_labels'])}; "
-        f"suspicious_labels={len(facts['suspicious'])};"
-    )
-    print(f"wrote {parsed.output / 'data.md'}")
+    measured = evaluate(parsed.artifact, config, skip_unlabelled=parsed.skip_unlabelled, report=parsed.report)
+    print(json.dumps(measured, indent=2) if parsed.json else "\n".join(metric_lines(measured)))
 
 
 def _convert(parsed: argparse.Namespace) -> None:
@@ -181,13 +164,6 @@ def _convert(parsed: argparse.Namespace) -> None:
         name=parsed.name,
     )
     print(f"wrote {convert(parsed.checkpoint, parsed.output, settings, overwrite=parsed.overwrite).directory}")
-
-
-def _prepare(parsed: argparse.Namespace) -> None:
-    from training.data.bbc import prepare
-
-    summary = prepare(parsed.output, archive=parsed.archive, sha256=parsed.sha256)
-    print(summary)
 
 
 if __name__ == "__main__":

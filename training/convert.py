@@ -1,7 +1,7 @@
-"""The article's checkpoint to an artifact with the head `flatten`, which gives the answers that it gave.
+"""Conversion of the article's checkpoint to an artifact with the head `flatten` that gives the same answers.
 
 The checkpoint is the state dict of `SimpleGPT2SequenceClassifier`: a `GPT2Model` under `gpt2model.*` and a linear layer
-`fc1` over the (T, D) hidden states of a text padded on the left to T tokens. It holds neither labels nor tokenizer.
+`fc1` over the (T, D) hidden states of a text left-padded to T tokens. It has neither labels nor tokenizer.
 """
 
 import datetime
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import GPT2Config
 
-from classifier.artifact import Artifact, Golden, Manifest
+from classifier.artifact import Artifact, Manifest
 from classifier.artifact_writer import check_writable_target, write_artifact
 from classifier.encoding import Encoder, TextCleaning
 from classifier.flatten import FlattenClassifier, PaddedRows
@@ -23,45 +23,45 @@ from classifier.labels import Labels
 from classifier.model import load_base_tokenizer
 from training.errors import ConfigError
 from training.report.card import model_card
-from training.report.golden import GOLDEN_TEXTS
-from training.report.predict import predict_logits
+from training.report.golden import golden
 
 MEMBER = "model.pth"
-"""The checkpoint's name in the article's `model.tar.gz`."""
+"""Name of the checkpoint in the article's `model.tar.gz`."""
 END_OF_TEXT = "<|endoftext|>"
 HEAD_WIDTH = 64
-"""Dimensions of one attention head in every published GPT-2."""
+"""Width of one attention head in every published GPT-2."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a checkpoint does not say of itself.
-
-    `labels` in the order of the head's rows; `tokenizer` a Hugging Face name or local directory; `heads` of attention,
-    0 for one each 64 dimensions; `padded_rows` the transformers that it was trained with; `lowercase` whether its texts
-    were.
-    """
+    """The facts about a checkpoint that it does not contain itself."""
 
     labels: tuple[str, ...]
+    """Labels in the order of the head's rows."""
     tokenizer: str = "gpt2"
+    """A Hugging Face name or a local directory."""
     heads: int = 0
+    """Number of attention heads; 0: one per 64 dimensions."""
     padded_rows: PaddedRows = "transformers-4"
+    """Version of transformers that trained it."""
     lowercase: bool = True
+    """Whether its training texts were lower-cased."""
     name: str = ""
+    """Name of the model; default: the name of the output directory."""
 
 
 def convert(checkpoint: Path, output: Path, settings: Conversion, *, overwrite: bool = False) -> Artifact:
-    """Write the artifact.
+    """Write the artifact of a checkpoint.
 
     Args:
-        checkpoint: `model.pth`, or a `model.tar.gz` with it.
-        output: the artifact's directory.
-        settings: what the checkpoint does not say.
-        overwrite: replace an artifact that is there.
+        checkpoint: `model.pth`, or a `model.tar.gz` that contains it.
+        output: directory of the artifact.
+        settings: facts that the checkpoint does not contain.
+        overwrite: replace an existing artifact.
 
     Raises:
-        ConfigError: not such a checkpoint, or settings that contradict it.
-        ClassifierError: tokenizer, labels or output's place are unusable.
+        ConfigError: the file is not such a checkpoint, or the settings contradict it.
+        ClassifierError: the tokenizer, the labels or the output directory are unusable.
     """
     check_writable_target(output, overwrite=overwrite)
     state = _rename(checkpoint, _read(checkpoint))
@@ -73,8 +73,8 @@ def convert(checkpoint: Path, output: Path, settings: Conversion, *, overwrite: 
     config = _config(checkpoint, state, settings, labels, end)
     if tokenizer.get_vocab_size() > config.vocab_size:
         raise ConfigError(
-            f"tokenizer {settings.tokenizer!r} has {tokenizer.get_vocab_size()} tokens, the checkpoint "
-            f"{config.vocab_size}; it is not the one it was trained with"
+            f"tokenizer {settings.tokenizer!r} has {tokenizer.get_vocab_size()} tokens, but the checkpoint has "
+            f"{config.vocab_size}; it was trained with another tokenizer"
         )
     model = FlattenClassifier(config).float()
     state.setdefault("score.bias", torch.zeros(len(labels)))
@@ -84,7 +84,7 @@ def convert(checkpoint: Path, output: Path, settings: Conversion, *, overwrite: 
         raise ConfigError(f"{checkpoint}: not a GPT-2's weights: {' '.join(str(exc).split())[:300]}") from exc
     broken = sorted(name for name, value in state.items() if not value.isfinite().all())
     if broken:
-        raise ConfigError(f"{checkpoint}: weights that are no finite numbers: {', '.join(broken[:5])}")
+        raise ConfigError(f"{checkpoint}: weights that are not finite numbers: {', '.join(broken[:5])}")
     cleaning = TextCleaning(unicode_form="none", lowercase=settings.lowercase, collapse_whitespace=False)
     tokens: int = config.flatten_tokens
     encoder = Encoder(tokenizer, cleaning, tokens, tokens, "truncate")
@@ -97,10 +97,7 @@ def convert(checkpoint: Path, output: Path, settings: Conversion, *, overwrite: 
         window_stride=tokens,
         on_long="truncate",
         cleaning=cleaning,
-        golden=[
-            Golden(text=text, logits=[float(x) for x in row])
-            for text, row in zip(GOLDEN_TEXTS, predict_logits(model, encoder, GOLDEN_TEXTS), strict=True)
-        ],
+        golden=golden(model, encoder),
         provenance={
             "converted_from": checkpoint.name,
             "padded_rows": settings.padded_rows,
@@ -115,26 +112,24 @@ def convert(checkpoint: Path, output: Path, settings: Conversion, *, overwrite: 
 def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
     try:
         raw = _member(checkpoint) if tarfile.is_tarfile(checkpoint) else checkpoint.read_bytes()
-        # only tensors: a checkpoint from elsewhere must not run code of its own
+        # Only tensors are loaded: a checkpoint from elsewhere must not run code.
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except ConfigError:
         raise
     except OSError as exc:
         raise ConfigError(f"{checkpoint}: cannot be read: {exc.strerror or exc}") from exc
-    except Exception as exc:  # an unpickler raises whatever the bytes lead it to
-        # torch's own sentence may advise to load the file without that care
-        kind = type(exc).__name__
+    except Exception as exc:  # an unpickler may raise anything, and torch's message may advise to load unsafely
         raise ConfigError(
-            f"{checkpoint}: not a readable PyTorch state dict of tensors alone ({kind}); write it with "
+            f"{checkpoint}: not a readable PyTorch state dict of tensors alone ({type(exc).__name__}); write it with "
             "torch.save(model.state_dict(), ...)"
         ) from exc
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConfigError(f"{checkpoint}: a state dict is needed (torch.save(model.state_dict(), ...)), not a model")
-    return {str(key).removeprefix("module."): value.float() for key, value in state.items()}  # module.: DataParallel's
+    return {str(key).removeprefix("module."): value.float() for key, value in state.items()}  # DataParallel adds it
 
 
 def _member(archive: Path) -> bytes:
-    """The checkpoint in a `model.tar.gz`, at its root or below."""
+    """Return the checkpoint from a `model.tar.gz`, where it may be in any directory."""
     with tarfile.open(archive) as files:
         for member in files:
             if member.isfile() and Path(member.name).name == MEMBER:
@@ -145,13 +140,13 @@ def _member(archive: Path) -> bytes:
 
 
 def _rename(checkpoint: Path, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Their names to ours. Buffers of old versions (`attn.bias`, the causal mask) are no weights."""
+    """Rename the article's weights to ours, without the buffers of old versions (`attn.bias`, the causal mask)."""
     names = {"gpt2model": "transformer", "fc1": "score"}
     renamed = {}
     for key, value in state.items():
         first, _, rest = key.partition(".")
         if first not in names:
-            raise ConfigError(f"{checkpoint}: {key} belongs to no SimpleGPT2SequenceClassifier")
+            raise ConfigError(f"{checkpoint}: {key} is not part of a SimpleGPT2SequenceClassifier")
         if not rest.endswith((".attn.bias", ".attn.masked_bias")):
             renamed[f"{names[first]}.{rest}"] = value
     for needed, theirs in (
@@ -168,14 +163,14 @@ def _rename(checkpoint: Path, state: Mapping[str, torch.Tensor]) -> dict[str, to
 def _config(
     checkpoint: Path, state: Mapping[str, torch.Tensor], settings: Conversion, labels: Labels, end: int
 ) -> GPT2Config:
-    """The shape, read off the weights."""
+    """Return the configuration that follows from the shapes of the weights."""
     rows, width = state["score.weight"].shape
     vocab_size, hidden = state["transformer.wte.weight"].shape
     positions = state["transformer.wpe.weight"].shape[0]
     tokens, rest = divmod(width, hidden)
     heads = settings.heads or hidden // HEAD_WIDTH
     if rest or not 1 <= tokens <= positions:
-        raise ConfigError(f"{checkpoint}: fc1 reads {width} values, which is no whole number of positions of {hidden}")
+        raise ConfigError(f"{checkpoint}: fc1 reads {width} values, not a whole number of positions of {hidden}")
     if rows != len(labels):
         raise ConfigError(f"{checkpoint}: fc1 has {rows} rows, {len(labels)} labels were given: {list(labels.names)}")
     if heads < 1 or hidden % heads:

@@ -24,7 +24,8 @@ from training.errors import ConfigError
 
 TRUE, FALSE = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0")
 """Spellings of a bool. The empty string is true because AWS's clients pass `--flag ""` for a flag without a value."""
-TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+METAVARS: dict[Any, str] = {int: "INT", float: "FLOAT", str: "TEXT"}
+TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 POSITIONAL = dataclasses.MISSING
 """Default of a setting that is a positional argument of the command line and must be given."""
@@ -72,7 +73,8 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
         elif field.type == tuple[str, ...]:
             keywords |= {"action": "extend", "nargs": "+", "metavar": "KEY=VALUE" if "=" in keywords["help"] else None}
         else:
-            keywords["choices"] = field.metadata["choices"] or None
+            choices = field.metadata["choices"]
+            keywords |= {"choices": choices} if choices else {"metavar": METAVARS[field.type]}
         parser.add_argument(flag(field.name), **keywords)
 
 
@@ -160,4 +162,4 @@ def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
 
 
 def _wrong_type(field: "dataclasses.Field[Any]", value: Any) -> ConfigError:
-    return ConfigError(f"{flag(field.name)[2:]} must be {TYPE_NAMES[field.type]}, is {value!r:.100}")  # type: ignore[index]
+    return ConfigError(f"{flag(field.name)[2:]} must be {TYPE_NAMES[field.type]}, is {value!r:.100}")

@@ -1,4 +1,4 @@
-"""What a person should know of labelled texts before training on them, as one page of Markdown and one JSON file."""
+"""A report on labelled texts before training: classes, lengths, duplicates, leaks, suspicious labels."""
 
 import json
 from collections import Counter, defaultdict
@@ -10,38 +10,37 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from training.config import DataConfig
 from training.data.duplicates import find_groups, normalise
-from training.data.read import Columns, Example, fingerprint
+from training.data.files import name_of, replace_text
+from training.data.read import Example, fingerprint
 from training.data.splits import WHOLE, find_leaks, read_parts
-from training.errors import ConfigError
 from training.report.baseline import fit_baseline
+from training.report.pages import render
 
 FOLDS = 5
 SUSPICIOUS_BELOW = 0.1
-"""A label is suspicious where a baseline that never saw the text finds it less probable than this ..."""
+"""A label is suspicious if a baseline that never saw the text gives it a probability below this ..."""
 SUSPICIOUS_ABOVE = 0.6
-"""... and another one more probable than this."""
+"""... and gives another label a probability above this."""
 MIN_GROUPS = 2
-"""A label of fewer stories cannot be learnt from some and checked on another."""
+"""Near-duplicate groups that a label needs, so that it can be learnt from one and checked on another."""
 SHOWN = 50
+"""Rows of a list that the page shows; data.json has all."""
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
-class Row:
-    """An example and the part of a given split that it stands in."""
+class LocatedExample:
+    """An example and its place: the part of the split, if there is a given split, and the row."""
 
-    part: str
     example: Example
-
-    @property
-    def name(self) -> str:
-        return f"{self.part} {self.example.row}".strip()
+    place: str
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """A text whose label a baseline trained on the others finds improbable."""
+    """A text whose label is improbable to a baseline that was trained on the other texts."""
 
     row: str
     label: str
@@ -51,56 +50,51 @@ class Suspicion:
     text: str
 
 
-def report_data(path: Path, output: Path, columns: Columns | None = None, *, encoding: str = "utf-8") -> dict[str, Any]:
-    """Write `data.md` and `data.json`.
+def report_data(config: DataConfig, output: Path) -> dict[str, Any]:
+    """Write a report on the data to `data.md` and `data.json`.
 
     Args:
-        path: as `training.data.splits.read_parts` takes it.
-        output: directory for the two, made if needed.
-        columns: where text, label, title and group stand.
-        encoding: of text files.
+        config: the data.
+        output: directory of the two files; made if needed.
 
     Returns:
-        What `data.json` holds.
+        The content of `data.json`.
 
     Raises:
-        DataError: with every problem of the data.
-        ConfigError: the output cannot be written.
+        DataError: with every problem of the data; or the output cannot be written.
     """
-    parts = read_parts(path, columns, encoding=encoding)
-    rows = [Row(part, example) for part, examples in parts.items() for example in examples]
-    groups = find_groups([r.example.text for r in rows], [r.example.group for r in rows])
+    parts = read_parts(config)
+    rows = [LocatedExample(e, f"{part} {e.row}".strip()) for part, examples in parts.items() for e in examples]
+    texts = [row.example.text for row in rows]
+    groups = find_groups(texts, [row.example.group for row in rows])
     suspicious, unchecked = suspicious_labels(rows, groups)
     facts = {
-        "data": path.name,
-        "fingerprint": fingerprint(r.example for r in rows),
+        "data": name_of(config.data),
+        "fingerprint": fingerprint(row.example for row in rows),
         "rows": len(rows),
         "parts": {part: len(examples) for part, examples in parts.items() if part != WHOLE},
-        "labels": dict(Counter(r.example.label for r in rows).most_common()),
-        "words": _quantiles([len(r.example.text.split()) for r in rows]),
-        "characters": _quantiles([len(r.example.text) for r in rows]),
+        "labels": dict(Counter(row.example.label for row in rows).most_common()),
+        "words": _quantiles([len(text.split()) for text in texts]),
+        "characters": _quantiles([len(text) for text in texts]),
         **_duplicates(rows, groups),
         "leaks": [str(leak) for leak in find_leaks(parts)],
         "suspicious": [vars(s) for s in suspicious],
         "labels_not_checked": unchecked,
     }
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "data.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (output / "data.md").write_text(_page(facts), encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(f"{output}: cannot be written: {exc}") from exc
+    page = render("data.md.j2", **facts, shown=SHOWN, below=SUSPICIOUS_BELOW, above=SUSPICIOUS_ABOVE)
+    replace_text(output / "data.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    replace_text(output / "data.md", page)
     return facts
 
 
-def suspicious_labels(rows: Sequence[Row], groups: Sequence[int]) -> tuple[list[Suspicion], list[str]]:
-    """Texts whose label TF-IDF + logistic regression, trained on other groups, finds improbable; worst first.
+def suspicious_labels(rows: Sequence[LocatedExample], groups: Sequence[int]) -> tuple[list[Suspicion], list[str]]:
+    """Return the texts whose label is improbable to TF-IDF + logistic regression trained on other groups, worst first.
 
-    After C. Northcutt and others, "Confident Learning", JAIR 2021: what a model says about texts it was not trained on.
-    Some of these are mistakes of the data, others are just hard.
+    After C. Northcutt and others, "Confident Learning", JAIR 2021: the model judges texts that it was not trained on.
+    Some of these labels are wrong, some texts are only hard.
 
     Returns:
-        The texts, and the labels that stand in too few groups to be checked so.
+        The texts, and the labels that occur in too few groups to be checked.
     """
     groups_of: dict[str, set[int]] = defaultdict(set)
     for row, group in zip(rows, groups, strict=True):
@@ -124,12 +118,12 @@ def suspicious_labels(rows: Sequence[Row], groups: Sequence[int]) -> tuple[list[
         if row_c[own] < SUSPICIOUS_BELOW and row_c[other] > SUSPICIOUS_ABOVE:
             row, scores = rows[place], [round(float(row_c[i]), 4) for i in (own, other)]
             start = " ".join(row.example.text.split())[:120]
-            found.append(Suspicion(row.name, row.example.label, scores[0], names[other], scores[1], start))
+            found.append(Suspicion(row.place, row.example.label, scores[0], names[other], scores[1], start))
     return sorted(found, key=lambda s: s.probability - s.other_probability), unchecked
 
 
-def _duplicates(rows: Sequence[Row], groups: Sequence[int]) -> dict[str, Any]:
-    members: dict[int, list[Row]] = defaultdict(list)
+def _duplicates(rows: Sequence[LocatedExample], groups: Sequence[int]) -> dict[str, Any]:
+    members: dict[int, list[LocatedExample]] = defaultdict(list)
     for number, row in zip(groups, rows, strict=True):
         members[number].append(row)
     copies = [group for group in members.values() if len(group) > 1]
@@ -139,7 +133,7 @@ def _duplicates(rows: Sequence[Row], groups: Sequence[int]) -> dict[str, Any]:
         "rows_with_a_near_duplicate": sum(map(len, copies)),
         "largest_group": max(map(len, members.values())),
         "groups_with_several_labels": [
-            {"rows": [r.name for r in group], "labels": [r.example.label for r in group]}
+            {"rows": [r.place for r in group], "labels": [r.example.label for r in group]}
             for group in copies
             if len({r.example.label for r in group}) > 1
         ],
@@ -148,56 +142,3 @@ def _duplicates(rows: Sequence[Row], groups: Sequence[int]) -> dict[str, Any]:
 
 def _quantiles(values: Sequence[int]) -> dict[str, int]:
     return {f"{q:.0%}": round(float(v)) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
-
-
-def _page(facts: dict[str, Any]) -> str:
-    rows = facts["rows"]
-    lines = [
-        f"# {facts['data']}",
-        "",
-        f"{rows} rows, {facts['different_texts']} different texts (case and punctuation aside) in "
-        f"{facts['near_duplicate_groups']} near-duplicate groups; {facts['rows_with_a_near_duplicate']} rows have a "
-        f"near-duplicate, the largest group has {facts['largest_group']}. SHA-256 of the labelled texts: "
-        f"`{facts['fingerprint']}`.",
-        "",
-    ]
-    if facts["parts"]:
-        lines += ["Given split: " + ", ".join(f"{part} {count}" for part, count in facts["parts"].items()) + ".", ""]
-    lines += ["| label | rows | |", "| --- | ---: | ---: |"]
-    lines += [f"| {_cell(name)} | {count} | {count / rows:.1%} |" for name, count in facts["labels"].items()]
-    lines += ["", "| | " + " | ".join(facts["words"]) + " |", "| --- |" + " ---: |" * len(facts["words"])]
-    lines += ["| " + " | ".join([unit, *map(str, facts[unit].values())]) + " |" for unit in ("words", "characters")]
-    lines += ["", "## Leaks", ""]
-    lines += [f"- {leak}" for leak in facts["leaks"]] or [
-        "None." if facts["parts"] else "One file: it is split by groups, so that near-duplicates stay together."
-    ]
-    lines += ["", "## The same story under several labels", ""]
-    lines += [
-        f"- rows {', '.join(group['rows'])}: {_cell(', '.join(group['labels']))}"
-        for group in facts["groups_with_several_labels"][:SHOWN]
-    ] or ["None."]
-    suspicious = facts["suspicious"]
-    lines += ["", "## Suspicious labels", ""]
-    if suspicious:
-        lines += [
-            f"{len(suspicious)} texts whose label TF-IDF + logistic regression, trained on the others, finds less "
-            f"probable than {SUSPICIOUS_BELOW:.0%}, and another one more probable than {SUSPICIOUS_ABOVE:.0%}. Some "
-            "are mistakes of the data, others are just hard. The worst:",
-            "",
-            "| row | label | | rather | | text |",
-            "| --- | --- | ---: | --- | ---: | --- |",
-        ]
-        lines += [
-            f"| {s['row']} | {_cell(s['label'])} | {s['probability']:.1%} | "
-            f"{_cell(s['other'])} | {s['other_probability']:.1%} | {_cell(s['text'])} |"
-            for s in suspicious[:SHOWN]
-        ]
-    else:
-        lines.append("None.")
-    if facts["labels_not_checked"]:
-        lines += ["", f"Not checked, too few texts: {_cell(', '.join(facts['labels_not_checked']))}."]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

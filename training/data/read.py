@@ -1,19 +1,20 @@
-"""Labelled examples from files: reading and checking.
+"""Reading and checking of labelled texts: CSV, TSV, JSON Lines, Parquet, and directories.
 
-CSV, TSV, JSON Lines and Parquet. Every problem of every file is collected and reported at once, before anything is
-trained. Directories are read in `folders.py`, splitting is in `splits.py`, near-duplicates are in `duplicates.py`.
+Every problem of every file is collected and reported at once, before anything is trained.
 """
 
-import codecs
 import csv
 import hashlib
 import io
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.config import DataConfig
+from training.data.files import read_text
 from training.errors import DataError, Problem
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -26,68 +27,128 @@ csv.field_size_limit(100_000_000)  # the default of 131,072 characters is less t
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled text. `label` is "" only where unlabelled rows were asked to be kept."""
+    """One labelled text."""
 
     text: str
     label: str
     group: str | None
-    """Examples of one group tell the same story and stay on one side of a split; None where the file does not say."""
+    """Examples of one group tell the same story and stay on one side of a split; None if the file does not say."""
     row: int
+    """Data row in its file, counted from 1."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which columns to read; an empty name means: find it by its usual names."""
-
-    text: str = "text"
-    label: str = ""
-    title: str = ""
-    group: str = ""
-    use_title: bool = True
-    """Put the title, where there is one, in front of the text."""
-
-
-def read_examples(
-    path: Path, columns: Columns | None = None, *, encoding: str = "utf-8", skip_unlabelled: bool = False
-) -> list[Example]:
+def read_examples(path: Path, columns: DataConfig | None = None, *, skip_unlabelled: bool = False) -> list[Example]:
     """Read one file.
 
     Args:
-        path: its suffix, one of `SUFFIXES`, decides the format.
-        columns: the columns to read.
-        encoding: of text files; a byte-order mark is accepted.
-        skip_unlabelled: leave out rows with an empty label rather than report them.
+        path: the file; its suffix, one of `SUFFIXES`, decides the format.
+        columns: names of the columns, and the encoding of text files.
+        skip_unlabelled: leave out rows with an empty label instead of reporting them.
 
     Raises:
         DataError: with every problem of the file.
     """
-    columns = columns or Columns()
-    records = list(_read_records(path, encoding))
+    columns = columns or DataConfig()
+    records = list(_read_records(path, columns.encoding))
     if not records:
-        raise DataError([Problem(str(path), 0, 0, "", "the file has no data rows")])
+        raise DataError(Problem(path, "the file has no data rows"))
     names = dict.fromkeys(name for record in records for name in record.values)
     if not names:
-        raise DataError([record.problem(path, "", record.broken) for record in records])
+        raise DataError(*(record.problem(path, "", record.broken) for record in records))
     fields = _find_columns(path, names, columns)
     problems: list[Problem] = []
     examples: list[Example] = []
     for record in records:
         found = list(_check(path, record, fields))
-        label = record.values.get(fields.label)
-        if skip_unlabelled and not found and _is_blank(label):
-            continue
-        if not found and _is_blank(label):
+        if not found and _is_blank(record.values.get(fields.label)):
+            if skip_unlabelled:
+                continue
             found = [record.problem(path, fields.label, "the label is empty")]
         problems += found
         if not found:
             examples.append(_example(record, fields))
     if problems:
-        raise DataError(problems)
+        raise DataError(*problems)
     return examples
 
 
+def read_each(files: Iterable[Path], read: Callable[[Path], Iterable[Example]]) -> list[Example]:
+    """Read several files, in their order.
+
+    Raises:
+        DataError: with every problem of every file.
+    """
+    examples: list[Example] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            examples += read(file)
+        except DataError as exc:
+            problems += exc.problems
+    if problems:
+        raise DataError(*problems)
+    return examples
+
+
+def read_folder(path: Path, columns: DataConfig | None = None) -> list[Example]:
+    """Read all files of a directory and its folders, in the order of their names; or one folder per label.
+
+    Args:
+        path: the directory. Names that begin with a dot or an underscore (`_SUCCESS`) are ignored.
+        columns: names of the columns, which are looked for in each file by itself, and the encoding of text files.
+
+    Raises:
+        DataError: with every problem of every file; a file of unknown format is a problem, because it may be data.
+    """
+    if class_files(path) and not data_files(path):
+        return read_class_folders(path, (columns or DataConfig()).encoding)
+    files = _visible_files(path)
+    if not files:
+        raise DataError(Problem(path, "no files in this directory"))
+    return read_each(files, lambda file: read_examples(file, columns))
+
+
+def read_class_folders(path: Path, encoding: str = "utf-8") -> list[Example]:
+    """Read a directory with one folder per label and one `.txt` file per text, as the BBC archive is laid out.
+
+    Raises:
+        DataError: with every problem of every file.
+    """
+
+    def read(file: Path) -> Iterator[Example]:
+        text = read_text(file, encoding)
+        if not text.strip():
+            raise DataError(Problem(file, "the text is empty"))
+        yield Example(text, file.parent.name, None, next(rows))
+
+    rows = itertools.count(1)
+    return read_each(class_files(path), read)
+
+
+def data_files(path: Path) -> list[Path]:
+    """Return the files of a directory and its folders whose suffix names a format."""
+    return [file for file in _visible_files(path) if file.suffix.lower() in SUFFIXES]
+
+
+def class_files(path: Path) -> list[Path]:
+    """Return the `.txt` files in a directory's folders, without hidden ones."""
+    return sorted(
+        file
+        for file in path.glob("*/*.txt")
+        if file.is_file() and not file.name.startswith(".") and not file.parent.name.startswith((".", "__"))
+    )
+
+
+def _visible_files(path: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+    )
+
+
 def fingerprint(examples: Iterable[Example]) -> str:
-    """SHA-256 over the (label, text) pairs, whatever their order: the same data gives the same value."""
+    """Return the SHA-256 over the (label, text) pairs, which does not depend on their order."""
     digest = hashlib.sha256()
     for row in sorted(hashlib.sha256(f"{e.label}\0{e.text}".encode()).digest() for e in examples):
         digest.update(row)
@@ -100,10 +161,10 @@ class _Record:
     line: int
     values: Mapping[str, Any]
     broken: str = ""
-    """What is wrong with the record as a whole; then `values` may be empty."""
+    """Why the record as a whole cannot be read; `values` may then be empty."""
 
     def problem(self, path: Path, field: str, message: str) -> Problem:
-        return Problem(str(path), self.row, self.line, field, message)
+        return Problem(path, message, self.row, self.line, field)
 
 
 @dataclass(frozen=True)
@@ -148,7 +209,7 @@ def _example(record: _Record, fields: _Fields) -> Example:
     )
 
 
-def _find_columns(path: Path, names: Iterable[str], columns: Columns) -> _Fields:
+def _find_columns(path: Path, names: Iterable[str], columns: DataConfig) -> _Fields:
     present = [str(name) for name in names]
     problems = []
 
@@ -158,52 +219,31 @@ def _find_columns(path: Path, names: Iterable[str], columns: Columns) -> _Fields
                 return name
         if needed or wanted:
             expected = repr(wanted) if wanted else " or ".join(map(repr, usual))
-            problems.append(
-                Problem(
-                    str(path), 0, 0, "", f"no {what} column {expected}; the file has {', '.join(map(repr, present))}"
-                )
-            )
+            found = ", ".join(map(repr, present))
+            problems.append(Problem(path, f"no {what} column {expected}; the file has {found}"))
         return None
 
-    text = find("text", columns.text, ("text",), True)
-    label = find("label", columns.label, LABEL_COLUMNS, True)
-    title = find("title", columns.title, TITLE_COLUMNS, False) if columns.use_title else None
-    group = find("group", columns.group, GROUP_COLUMNS, False)
+    text = find("text", columns.text_column, ("text",), True)
+    label = find("label", columns.label_column, LABEL_COLUMNS, True)
+    title = find("title", columns.title_column, TITLE_COLUMNS, False) if columns.use_title else None
+    group = find("group", columns.group_column, GROUP_COLUMNS, False)
     if problems or text is None or label is None:
-        raise DataError(problems)
+        raise DataError(*problems)
     return _Fields(text, label, title, group)
 
 
 def _read_records(path: Path, encoding: str) -> Iterator[_Record]:
     if not path.is_file():
-        raise DataError([Problem(str(path), 0, 0, "", "no such file")])
+        raise DataError(Problem(path, "no such file"))
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         yield from _read_parquet(path)
     elif suffix in (".csv", ".tsv"):
-        yield from _read_csv(path, decode(path, encoding), "\t" if suffix == ".tsv" else ",")
+        yield from _read_csv(path, read_text(path, encoding), "\t" if suffix == ".tsv" else ",")
     elif suffix in (".jsonl", ".ndjson"):
-        yield from _read_jsonl(decode(path, encoding))
+        yield from _read_jsonl(read_text(path, encoding))
     else:
-        raise DataError(
-            [Problem(str(path), 0, 0, "", f"unknown format {suffix!r}; one of {', '.join(SUFFIXES)} is needed")]
-        )
-
-
-def decode(path: Path, encoding: str) -> str:
-    """A text file's content; DataError that names the line where it is not in this encoding."""
-    raw = path.read_bytes()
-    try:
-        return raw.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
-    except LookupError:
-        raise DataError([Problem(str(path), 0, 0, "", f"Python knows no encoding {encoding!r}")]) from None
-    except UnicodeDecodeError as exc:
-        line = raw.count(b"\n", 0, exc.start) + 1
-        message = (
-            f"byte 0x{raw[exc.start]:02x} at offset {exc.start} is not {encoding}; save the file as UTF-8, "
-            "or name its encoding with --encoding (latin-1 and cp1252 are common)"
-        )
-        raise DataError([Problem(str(path), 0, line, "", message)]) from None
+        raise DataError(Problem(path, f"unknown format {suffix!r}; one of {', '.join(SUFFIXES)} is needed"))
 
 
 def _read_csv(path: Path, content: str, delimiter: str) -> Iterator[_Record]:
@@ -214,7 +254,7 @@ def _read_csv(path: Path, content: str, delimiter: str) -> Iterator[_Record]:
             return
         twice = sorted({name for name in header if name and header.count(name) > 1})
         if twice:
-            raise DataError([Problem(str(path), 0, 1, "", f"columns named twice: {', '.join(map(repr, twice))}")])
+            raise DataError(Problem(path, f"columns named twice: {', '.join(map(repr, twice))}", line=1))
         row, line = 0, reader.line_num + 1
         for cells in reader:
             if cells:  # csv gives [] for an empty line
@@ -226,7 +266,7 @@ def _read_csv(path: Path, content: str, delimiter: str) -> Iterator[_Record]:
                     yield _Record(row, line, dict.fromkeys(header), message)
             line = reader.line_num + 1
     except csv.Error as exc:  # where the rows went wrong, the rest of the file cannot be trusted
-        raise DataError([Problem(str(path), 0, reader.line_num, "", f"not valid CSV: {exc}")]) from exc
+        raise DataError(Problem(path, f"not valid CSV: {exc}", line=reader.line_num)) from exc
 
 
 def _read_jsonl(content: str) -> Iterator[_Record]:
@@ -253,6 +293,6 @@ def _read_parquet(path: Path) -> Iterator[_Record]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as exc:
-        raise DataError([Problem(str(path), 0, 0, "", f"not a readable Parquet file: {exc}")]) from exc
+        raise DataError(Problem(path, f"not a readable Parquet file: {exc}")) from exc
     for row, values in enumerate(table.to_pylist(), start=1):
         yield _Record(row, 0, values)

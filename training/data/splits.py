@@ -1,4 +1,4 @@
-"""Train, validation and test: splitting without leaks, and finding the leaks of a split that was given."""
+"""Train, validation and test: splitting without leaks, and finding leaks in a given split."""
 
 import random
 from collections import Counter, defaultdict
@@ -8,9 +8,18 @@ from pathlib import Path
 
 from classifier.errors import LabelError
 from classifier.labels import Labels
+from training.config import DataConfig, TrainConfig
 from training.data.duplicates import find_groups, near_duplicate_pairs, normalise
-from training.data.folders import class_files, data_files, read_class_folders, read_folder
-from training.data.read import SUFFIXES, Columns, Example, read_examples
+from training.data.files import local_copy
+from training.data.read import (
+    SUFFIXES,
+    Example,
+    class_files,
+    data_files,
+    read_class_folders,
+    read_examples,
+    read_folder,
+)
 from training.errors import DataError, LeakError, Problem
 
 SPLIT_NAMES = {
@@ -21,19 +30,19 @@ SPLIT_NAMES = {
 
 
 WHOLE = ""
-"""The only part of data that come without a split."""
+"""Name of the only part of data without a given split."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Three lists of examples, each with at least one example of each label in `train`."""
+    """Examples for training, validation and test; every label occurs in `train`."""
 
     train: list[Example]
     val: list[Example]
     test: list[Example]
     labels: Labels
     groups: int
-    """Near-duplicate groups over all three; 0 if the splits were given as files."""
+    """Number of near-duplicate groups in all three; 0 if the splits were given as files."""
 
     def items(self) -> list[tuple[str, list[Example]]]:
         return [("train", self.train), ("val", self.val), ("test", self.test)]
@@ -44,109 +53,104 @@ class Splits:
 
 @dataclass(frozen=True)
 class Leak:
-    """Rows of split `of` that also stand in split `into`."""
+    """Rows of split `of` that also occur in split `into`."""
 
     of: str
     into: str
     exact: int
-    """Rows whose words are the same, case and punctuation aside."""
+    """Number of rows with the same words, whatever their case and punctuation."""
     near: int
-    """Rows that are the same or share most of their word 5-grams with a row of `into`."""
+    """Number of rows that are the same or share most of their word 5-grams with a row of `into`."""
     rows: int
 
     def __str__(self) -> str:
         return (
-            f"{self.exact} of {self.rows} {self.of} texts also stand in {self.into} "
-            f"({self.near} if near-duplicates count)"
+            f"{self.exact} of {self.rows} {self.of} texts also occur in {self.into} ({self.near} with near-duplicates)"
         )
 
 
-def load_splits(
-    path: Path,
-    columns: Columns | None = None,
-    *,
-    encoding: str = "utf-8",
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
-    near_duplicates: bool = True,
-) -> tuple[Splits, list[Leak]]:
-    """Read one file, or a folder a label, and split it; or read a directory with train, val and test files or folders.
+def load_splits(config: TrainConfig) -> tuple[Splits, list[Leak]]:
+    """Read the data of a run and split them, or check the split that they come with.
 
-    A directory without val or test has them split off its train. The leaks of given parts are returned, not judged:
-    see `refuse_leaks`.
+    A directory with train but without val or test has these split off its train. The leaks of given parts are
+    returned, not judged; see `refuse_leaks`.
 
     Raises:
         DataError: with every problem of every file.
     """
-    given = read_parts(path, columns, encoding=encoding)
-    if list(given) == [WHOLE]:
-        fractions = {"test": test_fraction, "val": val_fraction}
-        return split(path, given[WHOLE], fractions, seed, near_duplicates=near_duplicates), []
-    fractions = {"test": test_fraction, "val": val_fraction}
-    missing = {part: fraction for part, fraction in fractions.items() if part not in given}
-    labels = _labels(path, given["train"])
+    parts = read_parts(config)
+    fractions = {"test": config.test_fraction, "val": config.val_fraction}
+    if list(parts) == [WHOLE]:
+        return split(config.data, parts[WHOLE], fractions, config.seed, near_duplicates=config.near_duplicates), []
+    missing = {part: fraction for part, fraction in fractions.items() if part not in parts}
+    labels = _labels(config.data, parts["train"])
     if missing:
-        given |= _cut(given["train"], _groups(given["train"], near_duplicates), missing, seed)
-        for part in missing:
-            if not given[part]:
-                problem = f"train has too few different texts to take {part} from"
-                raise DataError([Problem(str(path), 0, 0, "", problem)])
-    _check_labels(path, labels, {part: given[part] for part in fractions})
-    splits = Splits(given["train"], given["val"], given["test"], labels, groups=0)
-    return splits, find_leaks(dict(splits.items()), near_duplicates=near_duplicates)
+        parts |= _cut(parts["train"], _groups(parts["train"], config.near_duplicates), missing, config.seed)
+        empty = [part for part in missing if not parts[part]]
+        if empty:
+            raise DataError(Problem(config.data, f"train has too few different texts to split off {empty[0]}"))
+    unknown = [
+        Problem(f"{config.data} ({part})", f"label {e.label!r} does not occur in train", e.row)
+        for part in fractions
+        for e in parts[part]
+        if e.label not in labels.label2id
+    ]
+    if unknown:
+        raise DataError(*unknown)
+    splits = Splits(parts["train"], parts["val"], parts["test"], labels, groups=0)
+    return splits, find_leaks(dict(splits.items()), near_duplicates=config.near_duplicates)
 
 
-def read_parts(path: Path, columns: Columns | None = None, *, encoding: str = "utf-8") -> dict[str, list[Example]]:
-    """What stands in a file or directory, unsplit: {WHOLE: examples}, or a given split's parts by name.
+def read_parts(config: DataConfig) -> dict[str, list[Example]]:
+    """Read the data unsplit: {WHOLE: examples}, or the parts of a given split by name.
 
     Raises:
         DataError: with every problem of every file.
     """
-    if path.is_file():
-        return {WHOLE: read_examples(path, columns, encoding=encoding)}
-    if path.is_dir() and not _split_files(path, "train") and class_files(path):
-        return {WHOLE: read_class_folders(path, encoding=encoding)}
-    return _read_given(path, columns, encoding)
+    with local_copy(config.data) as path:
+        if path.is_file():
+            return {WHOLE: read_examples(path, config)}
+        if path.is_dir() and not _split_files(path, "train") and class_files(path):
+            return {WHOLE: read_class_folders(path, config.encoding)}
+        return _read_given(path, config)
 
 
 def split(
-    path: Path, examples: Sequence[Example], fractions: Mapping[str, float], seed: int, *, near_duplicates: bool = True
+    data: str,
+    examples: Sequence[Example],
+    fractions: Mapping[str, float],
+    seed: int,
+    *,
+    near_duplicates: bool = True,
 ) -> Splits:
-    """Split examples: seeded, stratified by label, near-duplicate groups kept whole.
+    """Split examples by a seed, stratified by label, near-duplicate groups kept whole.
 
     Args:
-        path: for messages.
-        examples: all of them.
-        fractions: of the rows for "test" and "val"; the rest is "train".
+        data: name of the data, for messages.
+        examples: all examples.
+        fractions: fractions of the rows for "test" and "val"; the rest is "train".
         seed: decides the split, together with the rows.
-        near_duplicates: look for them where the rows have no groups; exact copies are always kept together.
+        near_duplicates: compute near-duplicate groups of rows without a group; exact copies are always kept together.
 
     Raises:
-        DataError: fewer than two labels, or a label with too few groups to stand in all three splits.
+        DataError: fewer than two labels, or a label with too few groups for all three splits.
     """
-    labels = _labels(path, examples)
+    labels = _labels(data, examples)
     ids = _groups(examples, near_duplicates)
     parts = _cut(examples, ids, fractions, seed)
     problems = [
-        Problem(
-            str(path),
-            0,
-            0,
-            "",
-            f"label {name!r} has too few different texts (near-duplicates are one) to stand in {part}",
-        )
+        Problem(data, f"label {name!r} has too few different texts (near-duplicates count as one) for {part}")
         for name in labels.names
         for part, rows in parts.items()
         if not any(e.label == name for e in rows)
     ]
     if problems:
-        raise DataError(problems)
+        raise DataError(*problems)
     return Splits(parts["train"], parts["val"], parts["test"], labels, groups=len(set(ids)))
 
 
 def find_leaks(splits: Mapping[str, Sequence[Example]], *, near_duplicates: bool = True) -> list[Leak]:
-    """What of val and test stands in train, and what of test in val; pairs without a leak are left out."""
+    """Return the leaks of test and val into train and of test into val; pairs without a leak are left out."""
     words = {name: [normalise(e.text) for e in examples] for name, examples in splits.items()}
     leaks = []
     for of, into in (("test", "train"), ("val", "train"), ("test", "val")):
@@ -163,13 +167,15 @@ def find_leaks(splits: Mapping[str, Sequence[Example]], *, near_duplicates: bool
 
 
 def refuse_leaks(leaks: Sequence[Leak]) -> None:
-    """Raises LeakError that says what leaks, if anything does."""
+    """Refuse a split that leaks.
+
+    Raises:
+        LeakError: there are leaks; the message lists them.
+    """
     if leaks:
         raise LeakError(
-            "the given split leaks: "
-            + "; ".join(map(str, leaks))
-            + ". A score on it says little about new texts. Join the files into one and let this command split them, "
-            "or go on as they are with --allow-leaks"
+            f"the given split leaks: {'; '.join(map(str, leaks))}. A score on it says little about new texts. Join the "
+            "files into one and let this command split it, or use them as they are with --allow-leaks"
         )
 
 
@@ -180,7 +186,7 @@ def _groups(examples: Sequence[Example], near_duplicates: bool) -> list[int]:
 def _cut(
     examples: Sequence[Example], ids: Sequence[int], fractions: Mapping[str, float], seed: int
 ) -> dict[str, list[Example]]:
-    """Deal the groups of each label out to the parts of `fractions` until each has its share; the rest is "train"."""
+    """Move groups of each label to the parts of `fractions` until each part has its share; the rest is "train"."""
     members: dict[int, list[Example]] = defaultdict(list)
     for number, example in zip(ids, examples, strict=True):
         members[number].append(example)
@@ -203,46 +209,48 @@ def _cut(
 def _deal(groups: list[list[Example]], part: list[Example], share: int) -> None:
     """Move whole groups from `groups` to `part` until it has its share of rows, or one group is left.
 
-    A group that would overshoot the share by half is passed over: one story told seventy times belongs in train.
+    A group that would exceed the share by half is skipped: one story told seventy times belongs in train.
     """
     taken = 0
-    passed_over: list[list[Example]] = []
-    while len(groups) + len(passed_over) > 1 and groups and taken < share:
+    skipped: list[list[Example]] = []
+    while len(groups) + len(skipped) > 1 and groups and taken < share:
         group = groups.pop()
         if taken + len(group) > max(1.5 * share, 1):
-            passed_over.append(group)
+            skipped.append(group)
         else:
             taken += len(group)
             part += group
-    groups += passed_over
+    groups += skipped
 
 
-def _read_given(path: Path, columns: Columns | None, encoding: str) -> dict[str, list[Example]]:
+def _read_given(path: Path, config: DataConfig) -> dict[str, list[Example]]:
     if not path.is_dir():
-        raise DataError([Problem(str(path), 0, 0, "", "no such file or directory")])
+        raise DataError(Problem(path, "no such file or directory"))
     problems: list[Problem] = []
     given: dict[str, list[Example]] = {}
     for part in SPLIT_NAMES:
         places = _split_files(path, part)
         if len(places) > 1:
-            names = ", ".join(place.name for place in places)
-            problems.append(Problem(str(path), 0, 0, "", f"several {part} files: {names}; keep one"))
+            problems.append(Problem(path, f"several {part} files: {', '.join(p.name for p in places)}; keep one"))
         elif not places and part == "train":
             needed = "train.csv, .tsv, .jsonl or .parquet, or a folder train with such files"
-            problems.append(Problem(str(path), 0, 0, "", f"no train file ({needed})"))
+            problems.append(Problem(path, f"no train file ({needed})"))
         elif places:
             read = read_folder if places[0].is_dir() else read_examples
             try:
-                given[part] = read(places[0], columns, encoding=encoding)
+                given[part] = read(places[0], config)
             except DataError as exc:
                 problems += exc.problems
     if problems:
-        raise DataError(problems)
+        raise DataError(*problems)
     return given
 
 
 def _split_files(path: Path, part: str) -> list[Path]:
-    """The part's file, or its folder of data files or of labels; a folder of bare texts is a label of that name."""
+    """Return the files of a part, and its folders of data files or of labels.
+
+    A folder that holds only texts is not among them: it is a label with the name of a part.
+    """
     return sorted(
         p
         for p in path.iterdir()
@@ -251,19 +259,8 @@ def _split_files(path: Path, part: str) -> list[Path]:
     )
 
 
-def _labels(path: Path, examples: Sequence[Example]) -> Labels:
+def _labels(data: str, examples: Sequence[Example]) -> Labels:
     try:
         return Labels.from_values(e.label for e in examples)
     except LabelError as exc:
-        raise DataError([Problem(str(path), 0, 0, "", str(exc))]) from exc
-
-
-def _check_labels(path: Path, labels: Labels, parts: Mapping[str, Sequence[Example]]) -> None:
-    problems = [
-        Problem(f"{path} ({part})", e.row, 0, "", f"label {e.label!r} does not occur in train")
-        for part, examples in parts.items()
-        for e in examples
-        if e.label not in labels.label2id
-    ]
-    if problems:
-        raise DataError(problems)
+        raise DataError(Problem(data, str(exc))) from exc

@@ -21,7 +21,7 @@ from classifier.errors import ModelError
 from classifier.model import load_base_tokenizer
 from training.config import PretrainConfig
 from training.data.corpus import END_OF_TEXT, Blocks, TokenFile, identities, tokenise, train_tokenizer
-from training.data.sources import name_of
+from training.data.files import name_of
 from training.errors import ConfigError
 from training.fit.batches import Epoch, LengthGroupedOrder
 from training.fit.checkpoints import check_place, claim

@@ -1,4 +1,4 @@
-"""One training run, from files to artifact: the whole path in the order in which it happens."""
+"""One training run, from files to artifact, in the order in which it happens."""
 
 import datetime
 import sys
@@ -14,7 +14,7 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from classifier.artifact import Artifact, Calibration, Golden, Manifest
+from classifier.artifact import Artifact, Calibration, Manifest
 from classifier.artifact_writer import check_writable_target, write_artifact
 from classifier.decoding import probabilities
 from classifier.encoding import EncodedText, Encoder, TextCleaning
@@ -22,8 +22,7 @@ from classifier.flatten import HEADS
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_base, load_base_tokenizer
 from training.config import TrainConfig
-from training.data.read import Columns, Example
-from training.data.sources import local_copy
+from training.data.read import Example
 from training.data.splits import Splits, load_splits, refuse_leaks
 from training.errors import ConfigError, DataError, Problem
 from training.fit.checkpoints import check_place
@@ -33,13 +32,13 @@ from training.report import metrics
 from training.report.baseline import baseline_predictions, fit_baseline
 from training.report.card import model_card
 from training.report.evaluate import accuracy_by_words, measure
-from training.report.golden import GOLDEN_TEXTS
+from training.report.golden import golden
 from training.report.html import ReportData, write_report
 from training.report.predict import predict_logits
 from training.report.provenance import provenance
 
 WHOLE_TEXT = 1 << 40
-"""More tokens than any text has: one window holds all of it, and training takes its rows from there."""
+"""More tokens than any text has: the one window of a text holds all of it, and training cuts its rows from there."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,18 @@ class _Part:
     """One split, read and tokenised."""
 
     texts: list[str]
-    ids: list[int]
-    """Label ids."""
+    label_ids: list[int]
     encoded: list[EncodedText]
 
     @property
-    def sequences(self) -> list[Sequence[int]]:
-        return [text.windows[0].ids for text in self.encoded]
+    def rows(self) -> tuple[list[Sequence[int]], list[int]]:
+        """Token ids of whole texts, and label ids."""
+        return [text.windows[0].ids for text in self.encoded], self.label_ids
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A run's inputs, all of them checked."""
+class _Inputs:
+    """The checked inputs of a run."""
 
     config: TrainConfig
     splits: Splits
@@ -69,20 +68,20 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Figures:
-    """What validation and test rows say about the trained model."""
+class _Results:
+    """Calibration on the validation split, and results on the test split."""
 
     temperature: float
     unsure_below: float
-    test_logits: NDArray[np.float32]
-    golden_logits: NDArray[np.float32]
+    probs_bc: NDArray[np.float64]
+    """Calibrated probabilities of the test texts."""
     metrics: dict[str, Any]
 
 
 def run(config: TrainConfig) -> Artifact | None:
-    """Train, measure, write.
+    """Train, measure, and write the artifact.
 
-    Everything that can be refused is refused before the first step: the output's place, the data, the base model.
+    Everything that can be refused is refused before the first step: output, data, base model.
 
     Returns:
         The artifact; None in all but one of the processes that torchrun starts.
@@ -91,44 +90,53 @@ def run(config: TrainConfig) -> Artifact | None:
         TrainingError, ClassifierError: with a message for the person who started the run.
     """
     started = time.monotonic()
-    work = _prepare(config)
-    train, val = work.parts["train"], work.parts["val"]
-    baseline = _baseline(work.parts, work.splits.labels) if config.baseline and is_main() else None
-    log = fine_tune(work.model, config, (train.sequences, train.ids), (val.sequences, val.ids))
+    inputs = _prepare(config)
+    baseline = _baseline(inputs.parts, inputs.splits.labels) if config.baseline and is_main() else None
+    log = fine_tune(inputs.model, config, inputs.parts["train"].rows, inputs.parts["val"].rows)
     if not is_main():
         return None
-    # From here on the weights are what the artifact stores: rounded once, before anything is measured.
+    # The weights are rounded before anything is measured, so that all figures are those of the stored weights.
     stored_dtype = getattr(torch, config.weights_dtype)
-    work.model.to(stored_dtype).float()
-    figures = _measure(work, baseline)
-    manifest = _manifest(work, figures, provenance(config, work.splits, work.model, log, time.monotonic() - started))
+    inputs.model.to(stored_dtype).float()
+    results = _measure(inputs, baseline)
+    made = provenance(config, inputs.splits, inputs.model, log, time.monotonic() - started)
+    manifest = _manifest(inputs, results, made)
     if config.report:
-        write_report(_report(work, figures, manifest, log), report_directory(config))
+        write_report(_report(inputs, results, manifest, log), report_directory(config))
     return write_artifact(
         Path(config.output),
-        model=work.model.to(stored_dtype),
-        tokenizer=work.tokenizer,
+        model=inputs.model.to(stored_dtype),
+        tokenizer=inputs.tokenizer,
         manifest=manifest,
         card=model_card(manifest),
         overwrite=config.overwrite,
     )
 
 
-def _prepare(config: TrainConfig) -> _Work:
+def report_directory(config: TrainConfig) -> Path:
+    """Return the directory of the report: beside the artifact, which must not carry the test texts."""
+    return Path(config.output).with_name(Path(config.output).name + "-report")
+
+
+def _prepare(config: TrainConfig) -> _Inputs:
     if not config.data or not config.output:
         raise ConfigError("both data and output must be given (--data, --output)")
     if is_main():
         check_writable_target(Path(config.output), overwrite=config.overwrite)
     if config.checkpoints:
         check_place(Path(config.checkpoints), Path(config.output))
-    splits = _load(config)
+    splits, leaks = load_splits(config)
+    if config.allow_leaks:
+        sys.stderr.writelines(f"warning: {leak}\n" for leak in leaks)
+    else:
+        refuse_leaks(leaks)
     transformers.set_seed(config.seed)
-    flat: dict[str, Any] = {"flatten_tokens": config.max_seq_len, "padded_rows": "transformers-4"}
+    flatten = {"flatten_tokens": config.max_seq_len, "padded_rows": "transformers-4"}
     model = load_base(
         config.base_model,
         splits.labels,
-        kind=HEADS["flatten" if config.head == "flatten" else "last_token"],
-        extra_config=flat if config.head == "flatten" else None,
+        kind=HEADS[config.head],
+        extra_config=flatten if config.head == "flatten" else None,
     )
     tokenizer = load_base_tokenizer(config.base_model)
     _check_sizes(config, model, tokenizer)
@@ -143,25 +151,25 @@ def _prepare(config: TrainConfig) -> _Work:
         for part, examples in splits.items()
     }
     encoder = Encoder(tokenizer, cleaning, config.max_seq_len, config.resolved_stride())
-    return _Work(config, splits, model, tokenizer, encoder, parts)
+    return _Inputs(config, splits, model, tokenizer, encoder, parts)
 
 
-def _measure(work: _Work, baseline: dict[str, Any] | None) -> _Figures:
-    labels, val, test = work.splits.labels, work.parts["val"], work.parts["test"]
-    val_logits = predict_logits(work.model, work.encoder, val.texts)
-    temperature = metrics.fit_temperature(val_logits, val.ids)
-    val_probs = probabilities(val_logits, temperature)
-    unsure_below = metrics.unsure_threshold(val_probs, val.ids, work.config.unsure_error)
-    test_logits = predict_logits(work.model, work.encoder, test.texts)
-    measured = measure(test_logits, test.ids, labels, temperature, unsure_below)
+def _measure(inputs: _Inputs, baseline: dict[str, Any] | None) -> _Results:
+    val, test = inputs.parts["val"], inputs.parts["test"]
+    val_logits = predict_logits(inputs.model, inputs.encoder, val.texts)
+    temperature = metrics.fit_temperature(val_logits, val.label_ids)
+    unsure_below = metrics.unsure_threshold(
+        probabilities(val_logits, temperature), val.label_ids, inputs.config.unsure_error
+    )
+    test_logits = predict_logits(inputs.model, inputs.encoder, test.texts)
+    measured = measure(test_logits, test.label_ids, inputs.splits.labels, temperature, unsure_below)
     if baseline is not None:
         measured["baseline"] = baseline
-    golden_logits = predict_logits(work.model, work.encoder, GOLDEN_TEXTS)
-    return _Figures(temperature, unsure_below, test_logits, golden_logits, measured)
+    return _Results(temperature, unsure_below, probabilities(test_logits, temperature), measured)
 
 
-def _manifest(work: _Work, figures: _Figures, made: dict[str, Any]) -> Manifest:
-    config, labels = work.config, work.splits.labels
+def _manifest(inputs: _Inputs, results: _Results, made: dict[str, Any]) -> Manifest:
+    config, labels = inputs.config, inputs.splits.labels
     return Manifest(
         name=config.name or Path(config.output).name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -169,61 +177,31 @@ def _manifest(work: _Work, figures: _Figures, made: dict[str, Any]) -> Manifest:
         head="flatten" if config.head == "flatten" else "last_token",
         max_tokens=config.max_seq_len,
         window_stride=config.resolved_stride(),
-        cleaning=work.encoder.cleaning,
-        calibration=Calibration(temperature=figures.temperature),
-        unsure_below=figures.unsure_below,
-        golden=[
-            Golden(text=text, logits=[float(x) for x in row])
-            for text, row in zip(GOLDEN_TEXTS, figures.golden_logits, strict=True)
-        ],
-        metrics=figures.metrics,
+        cleaning=inputs.encoder.cleaning,
+        calibration=Calibration(temperature=results.temperature),
+        unsure_below=results.unsure_below,
+        golden=golden(inputs.model, inputs.encoder),
+        metrics=results.metrics,
         provenance=made,
-        reference=_reference(figures, work.parts["test"].encoded, labels),
+        reference=_reference(results.probs_bc, inputs.parts["test"].encoded, labels),
     )
 
 
-def _report(work: _Work, figures: _Figures, manifest: Manifest, log: Sequence[Mapping[str, float]]) -> ReportData:
-    test = work.parts["test"]
-    made = manifest.provenance
+def _report(inputs: _Inputs, results: _Results, manifest: Manifest, log: Sequence[Mapping[str, float]]) -> ReportData:
+    test, made = inputs.parts["test"], manifest.provenance
+    by_words = accuracy_by_words(inputs.model, inputs.encoder, test.texts, test.label_ids)
     return ReportData(
         title=manifest.name,
         labels=manifest.labels,
         texts=test.texts,
-        truth=test.ids,
-        probs_bc=probabilities(figures.test_logits, figures.temperature),
-        metrics=figures.metrics,
-        by_words=accuracy_by_words(work.model, work.encoder, test.texts, test.ids) | {0: figures.metrics["accuracy"]},
-        rows=[e.row for e in work.splits.test],
+        truth=test.label_ids,
+        probs_bc=results.probs_bc,
+        metrics=results.metrics,
+        by_words=by_words | {0: results.metrics["accuracy"]},
+        rows=[e.row for e in inputs.splits.test],
         log=log,
         facts={key: value for key, value in made.items() if not isinstance(value, dict)} | made["recipe"],
     )
-
-
-def report_directory(config: TrainConfig) -> Path:
-    """Beside the artifact: what is served should not carry its test texts."""
-    return Path(config.output).with_name(Path(config.output).name + "-report")
-
-
-def _load(config: TrainConfig) -> Splits:
-    columns = Columns(
-        config.text_column, config.label_column, config.title_column, config.group_column, config.use_title
-    )
-    with local_copy(config.data) as data:
-        splits, leaks = load_splits(
-            data,
-            columns,
-            encoding=config.encoding,
-            val_fraction=config.val_fraction,
-            test_fraction=config.test_fraction,
-            seed=config.seed,
-            near_duplicates=config.near_duplicates,
-        )
-    if leaks and config.allow_leaks:
-        for leak in leaks:
-            sys.stderr.write(f"warning: {leak}\n")
-    else:
-        refuse_leaks(leaks)
-    return splits
 
 
 def _check_sizes(config: TrainConfig, model: GPT2Classifier, tokenizer: Tokenizer) -> None:
@@ -235,54 +213,54 @@ def _check_sizes(config: TrainConfig, model: GPT2Classifier, tokenizer: Tokenize
     if config.hidden_size and config.hidden_size != model.config.n_embd:
         raise ConfigError(
             f"hidden-size is {config.hidden_size}, but base model {config.base_model!r} is "
-            f"{model.config.n_embd} wide; leave hidden-size out to take the base's"
+            f"{model.config.n_embd} wide; leave hidden-size out to accept any width"
         )
     if tokenizer.get_vocab_size() > model.config.vocab_size:
         raise ConfigError(
-            f"base model {config.base_model!r}: its tokenizer has {tokenizer.get_vocab_size()} tokens, its embedding "
-            f"only {model.config.vocab_size}"
+            f"base model {config.base_model!r}: its tokenizer has {tokenizer.get_vocab_size()} tokens, but its "
+            f"embedding has only {model.config.vocab_size}"
         )
     if config.max_seq_len > model.config.n_positions:
         raise ConfigError(
             f"max-seq-len is {config.max_seq_len}, but base model {config.base_model!r} has "
-            f"{model.config.n_positions} positions; set max-seq-len to at most that"
+            f"{model.config.n_positions} positions; set max-seq-len to at most this number"
         )
 
 
 def _encode(encoder: Encoder, part: str, examples: Sequence[Example]) -> list[EncodedText]:
-    """The examples' tokens; texts that clean-up leaves empty are reported all at once."""
+    """Return the encoded examples; all texts that are empty after clean-up are reported at once."""
     encoded, problems = [], []
     for example, result in zip(examples, encoder.encode([e.text for e in examples]), strict=True):
         if isinstance(result, EncodedText):
             encoded.append(result)
         else:
-            problems.append(Problem(part, example.row, 0, "text", str(result)))
+            problems.append(Problem(part, str(result), example.row, field="text"))
     if problems:
-        raise DataError(problems)
+        raise DataError(*problems)
     return encoded
 
 
 def _baseline(parts: Mapping[str, _Part], labels: Labels) -> dict[str, Any]:
-    """The baseline gets the validation rows to train on, too: it has no epoch or temperature to choose by them."""
+    """Fit and measure the baseline. It also trains on the validation rows, because it chooses nothing by them."""
     train, val, test = parts["train"], parts["val"], parts["test"]
-    predicted = baseline_predictions(fit_baseline(train.texts + val.texts, train.ids + val.ids), test.texts)
-    scores = metrics.classification_metrics(test.ids, predicted, labels.names)
+    pipeline = fit_baseline(train.texts + val.texts, train.label_ids + val.label_ids)
+    predicted = baseline_predictions(pipeline, test.texts)
+    scores = metrics.classification_metrics(test.label_ids, predicted, labels.names)
     return {
         "model": "TF-IDF + logistic regression",
         **{key: scores[key] for key in ("accuracy", "macro_f1")},
-        "intervals": metrics.bootstrap_intervals(test.ids, predicted, len(labels)),
+        "intervals": metrics.bootstrap_intervals(test.label_ids, predicted, len(labels)),
     }
 
 
-def _reference(figures: _Figures, encoded: Sequence[EncodedText], labels: Labels) -> dict[str, Any]:
-    """What the test split looks like to the model; traffic that looks otherwise has drifted."""
-    probs = probabilities(figures.test_logits, figures.temperature)
+def _reference(probs_bc: NDArray[np.float64], encoded: Sequence[EncodedText], labels: Labels) -> dict[str, Any]:
+    """Return how the test split looks to the model, from which the service tells whether traffic has drifted."""
     quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
-    shares = np.bincount(probs.argmax(axis=1), minlength=len(labels)) / len(probs)
+    shares = np.bincount(probs_bc.argmax(axis=1), minlength=len(labels)) / len(probs_bc)
     return {
-        "rows": len(probs),
+        "rows": len(probs_bc),
         "label_shares": dict(zip(labels.names, shares.round(6).tolist(), strict=True)),
         "quantiles": quantiles,
-        "confidence": np.quantile(probs.max(axis=1), quantiles).round(6).tolist(),
+        "confidence": np.quantile(probs_bc.max(axis=1), quantiles).round(6).tolist(),
         "tokens": np.quantile([text.tokens for text in encoded], quantiles).round(1).tolist(),
     }

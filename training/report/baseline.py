@@ -1,4 +1,4 @@
-"""TF-IDF and logistic regression: what a GPT-2 has to beat to earn its place."""
+"""The baseline: TF-IDF and logistic regression, which a GPT-2 has to beat."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +9,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 
 def fit_baseline(texts: Sequence[str], label_ids: Sequence[int]) -> Pipeline:
-    """Fit words and pairs of words, weighted by TF-IDF, and a multinomial logistic regression.
+    """Fit a logistic regression on the TF-IDF of words and pairs of words.
 
-    Characters and pairs of them where no word stands in two texts.
+    If no word occurs in two texts, it uses characters and pairs of characters instead.
     """
 
     def made(**words: Any) -> Pipeline:
@@ -22,10 +22,10 @@ def fit_baseline(texts: Sequence[str], label_ids: Sequence[int]) -> Pipeline:
 
     try:
         return made(min_df=2)
-    except ValueError:  # no word stands in two texts: few texts, or a script without spaces
+    except ValueError:  # no word occurs in two texts: there are few texts, or the script has no spaces
         return made(min_df=1, token_pattern=r"\w|\S")
 
 
 def baseline_predictions(pipeline: Any, texts: Sequence[str]) -> list[int]:
-    """Label ids, one a text."""
+    """Return one label id per text."""
     return [int(label) for label in pipeline.predict(list(texts))]

@@ -1,4 +1,4 @@
-"""An artifact's figures on labelled texts: what every run and `python -m training evaluate` report."""
+"""The metrics of a model on labelled texts, which every run and `python -m training evaluate` report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,9 @@ from classifier.decoding import probabilities
 from classifier.encoding import Encoder
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier
-from training.data.read import Columns, Example, read_examples
+from training.config import DataConfig
+from training.data.files import local_copy, name_of
+from training.data.read import read_examples
 from training.errors import DataError, Problem
 from training.report import metrics
 from training.report.html import ReportData, write_report
@@ -22,32 +24,28 @@ WORDS_READ = (8, 16, 32, 64, 128, 256)
 
 
 def evaluate(
-    artifact_dir: Path,
-    data: Path,
-    columns: Columns | None = None,
-    *,
-    encoding: str = "utf-8",
-    skip_unlabelled: bool = False,
-    report: Path | None = None,
+    artifact_dir: Path, config: DataConfig, *, skip_unlabelled: bool = False, report: Path | None = None
 ) -> dict[str, Any]:
-    """Measure an artifact as it is served: its clean-up, windows, temperature and threshold.
+    """Measure an artifact as it is served, with its clean-up, windows, temperature and threshold.
 
     Args:
-        artifact_dir: the artifact.
-        data: labelled texts.
-        columns: where they stand in the file.
-        encoding: of a text file.
+        artifact_dir: directory of the artifact.
+        config: one file of labelled texts.
         skip_unlabelled: leave out rows with an empty label.
-        report: directory for report.html, metrics.json and plots, if wanted.
+        report: directory for report.html, metrics.json and plots, if they are wanted.
 
     Raises:
         ArtifactError: the artifact is unusable.
-        DataError: the file is, or holds a label that the artifact does not know.
+        DataError: the file is unusable, or has a label that the artifact does not know.
     """
     artifact = read_artifact(artifact_dir)
     labels, manifest = artifact.labels, artifact.manifest
-    examples = read_examples(data, columns, encoding=encoding, skip_unlabelled=skip_unlabelled)
-    _check_labels(data, examples, labels)
+    with local_copy(config.data) as path:
+        examples = read_examples(path, config, skip_unlabelled=skip_unlabelled)
+    unknown = [e for e in examples if e.label not in labels.label2id]
+    if unknown:
+        message = f"is none of {', '.join(labels.names)}"
+        raise DataError(*(Problem(config.data, f"{e.label!r} {message}", e.row, field="label") for e in unknown))
     truth = [labels.id_of(e.label) for e in examples]
     texts = [e.text for e in examples]
     model, encoder = artifact.model(), artifact.encoder()
@@ -55,8 +53,9 @@ def evaluate(
     temperature = manifest.calibration.temperature
     measured = measure(logits, truth, labels, temperature, manifest.unsure_below)
     if report is not None:
+        name = name_of(config.data)
         page = ReportData(
-            title=f"{manifest.name} on {data.name}",
+            title=f"{manifest.name} on {name}",
             labels=labels.names,
             texts=texts,
             truth=truth,
@@ -64,7 +63,7 @@ def evaluate(
             metrics=measured,
             by_words=accuracy_by_words(model, encoder, texts, truth) | {0: measured["accuracy"]},
             rows=[e.row for e in examples],
-            facts={"artifact": manifest.name, "weights (SHA-256)": artifact.weights_sha256, "data": data.name},
+            facts={"artifact": manifest.name, "weights (SHA-256)": artifact.weights_sha256, "data": name},
         )
         write_report(page, report)
     return measured
@@ -73,14 +72,14 @@ def evaluate(
 def measure(
     logits: NDArray[np.float32], truth: Sequence[int], labels: Labels, temperature: float, unsure_below: float
 ) -> dict[str, Any]:
-    """Every figure of a model on labelled texts.
+    """Return all metrics of a model on labelled texts.
 
     Args:
-        logits: (B, C).
+        logits: (B, C) logits.
         truth: B label ids.
         labels: the C labels.
-        temperature: of the calibration.
-        unsure_below: the threshold.
+        temperature: temperature of the calibration.
+        unsure_below: probability below which an answer is unsure.
     """
     predicted = logits.argmax(axis=1).tolist()
     probs = probabilities(logits, temperature)
@@ -96,8 +95,8 @@ def measure(
     }
 
 
-def figure_lines(measured: Mapping[str, Any]) -> list[str]:
-    """What `measure` gives, and the baseline's where it is, as `key=value;` lines for people and log collectors."""
+def metric_lines(measured: Mapping[str, Any]) -> list[str]:
+    """Return metrics, and the baseline's if there are any, as `key=value;` lines for people and log collectors."""
     lines = [
         f"test_rows={measured['rows']}; test_accuracy={measured['accuracy']:.4f}; "
         f"test_macro_f1={measured['macro_f1']:.4f};"
@@ -119,19 +118,9 @@ def figure_lines(measured: Mapping[str, Any]) -> list[str]:
 def accuracy_by_words(
     model: GPT2Classifier, encoder: Encoder, texts: Sequence[str], truth: Sequence[int]
 ) -> dict[int, float]:
-    """Accuracy if only the first n words are read, for n in `WORDS_READ`."""
+    """Return the accuracy if only the first n words of each text are read, for each n in `WORDS_READ`."""
     words = [text.split() for text in texts]
     return {
         n: float((predict_logits(model, encoder, [" ".join(w[:n]) for w in words]).argmax(axis=1) == truth).mean())
         for n in WORDS_READ
     }
-
-
-def _check_labels(data: Path, examples: Sequence[Example], labels: Labels) -> None:
-    unknown = [
-        Problem(str(data), e.row, 0, "label", f"{e.label!r} is none of {', '.join(labels.names)}")
-        for e in examples
-        if e.label not in labels.label2id
-    ]
-    if unknown:
-        raise DataError(unknown)

@@ -1,8 +1,13 @@
-"""Texts of our own that every artifact carries with its answers.
+"""Golden texts, which every artifact stores together with their logits.
 
-The service compares its logits with these before it says that it is ready. They are not there to test the model's
-taste but the arithmetic: short and long, accents and emoji, a literal special token, more than one window.
+The service compares its own logits with the stored ones before it becomes ready. The texts test the arithmetic, not the
+quality of the model: short and long, accents and emoji, a literal special token, more than one window.
 """
+
+from classifier.artifact import Golden
+from classifier.encoding import Encoder
+from classifier.model import GPT2Classifier
+from training.report.predict import predict_logits
 
 GOLDEN_TEXTS = (
     "Goal!",
@@ -17,3 +22,9 @@ GOLDEN_TEXTS = (
     "The council met on Monday to talk about the bridge. " * 12,
     "After the break the game opened up, and both sides had chances to settle it. " * 90,
 )
+
+
+def golden(model: GPT2Classifier, encoder: Encoder) -> list[Golden]:
+    """Return the golden texts with their float32 logits, for the manifest."""
+    logits = predict_logits(model, encoder, GOLDEN_TEXTS)
+    return [Golden(text=text, logits=row.tolist()) for text, row in zip(GOLDEN_TEXTS, logits, strict=True)]

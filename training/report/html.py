@@ -1,7 +1,7 @@
-"""The report of a run or an evaluation: one HTML page that needs nothing else, metrics.json, and the plots as PNG.
+"""The report of a run or an evaluation: one self-contained HTML page, metrics.json, and the plots as PNG files.
 
-Written for a reader who doubts: intervals beside every figure, the baseline beside the model, the worst mistakes in
-full view. Takes figures, computes none but those of the plots.
+It is written for a sceptical reader: intervals beside every figure, the baseline beside the model, and the worst
+mistakes in full. It shows metrics that were computed elsewhere.
 """
 
 import base64
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from training.report.metrics import ECE_BINS, reliability
+from training.report.pages import render
 
 MISTAKES = 12
 SNIPPET_CHARS = 280
@@ -28,11 +28,11 @@ STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": Fa
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report shows.
+    """The content of a report.
 
-    `metrics` is what `training.report.evaluate.measure` gives. `probs_bc` are calibrated, (B, C) float64; `texts`
-    and `truth` have B entries. `by_words` maps a number of words read to the accuracy on them, 0 meaning the whole
-    text. `log` is the Trainer's, empty for an evaluation.
+    `metrics` comes from `training.report.evaluate.measure`. `probs_bc` are calibrated, (B, C) float64; `texts` and
+    `truth` (label ids) have B entries. `by_words` maps a number of words to the accuracy if only these are read; 0 is
+    the whole text. `log` is the log of the Trainer, empty for an evaluation.
     """
 
     title: str
@@ -43,14 +43,14 @@ class ReportData:
     metrics: Mapping[str, Any]
     by_words: Mapping[int, float]
     rows: Sequence[int] = ()
-    """The texts' rows in their file; if not given, they are counted from 1."""
+    """Rows of the texts in their file; if empty, texts are counted from 1."""
     log: Sequence[Mapping[str, float]] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
-    """Lines of the "how it was made" table."""
+    """Rows of the table "How it was made"."""
 
 
 def write_report(data: ReportData, directory: Path) -> Path:
-    """Write report.html, metrics.json and the PNGs; return the page's path. Existing files of these names go."""
+    """Write report.html, metrics.json and the plots, replacing existing ones, and return the path of the page."""
     directory.mkdir(parents=True, exist_ok=True)
     plots: dict[str, bytes] = {}
     with mpl.rc_context(STYLE):
@@ -59,14 +59,8 @@ def write_report(data: ReportData, directory: Path) -> Path:
             figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight", metadata={"Software": ""})
             plots[name] = buffer.getvalue()
             (directory / f"{name}.png").write_bytes(plots[name])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
         data=data,
         metrics=data.metrics,
         mistakes=worst_mistakes(data),
@@ -80,7 +74,7 @@ def write_report(data: ReportData, directory: Path) -> Path:
 
 
 def worst_mistakes(data: ReportData) -> list[dict[str, Any]]:
-    """Wrong answers, the most confident first, at most `MISTAKES`."""
+    """Return at most `MISTAKES` wrong answers, the most confident first."""
     predicted = data.probs_bc.argmax(axis=1)
     wrong = np.flatnonzero(predicted != np.asarray(data.truth))
     ranked = wrong[np.argsort(-data.probs_bc[wrong].max(axis=1), kind="stable")][:MISTAKES]
@@ -118,8 +112,8 @@ def _confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure
         axes.text(column, row, str(count), ha="center", va="center", color=color)
     axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("answered")
-    axes.set_ylabel("true")
+    axes.set_xlabel("answer")
+    axes.set_ylabel("true label")
     return figure
 
 

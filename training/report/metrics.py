@@ -1,4 +1,4 @@
-"""What is measured on a split, and the two numbers that validation data decides: temperature and threshold."""
+"""Metrics of a split, and the two numbers that are chosen on validation data: temperature and threshold."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from classifier.decoding import probabilities
@@ -14,28 +15,23 @@ ECE_BINS = 15
 
 
 def classification_metrics(truth: Sequence[int], predicted: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, macro-F1, and precision, recall, F1 and rows for each label.
+    """Return accuracy, macro-F1, the confusion matrix, and precision, recall, F1 and rows of each label.
 
     Args:
         truth: B label ids.
         predicted: B label ids.
-        names: C label names; macro-F1 is the mean over the labels that occur in `truth`.
+        names: C label names. Macro-F1 is the mean over the labels that occur in `truth`.
     """
     ids = list(range(len(names)))
-    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=ids, zero_division=0)
-    present = [i for i in ids if support[i]]
+    scores = precision_recall_fscore_support(truth, predicted, labels=ids, zero_division=0)
+    _, _, f1, rows = scores
     return {
         "rows": len(truth),
         "accuracy": float(np.mean(np.asarray(truth) == np.asarray(predicted))),
-        "macro_f1": float(np.mean(f1[present])),
+        "macro_f1": float(np.mean(f1[rows > 0])),
         "per_class": {
-            names[i]: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "rows": int(support[i]),
-            }
-            for i in ids
+            name: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
+            for name, p, r, f, n in zip(names, *scores, strict=True)
         },
         "confusion": confusion_matrix(truth, predicted, labels=ids).tolist(),
     }
@@ -44,14 +40,14 @@ def classification_metrics(truth: Sequence[int], predicted: Sequence[int], names
 def bootstrap_intervals(
     truth: Sequence[int], predicted: Sequence[int], labels: int, *, resamples: int = 2000, level: float = 0.95
 ) -> dict[str, list[float]]:
-    """Percentile bootstrap intervals of accuracy and macro-F1 over texts (Efron and Tibshirani 1993, chapter 13).
+    """Return percentile bootstrap intervals of accuracy and macro-F1 (Efron and Tibshirani 1993, chapter 13).
 
     Args:
         truth: B label ids.
         predicted: B label ids.
-        labels: C.
-        resamples: draws of B texts with replacement, from a fixed seed.
-        level: the intervals' coverage.
+        labels: C, the number of labels.
+        resamples: number of draws of B texts with replacement, from a fixed seed.
+        level: coverage of the intervals.
 
     Returns:
         `accuracy` and `macro_f1`, each [low, high].
@@ -71,7 +67,7 @@ def bootstrap_intervals(
 
 
 def expected_calibration_error(probs_bc: ArrayLike, truth: Sequence[int], bins: int = ECE_BINS) -> float:
-    """ECE of the top label: mean |confidence - accuracy| over equal-width confidence bins, weighted by rows.
+    """Return the ECE of the top label: mean |confidence - accuracy| over equal-width bins, weighted by rows.
 
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
 
@@ -84,8 +80,7 @@ def expected_calibration_error(probs_bc: ArrayLike, truth: Sequence[int], bins: 
 
 
 def reliability(probs_bc: ArrayLike, truth: Sequence[int], bins: int = ECE_BINS) -> list[dict[str, float]]:
-    """What `expected_calibration_error` sums up: of each bin of confidence with rows, its mean confidence, the share of
-    right answers, and the rows.
+    """Return the mean confidence, the share of right answers and the rows of each bin of confidence that has rows.
 
     Args:
         probs_bc: (B, C), rows sum to 1.
@@ -105,30 +100,23 @@ def reliability(probs_bc: ArrayLike, truth: Sequence[int], bins: int = ECE_BINS)
 
 
 def brier_score(probs_bc: ArrayLike, truth: Sequence[int]) -> float:
-    """Mean squared distance between the probabilities and the one-hot truth; 0 is perfect, 2 the worst."""
+    """Return the mean squared distance between the probabilities and the one-hot truth: 0 is best, 2 is worst."""
     probs = np.asarray(probs_bc)
     return float(np.mean(np.sum((probs - np.eye(probs.shape[1])[np.asarray(truth)]) ** 2, axis=1)))
 
 
 def negative_log_likelihood(logits_bc: ArrayLike, truth: Sequence[int], temperature: float = 1.0) -> float:
-    """Mean -log p(truth) in nats, of softmax(logits / temperature)."""
-    log_probs = _log_probabilities(np.asarray(logits_bc, dtype=np.float64), temperature)
+    """Return the mean -log p(truth) of softmax(logits / temperature), in nats."""
+    log_probs = log_softmax(np.asarray(logits_bc, dtype=np.float64) / temperature, axis=1)
     return float(-log_probs[np.arange(len(log_probs)), np.asarray(truth)].mean())
 
 
-def _log_probabilities(logits_bc: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    scaled = logits_bc / temperature
-    shifted = scaled - scaled.max(axis=1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
-
-
 def fit_temperature(logits_bc: ArrayLike, truth: Sequence[int]) -> float:
-    """The temperature in [0.05, 20] that minimises the negative log-likelihood (Guo et al. 2017, section 4.2).
+    """Return the temperature in [0.05, 20] with the lowest negative log-likelihood (Guo et al. 2017, section 4.2).
 
-    The targets are Platt's rather than one-hot: the truth has 1 - 1/(B + 2), the other labels share the rest (Platt,
-    "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2). Where all B rows are right, one-hot
-    targets would drive the temperature towards 0 and every probability to 1, which B rows cannot prove.
+    The targets are Platt's instead of one-hot: the truth has 1 - 1/(B + 2), the other labels share the rest (Platt,
+    "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2). If all B rows are right, one-hot targets
+    would drive the temperature towards 0 and every probability to 1, which B rows cannot prove.
     """
     logits = np.asarray(logits_bc, dtype=np.float64)
     rows, labels = logits.shape
@@ -137,30 +125,30 @@ def fit_temperature(logits_bc: ArrayLike, truth: Sequence[int]) -> float:
     targets[np.arange(rows), np.asarray(truth)] = 1 - rest
 
     def loss(log_temperature: float) -> float:
-        return float(-(targets * _log_probabilities(logits, float(np.exp(log_temperature)))).sum(axis=1).mean())
+        return float(-(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1).mean())
 
     result = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return float(np.exp(result.x))
 
 
 def unsure_threshold(probs_bc: ArrayLike, truth: Sequence[int], max_error: float) -> float:
-    """The smallest confidence at which the answered rows are wrong at most `max_error` of the time.
+    """Return the lowest confidence above which at most `max_error` of the answers are wrong.
 
     Args:
         probs_bc: (B, C) calibrated validation probabilities.
         truth: B label ids.
-        max_error: allowed share of wrong answers among the answered, 0..1.
+        max_error: allowed share of wrong answers, 0 to 1.
 
     Returns:
-        A threshold t: rows whose top probability is below t are "unsure". 0 if all rows may be answered; just above
-        the largest confidence if none may.
+        A threshold: rows whose top probability is below it are unsure. It is 0 if no row needs to be, and just above
+        the highest confidence if all rows have to be.
     """
     probs = np.asarray(probs_bc)
     order = np.argsort(-probs.max(axis=1), kind="stable")
     confidence: NDArray[np.float64] = probs.max(axis=1)[order]
     wrong = np.cumsum(probs.argmax(axis=1)[order] != np.asarray(truth)[order])
     answered = np.arange(1, len(probs) + 1)
-    # a threshold answers all rows of one confidence or none: only a block's last row counts
+    # A threshold cannot separate rows of equal confidence: only the last row of such a block counts.
     ends = np.flatnonzero(np.r_[confidence[1:] < confidence[:-1], True])
     allowed = ends[wrong[ends] / answered[ends] <= max_error]
     if len(allowed) == 0:
@@ -172,7 +160,7 @@ def unsure_threshold(probs_bc: ArrayLike, truth: Sequence[int], max_error: float
 def calibration_metrics(
     logits_bc: ArrayLike, truth: Sequence[int], temperature: float, unsure_below: float
 ) -> dict[str, float]:
-    """ECE, Brier score and NLL before and after the temperature; coverage and error at the threshold."""
+    """Return ECE, Brier score and NLL before and after temperature scaling, and coverage and error at the threshold."""
     before, after = probabilities(logits_bc), probabilities(logits_bc, temperature)
     answered = after.max(axis=1) >= unsure_below
     wrong = after.argmax(axis=1) != np.asarray(truth)

@@ -1,4 +1,4 @@
-"""Logits of many texts with the reference forward: what training measures itself by."""
+"""Logits of many texts by the reference forward, from which all figures of training are computed."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ from classifier.errors import EncodingError
 from classifier.model import GPT2Classifier, infer_sequences
 
 BATCH_TOKENS = 8192
-"""Padded tokens a batch: wide enough for the matrix kernels, small enough for a laptop."""
+"""Padded tokens per batch: enough for the matrix kernels, few enough for the memory of a laptop."""
 
 
 def predict_logits(model: GPT2Classifier, encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Logits (B, C) float32 of whole texts, long ones by windows. The model is put in evaluation mode.
+    """Return the logits (B, C) float32 of whole texts, long ones read in windows. Sets the model to evaluation mode.
 
     Raises:
-        EncodingError: a text that cannot be encoded; the message says which.
+        EncodingError: a text cannot be encoded; the message says which.
     """
     encoded: list[EncodedText] = []
     for i, result in enumerate(encoder.encode(texts)):
@@ -42,11 +42,11 @@ def predict_logits(model: GPT2Classifier, encoder: Encoder, texts: Sequence[str]
 
 
 def _batches(windows: Sequence[Window], at_least: int) -> list[list[int]]:
-    """Indices of windows, longest first, cut where the padded batch would pass `BATCH_TOKENS`.
+    """Return batches of indices of windows, longest first, of at most `BATCH_TOKENS` tokens with padding.
 
     Args:
-        windows: to be laid out.
-        at_least: tokens to which the model pads every row.
+        windows: the windows.
+        at_least: number of tokens to which the model pads every row.
     """
     batches: list[list[int]] = []
     width = 0

@@ -1,4 +1,4 @@
-"""What an artifact was made from: data, recipe, versions, commit. Names no place of the trainer's machine."""
+"""Provenance of an artifact: data, recipe, versions, commit. It contains no path of the training machine."""
 
 import platform
 import subprocess
@@ -12,25 +12,25 @@ import transformers
 
 from classifier.model import GPT2Classifier
 from training.config import TrainConfig
+from training.data.files import name_of
 from training.data.read import fingerprint
-from training.data.sources import name_of
 from training.data.splits import Splits
 
 NOT_RECORDED = frozenset({"data", "output", "overwrite", "base_model", "checkpoints", "save_steps"})
-"""Settings that name places on the trainer's machine; base_model and data are recorded by name only."""
+"""Settings that contain paths of the training machine; data and base_model are recorded by name only."""
 
 
 def provenance(
     config: TrainConfig, splits: Splits, model: GPT2Classifier, log: Sequence[dict[str, float]], seconds: float
 ) -> dict[str, Any]:
-    """The manifest's `provenance`.
+    """Return the `provenance` of the manifest.
 
     Args:
-        config: the run's settings.
-        splits: its data.
+        config: settings of the run.
+        splits: data of the run.
         model: the trained model.
-        log: the Trainer's log.
-        seconds: that the run took.
+        log: log of the Trainer.
+        seconds: duration of the run.
     """
     recipe = {key: value for key, value in asdict(config).items() if key not in NOT_RECORDED}
     return {
@@ -53,7 +53,7 @@ def provenance(
 
 
 def _git_commit() -> str | None:
-    """The commit of the code that trains, if it runs from a checkout."""
+    """Return the commit of the training code, if it runs from a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

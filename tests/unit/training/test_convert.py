@@ -94,15 +94,15 @@ def test_pickled_code_does_not_run(settings: Conversion, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"classifier.weight": torch.zeros(2, 2)}, "classifier.weight belongs to no SimpleGPT2SequenceClassifier"),
+        ({"classifier.weight": torch.zeros(2, 2)}, "classifier.weight is not part of a SimpleGPT2SequenceClassifier"),
         (_without("fc1.weight"), "no fc1.weight of two dimensions"),
         (_without("gpt2model.h.1.ln_1.weight"), "not a GPT-2's weights: .*transformer.h.1.ln_1.weight"),
         (_without("gpt2model.h.0.mlp.c_fc.weight"), "no gpt2model.h.0.mlp.c_fc.weight of two dimensions"),
         (tiny(num_classes=4).state_dict(), "fc1 has 4 rows, 3 labels were given"),
-        (tiny(vocab_size=300).state_dict(), "has 400 tokens, the checkpoint 300"),
+        (tiny(vocab_size=300).state_dict(), "has 400 tokens, but the checkpoint has 300"),
         (tiny() , "not a readable PyTorch state dict|a state dict is needed"),
         ({"a": 1}, "a state dict is needed"),
-        (_without("") | {"fc1.bias": torch.tensor([0.0, float("nan"), 0.0])}, "no finite numbers: score.bias"),
+        (_without("") | {"fc1.bias": torch.tensor([0.0, float("nan"), 0.0])}, "not finite numbers: score.bias"),
         (_without("") | {"gpt2model.wte.weight": torch.zeros(400, 0)}, "no gpt2model.wte.weight of two dimensions"),
     ],
 )  # fmt: skip

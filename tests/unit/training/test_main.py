@@ -1,5 +1,6 @@
 """The command line, as a person uses it."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -64,8 +65,11 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_prepare_train_evaluate_from_the_shell(tmp_path: Path, base_model: Path, news_csv: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(archive())
-    assert main(["prepare", "--archive", str(tmp_path / "a.zip"), "--output", str(tmp_path / "bbc.csv")]) == 0
+    content = archive()
+    (tmp_path / "a.zip").write_bytes(content)
+    prepare = ["prepare", "--archive", str(tmp_path / "a.zip"), "--output", str(tmp_path / "bbc.csv")]
+    assert main(prepare) == 2  # these are not the articles of the BBC
+    assert main([*prepare, "--sha256", hashlib.sha256(content).hexdigest()]) == 0
     arguments = ["train", "--data", str(news_csv), "--base-model", str(base_model), "--output", str(tmp_path / "m")]
     trained = subprocess.run(
         command(*arguments, "--epochs", "1", "--max-seq-len", "32", "--hidden-size", "16"),
@@ -110,5 +114,5 @@ def test_interrupted_training_leaves_no_half_artifact(
     finally:
         process.kill()
     assert process.returncode == 130, errors
-    assert "interrupted; nothing was written but checkpoints" in errors
+    assert "interrupted; nothing was written except checkpoints" in errors
     assert list(output.parent.iterdir()) == []

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(described: dict[str, Any]) -> None:
     from training.fit.run import report_directory, run
-    from training.report.evaluate import figure_lines
+    from training.report.evaluate import metric_lines
     from training.sagemaker.job.pack import add_code
 
     config = TrainConfig(**described["config"])
@@ -70,7 +70,7 @@ def _train(described: dict[str, Any]) -> None:
     if report.is_dir():
         shutil.copytree(report, described["output_data"], dirs_exist_ok=True)
         shutil.rmtree(report)
-    sys.stdout.write("\n".join(figure_lines(artifact.manifest.metrics)) + "\n")
+    sys.stdout.write("\n".join(metric_lines(artifact.manifest.metrics)) + "\n")
     sys.stdout.flush()
 
 

@@ -94,7 +94,7 @@ def test_tokens_on_disk_are_taken_as_they_are(source: str, tokenizer: Tokenizer,
 
 def test_corpus_without_enough_documents_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("one document", encoding="utf-8")
-    with pytest.raises(DataError, match=r"1 documents, none of them falls to val; .* lines <\|endoftext\|>"):
+    with pytest.raises(DataError, match=r"none of 1 documents falls to val; lines <\|endoftext\|>"):
         tokenise([str(tmp_path / "one.txt")], tokenizer, 0, tmp_path, 0.001, 1)
 
 

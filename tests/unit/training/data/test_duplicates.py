@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.texts import news_rows
+from training.config import DataConfig
 from training.data.duplicates import MIN_SHARED, SHINGLE_WORDS, find_groups, near_duplicate_pairs, normalise
-from training.data.read import Columns, read_examples
+from training.data.read import read_examples
 
 STORY = (
     "The council will build a new bridge over the river next year, its leader said on Monday. Work will begin in "
@@ -96,7 +97,7 @@ def test_order_does_not_change_the_partition() -> None:
 
 def test_bbc_groups_are_found_again(shared: Path) -> None:
     """The file's own 2,049 groups came from another program; ours finds every pair of theirs and a few more."""
-    examples = read_examples(shared / "data" / "bbc" / "bbc_original.csv", Columns(use_title=False))
+    examples = read_examples(shared / "data" / "bbc" / "bbc_original.csv", DataConfig(use_title=False))
     ours = find_groups([e.text for e in examples])
     assert 2035 <= len(set(ours)) <= 2049
     by_theirs: dict[str | None, set[int]] = {}

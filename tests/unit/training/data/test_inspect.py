@@ -5,13 +5,14 @@ import pytest
 
 from tests.support.texts import news_rows
 from training.__main__ import main
+from training.config import DataConfig
 from training.data.inspect import report_data
-from training.errors import ConfigError, DataError
+from training.errors import DataError
 
 
-def write(path: Path, rows: list[dict[str, str]]) -> Path:
+def write(path: Path, rows: list[dict[str, str]]) -> DataConfig:
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
+    return DataConfig(data=str(path))
 
 
 def test_wrong_label_and_double_story_are_found(tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_leaks_of_a_given_split_are_listed(tmp_path: Path, capsys: pytest.Captur
     assert main(["inspect", "--data", str(tmp_path), "--output", str(tmp_path / "report")]) == 0
     assert "leaks=1;" in capsys.readouterr().out
     page = (tmp_path / "report" / "data.md").read_text(encoding="utf-8")
-    assert "- 1 of 11 test texts also stand in train" in page and "train 40, val 10, test 11" in page
+    assert "- 1 of 11 test texts also occur in train" in page and "train 40, val 10, test 11" in page
 
 
 def test_rare_labels_do_not_stop_the_others_from_being_checked(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_rare_labels_do_not_stop_the_others_from_being_checked(tmp_path: Path) -
     rows[7]["label"] = "weather"
     facts = report_data(write(tmp_path / "news.jsonl", rows), tmp_path / "report")
     assert facts["labels_not_checked"] == ["weather"] and facts["suspicious"][0]["row"] == "7"
-    assert "too few texts: weather." in (tmp_path / "report" / "data.md").read_text(encoding="utf-8")
+    assert "they have too few texts: weather." in (tmp_path / "report" / "data.md").read_text(encoding="utf-8")
 
 
 def test_one_class_is_reported_too(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_clean_data_says_so(tmp_path: Path) -> None:
 
 def test_unusable_data_and_output_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        report_data(tmp_path / "none.csv", tmp_path / "report")
+        report_data(DataConfig(data=str(tmp_path / "none.csv")), tmp_path / "report")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         report_data(write(tmp_path / "news.jsonl", news_rows(60)), tmp_path / "file")

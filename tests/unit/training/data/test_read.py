@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.texts import news_rows
-from training.data.read import Columns, fingerprint, read_examples
+from training.config import DataConfig
+from training.data.read import fingerprint, read_examples
 from training.errors import SHOWN_PROBLEMS, DataError, Problem
 
 
@@ -38,13 +39,13 @@ def test_columns_are_found_by_their_usual_names(tmp_path: Path) -> None:
     first, second = read_examples(path)
     assert (first.text, first.label, first.group) == ("Head\n\nBody", "a", "7")
     assert (second.text, second.label, second.group) == ("Alone", "b", None)
-    assert read_examples(path, Columns(use_title=False))[0].text == "Body"
+    assert read_examples(path, DataConfig(use_title=False))[0].text == "Body"
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
     path = write(tmp_path / "d.csv", "body,topic\nx y,a\n")
-    assert read_examples(path, Columns(text="body", label="topic"))[0].label == "a"
-    [problem] = problems_of(path, columns=Columns(text="body", label="subject"))
+    assert read_examples(path, DataConfig(text_column="body", label_column="topic"))[0].label == "a"
+    [problem] = problems_of(path, columns=DataConfig(text_column="body", label_column="subject"))
     assert problem.message == "no label column 'subject'; the file has 'body', 'topic'"
 
 
@@ -60,7 +61,7 @@ def test_every_broken_row_is_reported_with_file_row_line_and_field(tmp_path: Pat
     path = write(tmp_path / "d.csv", 'text,label\n"a\nb",x\n,x\ngood,\nmore,x,y\nlast,x\n')
     problems = problems_of(path)
     assert [(p.row, p.line, p.field) for p in problems] == [(2, 4, "text"), (3, 5, "label"), (4, 6, "")]
-    message = str(DataError(problems))
+    message = str(DataError(*problems))
     assert message.startswith("3 problems in the data:\n")
     assert f"{path}, row 2 (line 4), field 'text': the text is empty" in message
     assert "3 fields where the header has 2; an unquoted ','?" in message
@@ -85,8 +86,8 @@ def test_wrong_encoding_names_the_byte_and_the_way_out(tmp_path: Path) -> None:
     [problem] = problems_of(path)
     assert problem.line == 3 and "byte 0xa3 at offset 18 is not utf-8" in problem.message
     assert "--encoding" in problem.message
-    assert read_examples(path, encoding="latin-1")[1].text == "£5"
-    [problem] = problems_of(path, encoding="klingon")
+    assert read_examples(path, DataConfig(encoding="latin-1"))[1].text == "£5"
+    [problem] = problems_of(path, columns=DataConfig(encoding="klingon"))
     assert problem.message == "Python knows no encoding 'klingon'"
 
 
@@ -126,7 +127,7 @@ def test_a_very_long_field_is_read(tmp_path: Path) -> None:
 
 
 def test_message_shows_no_more_than_a_screenful() -> None:
-    error = DataError([Problem("f", row, 0, "", "bad") for row in range(1, SHOWN_PROBLEMS + 6)])
+    error = DataError(*(Problem("f", "bad", row) for row in range(1, SHOWN_PROBLEMS + 6)))
     assert len(error.problems) == SHOWN_PROBLEMS + 5
     assert str(error).endswith("... and 5 more")
 
@@ -164,4 +165,4 @@ def test_absurdly_nested_json_is_a_broken_row(tmp_path: Path) -> None:
 def test_any_spelling_of_utf_8_takes_a_byte_order_mark(tmp_path: Path) -> None:
     path = write(tmp_path / "d.csv", b"\xef\xbb\xbftext,label\nx,a\n")
     for name in ("utf8", "UTF_8", "utf-8"):
-        assert read_examples(path, encoding=name)[0].label == "a"
+        assert read_examples(path, DataConfig(encoding=name))[0].label == "a"

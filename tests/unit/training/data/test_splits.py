@@ -8,11 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.texts import news_rows
+from training.config import TrainConfig
 from training.data.read import Example
-from training.data.splits import find_leaks, load_splits, refuse_leaks, split
+from training.data.splits import Leak, Splits, find_leaks, load_splits, refuse_leaks, split
 from training.errors import DataError, LeakError
 
-HERE = Path("d.csv")
+HERE = "d.csv"
+
+
+def load(data: Path, **settings: float) -> tuple[Splits, list[Leak]]:
+    return load_splits(TrainConfig(data=str(data), seed=1, **settings))  # type: ignore[arg-type]
 
 
 def examples(count: int, *, labels: int = 3, groups: int | None = None) -> list[Example]:
@@ -75,8 +80,8 @@ def test_small_labels_get_a_row_in_each_part() -> None:
 def test_train_too_small_to_take_val_from_says_so(tmp_path: Path) -> None:
     rows = [Example(f"words of {label}", label, None, i) for i, label in enumerate("012")]
     write_given(tmp_path, train=rows, test=examples(6))
-    with pytest.raises(DataError, match="too few different texts to take val from"):
-        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    with pytest.raises(DataError, match="too few different texts to split off val"):
+        load(tmp_path)
 
 
 def write_given(directory: Path, **parts: list[Example]) -> Path:
@@ -89,7 +94,7 @@ def write_given(directory: Path, **parts: list[Example]) -> Path:
 def test_given_files_are_taken_as_they_are(tmp_path: Path) -> None:
     rows = examples(60)
     write_given(tmp_path, train=rows[:40], validation=rows[40:50], test=rows[50:])
-    splits, leaks = load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    splits, leaks = load(tmp_path)
     assert splits.sizes() == {"train": 40, "val": 10, "test": 10} and leaks == []
 
 
@@ -100,7 +105,7 @@ def test_folder_a_label_is_read_and_split(tmp_path: Path) -> None:
         (folder / f"{abs(hash(row['text']))}.txt").write_text(row["text"], encoding="utf-8")
     (tmp_path / "README.md").touch()
     (tmp_path / "sport" / ".hidden.txt").touch()
-    splits, leaks = load_splits(tmp_path, val_fraction=0.2, test_fraction=0.2, seed=1)
+    splits, leaks = load(tmp_path, val_fraction=0.2, test_fraction=0.2)
     assert splits.labels.names == ("business", "politics", "sport") and leaks == []
     assert splits.sizes() == {"train": 36, "val": 12, "test": 12}
 
@@ -110,20 +115,20 @@ def test_problems_of_a_folder_a_label_come_together(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
-        load_splits(tmp_path, val_fraction=0.2, test_fraction=0.2, seed=1)
+        load(tmp_path, val_fraction=0.2, test_fraction=0.2)
     assert [Path(p.file).parent.name for p in caught.value.problems] == ["a", "b"]
 
 
 def test_missing_val_file_is_split_off_train(tmp_path: Path) -> None:
     rows = examples(60)
     write_given(tmp_path, train=rows[:45], test=rows[45:])
-    splits, leaks = load_splits(tmp_path, val_fraction=0.2, test_fraction=0.1, seed=1)
+    splits, leaks = load(tmp_path, val_fraction=0.2)
     assert splits.sizes() == {"train": 36, "val": 9, "test": 15} and leaks == []
 
 
 def test_missing_test_file_is_split_off_train_too(tmp_path: Path) -> None:
     write_given(tmp_path, train=examples(60))
-    splits, leaks = load_splits(tmp_path, val_fraction=0.2, test_fraction=0.1, seed=1)
+    splits, leaks = load(tmp_path, val_fraction=0.2)
     assert splits.sizes() == {"train": 42, "val": 12, "test": 6} and leaks == []
 
 
@@ -138,22 +143,22 @@ def test_parts_may_be_folders_of_files_of_several_formats(tmp_path: Path) -> Non
             writer = csv.writer(file)
             writer.writerow(["category", "text"])
             writer.writerows((e.label, e.text) for e in chosen[5:])
-    splits, _ = load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    splits, _ = load(tmp_path)
     assert [e.text for e in splits.train] == [e.text for e in rows[:40]]
     assert splits.sizes() == {"train": 40, "val": 10, "test": 10}
     (tmp_path / "train" / "b.txt").write_text("text", encoding="utf-8")
     (tmp_path / "train" / "c.csv").write_text("text,label\n,x\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"(?s)b\.txt: unknown format '\.txt'.*c\.csv, row 1"):
-        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+        load(tmp_path)
 
 
 def test_leaks_are_counted_and_refused(tmp_path: Path) -> None:
     rows = examples(60)
     near = Example(rows[0].text + " One more thing happened.", rows[0].label, None, 1)
     write_given(tmp_path, train=rows[:40], val=rows[40:50], test=[*rows[50:], rows[1], near])
-    _, leaks = load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+    _, leaks = load(tmp_path)
     assert [(leak.of, leak.into, leak.exact, leak.near, leak.rows) for leak in leaks] == [("test", "train", 1, 2, 12)]
-    with pytest.raises(LeakError, match=r"1 of 12 test texts also stand in train \(2 if near-duplicates count\)"):
+    with pytest.raises(LeakError, match=r"1 of 12 test texts also occur in train \(2 with near-duplicates\)"):
         refuse_leaks(leaks)
     refuse_leaks([])
 
@@ -162,7 +167,7 @@ def test_label_that_train_does_not_have_is_named_with_its_row(tmp_path: Path) ->
     rows = examples(30)
     write_given(tmp_path, train=rows[:20], val=rows[20:25], test=[Example("words", "new", None, 1)])
     with pytest.raises(DataError, match=r"\(test\), row 1: label 'new' does not occur in train"):
-        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+        load(tmp_path)
 
 
 def test_problems_of_all_files_come_together(tmp_path: Path) -> None:
@@ -170,20 +175,20 @@ def test_problems_of_all_files_come_together(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("text\nx\n", encoding="utf-8")
     (tmp_path / "test.jsonl").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+        load(tmp_path)
     message = str(caught.value)
     assert "row 1" in message and "several test files: test.csv, test.jsonl" in message
 
 
 def test_empty_directory_and_missing_path_say_what_is_needed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no train file \(train\.csv"):
-        load_splits(tmp_path, val_fraction=0.1, test_fraction=0.1, seed=1)
+        load(tmp_path)
     with pytest.raises(DataError, match="no such file or directory"):
-        load_splits(tmp_path / "nothing", val_fraction=0.1, test_fraction=0.1, seed=1)
+        load(tmp_path / "nothing")
 
 
 def test_the_articles_split_leaks_nineteen_test_texts(shared: Path) -> None:
-    _, leaks = load_splits(shared / "data" / "bbc" / "article", val_fraction=0.1, test_fraction=0.1, seed=1)
+    _, leaks = load(shared / "data" / "bbc" / "article")
     exact = {(leak.of, leak.into): (leak.exact, leak.rows) for leak in leaks}
     assert exact == {("test", "train"): (19, 223), ("val", "train"): (16, 222), ("test", "val"): (2, 223)}
     assert leaks == find_leaks({name: part for name, part in _article_parts(shared).items()})

@@ -13,8 +13,8 @@ from service.model.torch_engine import load_torch_engine
 from service.settings import Settings
 from tests.support.runs import run
 from tests.support.texts import news_rows
-from training.config import TrainConfig
-from training.data.sources import name_of
+from training.config import DataConfig, TrainConfig
+from training.data.files import name_of
 from training.errors import ConfigError, DataError, LeakError
 from training.report.evaluate import evaluate
 from training.report.predict import predict_logits
@@ -187,10 +187,10 @@ def test_leaking_split_is_refused_or_warned_about(
     for name, part in parts.items():
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
     leaky = changed(config, data=str(tmp_path), epochs=1.0, baseline=False)
-    with pytest.raises(LeakError, match="1 of 11 test texts also stand in train"):
+    with pytest.raises(LeakError, match="1 of 11 test texts also occur in train"):
         run(leaky)
     run(changed(leaky, allow_leaks=True))
-    assert "warning: 1 of 11 test texts also stand in train" in capsys.readouterr().err
+    assert "warning: 1 of 11 test texts also occur in train" in capsys.readouterr().err
 
 
 def test_text_that_clean_up_leaves_empty_is_reported(config: TrainConfig, news_csv: Path) -> None:
@@ -203,7 +203,7 @@ def test_evaluate_gives_the_runs_own_figures(config: TrainConfig, tmp_path: Path
     artifact = run(changed(config, epochs=2.0, baseline=False))
     path = tmp_path / "new.jsonl"
     path.write_text("\n".join(map(json.dumps, news_rows(30, seed=9))), encoding="utf-8")
-    measured = evaluate(artifact.directory, path, report=tmp_path / "report")
+    measured = evaluate(artifact.directory, DataConfig(data=str(path)), report=tmp_path / "report")
     assert (tmp_path / "report" / "report.html").is_file()
     texts = [row["text"] for row in news_rows(30, seed=9)]
     loaded = read_artifact(artifact.directory)
@@ -212,4 +212,4 @@ def test_evaluate_gives_the_runs_own_figures(config: TrainConfig, tmp_path: Path
     assert measured["accuracy"] == pytest.approx((predicted == truth).mean())
     path.write_text('{"text": "x", "label": "weather"}', encoding="utf-8")
     with pytest.raises(DataError, match="'weather' is none of business, politics, sport"):
-        evaluate(artifact.directory, path)
+        evaluate(artifact.directory, DataConfig(data=str(path)))

@@ -47,7 +47,9 @@ def test_curves_are_drawn_where_there_was_training(tmp_path: Path) -> None:
     assert page.count("data:image/png;base64,") == 4 and "that training never saw" in page
 
 
-@pytest.mark.parametrize(("accuracy", "verdict"), [(0.5, "Right more often than"), (1.0, "Not better than the other")])
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"), [(0.5, "right more often than the other"), (1.0, "not better than the other")]
+)
 def test_verdict_against_the_baseline_is_plain(tmp_path: Path, accuracy: float, verdict: str) -> None:
     data = report_data()
     baseline = {
