@@ -73,6 +73,7 @@ def prepare(
 
     Raises:
         DataError: the archive cannot be read, or its content is not the expected one. Nothing is written then.
+        ConfigError: the output cannot be written.
     """
     raw, source = _fetch(urls) if archive is None else (_read(archive), archive.name)
     digest = hashlib.sha256(raw).hexdigest()

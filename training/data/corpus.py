@@ -58,10 +58,6 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         ids = torch.from_numpy(tokens[index * self._block : (index + 1) * self._block].astype(np.int64))
         return {"input_ids": ids, "labels": ids}
 
-    def length(self, index: int) -> int:
-        """Return the number of tokens of a block, which is the same for all."""
-        return self._block
-
 
 def read_documents(sources: Sequence[str]) -> Iterator[str]:
     """Yield the documents of text files, stripped of surrounding white space; empty ones are left out.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fsspec
 
-from training.errors import DataError, Problem
+from training.errors import ConfigError, DataError, Problem
 
 
 def name_of(source: str) -> str:
@@ -67,17 +67,20 @@ def read_text(path: Path, encoding: str) -> str:
 
 
 def replace_text(path: Path, content: str) -> None:
-    """Write a text file whole or not at all, and make its directory if needed.
+    """Write a text file whole or not at all; it is on the disk when this returns. Makes its directory if needed.
 
     Raises:
-        DataError: the file cannot be written.
+        ConfigError: the file cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(content, encoding="utf-8")
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as exc:
         with suppress(OSError):
             unfinished.unlink()
-        raise DataError(Problem(path, f"cannot be written: {exc}")) from exc
+        raise ConfigError(f"{path} cannot be written: {exc}") from exc

@@ -61,7 +61,8 @@ def report_data(config: DataConfig, output: Path) -> dict[str, Any]:
         The content of `data.json`.
 
     Raises:
-        DataError: with every problem of the data; or the output cannot be written.
+        DataError: with every problem of the data.
+        ConfigError: the output cannot be written.
     """
     parts = read_parts(config)
     rows = [LocatedExample(e, f"{part} {e.row}".strip()) for part, examples in parts.items() for e in examples]

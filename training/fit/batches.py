@@ -1,9 +1,9 @@
-"""What the model sees while it learns: rows of tokens, their order, and batches of them."""
+"""Training data as the model sees it: rows of tokens, their order, and batches of them."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -13,20 +13,21 @@ from classifier.encoding import pad
 
 @dataclass
 class Epoch:
-    """The number of the pass over the training texts, from 0; shared by what must know it."""
+    """Number of the current pass over the training texts, from 0; one object is shared by all that depend on it."""
 
     number: int = 0
 
 
 class TokenizedTexts(Dataset[dict[str, Any]]):
-    """Each text's beginning, or a random stretch of it, and its label id.
+    """The beginning of each text, or a random stretch of it, with its label id.
 
     Args:
         texts: token ids of whole texts.
-        label_ids: one a text.
-        max_tokens: tokens of one row at most.
-        crop_seed: if given, every other time a longer text is asked for, it gives a stretch that begins anywhere.
-        epoch: which stretch depends on seed, epoch and text alone, so that a resumed run sees the same ones.
+        label_ids: one label id per text.
+        max_tokens: most tokens of one row.
+        crop_seed: if given, a longer text gives a stretch that begins anywhere in half of the cases. The stretch
+            depends only on seed, epoch and text, so that a resumed run sees the same ones.
+        epoch: the current epoch.
     """
 
     def __init__(
@@ -55,55 +56,47 @@ class TokenizedTexts(Dataset[dict[str, Any]]):
             start = rng.randint(0, spare) if rng.random() < 0.5 else 0
         return {"input_ids": ids[start : start + self._max_tokens], "labels": label}
 
-    def length(self, index: int) -> int:
-        """Tokens of a row."""
-        return min(len(self._rows[index][0]), self._max_tokens)
-
-
-class HasLengths(Protocol):
-    """Rows of known lengths."""
-
-    def __len__(self) -> int: ...
-    def length(self, index: int) -> int:
-        """Tokens of a row."""
+    def lengths(self) -> list[int]:
+        """Return the number of tokens of each row."""
+        return [min(len(ids), self._max_tokens) for ids, _ in self._rows]
 
 
 class LengthGroupedOrder(Sampler[int]):
-    """A random order in which neighbours are of like length, so that batches waste little on padding.
+    """A random order in which neighbours have similar lengths, so that batches waste little on padding.
 
-    Texts are shuffled, sorted within stretches of `BATCHES_SORTED` batches, and the batches shuffled again. The order
-    depends on seed and epoch alone: transformers' own sampler draws it from the global generator, and a run resumed
-    within an epoch would go on in another order.
+    Rows are shuffled, sorted within stretches of `BATCHES_SORTED` batches, and the batches are shuffled again. The
+    order depends only on seed and epoch. The sampler of transformers draws from the global generator, so a run that
+    resumes within an epoch would continue in another order.
     """
 
     BATCHES_SORTED = 50
 
-    def __init__(self, texts: HasLengths, batch_size: int, seed: int, epoch: Epoch) -> None:
-        self._texts = texts
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Epoch) -> None:
+        self._lengths = lengths
         self._batch_size = batch_size
         self._seed = seed
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
         rng = random.Random(f"order:{self._seed}:{self._epoch.number}")
-        order = list(range(len(self._texts)))
+        order = list(range(len(self._lengths)))
         rng.shuffle(order)
         size = self._batch_size
         batches: list[list[int]] = []
         for start in range(0, len(order), size * self.BATCHES_SORTED):
-            stretch = sorted(order[start : start + size * self.BATCHES_SORTED], key=self._texts.length)
+            stretch = sorted(order[start : start + size * self.BATCHES_SORTED], key=self._lengths.__getitem__)
             batches += [stretch[i : i + size] for i in range(0, len(stretch), size)]
-        # the one short batch stays last: a loader cuts the order every `size` texts
+        # The one short batch stays last, because the loader cuts the order every `size` rows.
         short = [batches.pop()] if len(batches[-1]) < size else []
         rng.shuffle(batches)
         return iter([index for batch in [*batches, *short] for index in batch])
 
 
 class Collator:
-    """Rows of `TokenizedTexts` to a left-padded batch of int64 tensors."""
+    """Makes a left-padded batch of int64 tensors from rows of `TokenizedTexts`."""
 
     def __init__(self, pad_id: int) -> None:
         self._pad_id = pad_id

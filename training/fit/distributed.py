@@ -1,6 +1,6 @@
-"""Several processes that train one model, as `torchrun` starts them: who writes, and how they wait for each other.
+"""Several processes that train one model, started by `torchrun`: which one writes, and how they wait for each other.
 
-Without torchrun there is one process, which is the main one, and nothing waits.
+Without torchrun there is only the main process, and nothing waits.
 """
 
 import datetime
@@ -14,20 +14,20 @@ Value = TypeVar("Value")
 
 
 def state() -> PartialState:
-    """This process's place; joins the others at the first call (NCCL on CUDA, else gloo).
+    """Return the state of this process; the first call joins the others (NCCL on CUDA, else gloo).
 
-    They may wait long: one of them tokenises a corpus. If one fails, torchrun ends the others, no time-out is needed.
+    Processes may wait long while one tokenises a corpus. No time-out is needed: if one fails, torchrun ends the others.
     """
     return PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(days=2))
 
 
 def is_main() -> bool:
-    """Whether this process writes files and prints."""
+    """Return whether this process writes files and prints."""
     return bool(state().is_main_process)
 
 
 def share(value: Value) -> Value:
-    """The main process's value, in every process."""
+    """Return the value of the main process in every process."""
     if state().num_processes == 1:
         return value
     values: list[Value] = broadcast_object_list([value])
@@ -35,12 +35,12 @@ def share(value: Value) -> Value:
 
 
 def gather(value: Value) -> list[Value]:
-    """Every process's value, in every process, in the order of their ranks."""
+    """Return the values of all processes in every process, in the order of their ranks."""
     return [value] if state().num_processes == 1 else list(gather_object([value]))
 
 
 def leave() -> None:
-    """Call where the common work is over: what only the main process does may take longer than the others wait."""
+    """Leave the group when the common work is done, so that the others need not wait for the main process."""
     if state().num_processes > 1:
         state().wait_for_everyone()
         state().destroy_process_group()

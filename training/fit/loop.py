@@ -1,10 +1,12 @@
-"""What every training loop shares: the Trainer with our order of rows, complete checkpoints and plain logs."""
+"""The training loop of fine-tuning and pre-training: transformers' Trainer with an order of rows that a resumed run
+repeats, checkpoints that are marked when they are complete, and plain log lines.
+"""
 
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
@@ -17,33 +19,16 @@ from transformers import (
     TrainingArguments,
 )
 
+from training.config import PretrainConfig, TrainConfig
 from training.fit.batches import Epoch
-from training.fit.checkpoints import complete_steps, latest_complete, mark_complete, tensors_sha256
+from training.fit.checkpoints import complete_steps, latest_complete, mark_complete
 from training.fit.distributed import gather, is_main, state
 from training.fit.stopping import StopAtStep, Stopped, defer
+from training.fit.weights import AveragedWeights, BestWeights, tensors_sha256
 
 
-class LoopConfig(Protocol):
-    """Settings that every loop has; see `training.config` for their meaning."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def gradient_accumulation(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def max_grad_norm(self) -> float: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-
-
-def arguments(config: LoopConfig, directory: Path, **more: Any) -> TrainingArguments:
-    """The Trainer's arguments, those of one loop alone in `more`."""
+def arguments(config: TrainConfig | PretrainConfig, directory: Path, **more: Any) -> TrainingArguments:
+    """Return the arguments of the Trainer; `more` are those that only one of the loops needs."""
     return TrainingArguments(
         output_dir=str(directory),
         per_device_train_batch_size=config.batch_size,
@@ -62,17 +47,17 @@ def arguments(config: LoopConfig, directory: Path, **more: Any) -> TrainingArgum
         label_names=["labels"],
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=not torch.cuda.is_available(),  # else the processes of torchrun do not find each other
+        use_cpu=not torch.cuda.is_available(),  # otherwise the processes of torchrun do not find each other
         ddp_find_unused_parameters=False,
         **more,
     )
 
 
 def use_bfloat16(precision: str) -> bool:
-    """Whether matrix products run in bfloat16 under autocast; the weights that learn are float32 either way.
+    """Return whether matrix products run in bfloat16 under autocast; the weights are float32 in both cases.
 
     Args:
-        precision: "float32", "bfloat16", or "auto": bfloat16 where the hardware has instructions for it.
+        precision: "float32", "bfloat16", or "auto": bfloat16 if the hardware has instructions for it.
     """
     if precision != "auto":
         return precision == "bfloat16"
@@ -83,26 +68,35 @@ def use_bfloat16(precision: str) -> bool:
 
 
 def setting_of_machine(precision: str) -> dict[str, Any]:
-    """What a run's weights depend on that no setting says: the precision that "auto" found, and how many processes."""
+    """Return what the weights depend on besides the settings: the actual precision and the number of processes."""
     return {"precision": "bfloat16" if use_bfloat16(precision) else "float32", "processes": state().num_processes}
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """Hash of a model's weights before training: a base of the same name may be another one."""
+    """Return the SHA-256 of a model's weights, which tells apart base models of the same name."""
     return tensors_sha256(model.state_dict().items())
 
 
 class OrderedTrainer(Trainer):
-    """Trainer that takes its order of rows from a sampler of ours and marks checkpoints that are whole.
+    """A Trainer that takes the order of rows from a sampler of ours and marks complete checkpoints.
 
     Args:
-        order: depends on seed and epoch alone, so that a resumed run sees the rows that an uninterrupted one sees.
-        epoch: told the number of each pass when it begins.
+        order: order of rows that depends only on seed and epoch, so that a resumed run sees the same rows.
+        epoch: its number is set when an epoch begins.
+        stored: weights that are stored with each checkpoint, in addition to the Trainer's own files.
     """
 
-    def __init__(self, order: Sampler[int], epoch: Epoch, **keywords: Any) -> None:
+    def __init__(
+        self,
+        order: Sampler[int],
+        epoch: Epoch,
+        *,
+        stored: BestWeights | AveragedWeights | None = None,
+        **keywords: Any,
+    ) -> None:
         self._order = order
-        super().__init__(**keywords)
+        self._stored = stored
+        super().__init__(callbacks=[stored] if stored else None, **keywords)
         self.add_callback(_CountEpochs(epoch))
         self._stop = StopAtStep()
         self.add_callback(self._stop)
@@ -111,29 +105,29 @@ class OrderedTrainer(Trainer):
             self.add_callback(LogLines())
 
     def train_on(self, directory: Path) -> list[dict[str, float]]:
-        """Train, from the newest complete checkpoint in `directory` if there is one, and return the log.
+        """Train from the newest complete checkpoint in `directory`, if there is one, and return the log.
 
-        Evaluations during training run in the precision of training: they only compare one step with another.
+        Evaluations during training run in the precision of training, because they only compare one step with another.
         Afterwards the model computes in float32 again, as it will be stored and served.
 
         Raises:
-            Stopped: on request, with a checkpoint written.
+            Stopped: the run was stopped on request, after a checkpoint.
         """
         defer()
         if state().is_local_main_process:
-            latest_complete(directory)  # removes incomplete ones: by one process, before any other looks
+            latest_complete(directory)  # one process removes incomplete checkpoints, before any other looks
         state().wait_for_everyone()
-        # hosts may have directories of their own: the newest that all of them have
+        # Hosts may have separate directories: take the newest checkpoint that all of them have.
         steps = set.intersection(*map(set, gather(complete_steps(directory))))
         newest = directory / f"checkpoint-{max(steps)}" if steps else None
-        if newest:
-            self.load_more(newest)
-        if newest and _is_over(newest):  # else the Trainer would take one step more
+        if newest and self._stored is not None:
+            self._stored.load(newest)
+        if newest and _is_over(newest):  # the Trainer would take one more step
             self._load_from_checkpoint(str(newest))
             self.state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
         else:
             self.train(resume_from_checkpoint=str(newest) if newest else None)
-        # Else accelerate's autocast stays around the model's forward, and measures what nobody serves.
+        # Otherwise accelerate's autocast would stay around the model's forward.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         if self._stop.stopped:
             raise Stopped
@@ -144,14 +138,15 @@ class OrderedTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        state().wait_for_everyone()  # every process writes its generator's state
+        state().wait_for_everyone()  # every process writes the state of its generator
         if self.args.should_save:
             checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            self.save_more(checkpoint)
+            if self._stored is not None:
+                self._stored.save(checkpoint)
             mark_complete(checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Every process's, by the main one: another host's directory may be another."""
+        """Let the main process store the state of every process, because other hosts may have other directories."""
         super()._save_rng_state(output_dir)
         own = Path(output_dir) / f"rng_state_{state().process_index}.pth"
         if state().num_processes > 1:
@@ -159,26 +154,20 @@ class OrderedTrainer(Trainer):
                 if is_main() and not (own.parent / name).exists():
                     (own.parent / name).write_bytes(content)
 
-    def save_more(self, checkpoint: Path) -> None:
-        """What a loop adds to its checkpoints; called in the main process, before the checkpoint counts as complete."""
-
-    def load_more(self, checkpoint: Path) -> None:
-        """Take up what `save_more` wrote; called in every process."""
-
 
 def _is_over(checkpoint: Path) -> bool:
-    """Whether the checkpoint is that of a run's last step, or of the evaluation at which patience ended it."""
+    """Return whether a checkpoint is that of the last step, or of the evaluation at which patience ended the run."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     control = state["stateful_callbacks"]["TrainerControl"]["args"]
     return bool(state["global_step"] >= state["max_steps"] or control["should_training_stop"])
 
 
 NAMES = {"loss": "train_loss", "train_loss": "mean_train_loss"}
-"""What log lines call the Trainer's figures: its `train_loss` is the mean over the run, reported once at the end."""
+"""Names in log lines of values of the Trainer, whose `train_loss` is the mean over the whole run."""
 
 
 class LogLines(TrainerCallback):
-    """Progress as plain `key=value;` lines, for places that are no terminal; log collectors parse them."""
+    """Prints progress as `key=value;` lines, which log collectors parse, if the output is not a terminal."""
 
     def on_log(
         self,
@@ -200,7 +189,7 @@ def _fields(logs: Mapping[str, Any]) -> Iterator[str]:
 
 
 class _CountEpochs(TrainerCallback):
-    """A resumed run begins within an epoch: its number is the whole part of the Trainer's count."""
+    """Sets the number of the epoch: the whole part of the Trainer's count, since a resumed run begins within one."""
 
     def __init__(self, epoch: Epoch) -> None:
         self._epoch = epoch

@@ -1,4 +1,4 @@
-"""What fine-tuning minimises, over plain tensors."""
+"""Losses of fine-tuning, over plain tensors."""
 
 from collections.abc import Sequence
 
@@ -15,19 +15,19 @@ def classification_loss(
     label_smoothing: float,
     weights_c: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean cross-entropy in nats of B texts.
+    """Return the mean cross-entropy of B texts in nats.
 
-    A causal model can be asked after every token. Asking it there too makes its answers good on prefixes, and gives a
-    few thousand texts the weight of a few hundred thousand questions.
+    A causal model can answer after every token. Training it to do so makes its answers good on prefixes, and turns a
+    few thousand texts into a few hundred thousand training examples.
 
     Args:
         logits_btc: (B, T, C) float32.
         mask_bt: (B, T), 1 on real tokens.
         labels: (B,) int64.
-        dense_from: 0: the loss after each text's last token. n: half of that, and half of the mean over the text's
-            tokens from the n-th on (the last one always among them).
+        dense_from: 0: the loss after the last token of each text. n: half of that, and half of the mean over the tokens
+            from the n-th on, which always include the last one.
         label_smoothing: probability mass spread over all labels.
-        weights_c: (C,) what a text of each label weighs in the mean; all the same if not given.
+        weights_c: (C,) weight in the mean of a text of each label; equal weights if None.
     """
     texts, tokens, _ = logits_btc.shape
     rows = torch.arange(texts, device=labels.device)
@@ -39,7 +39,7 @@ def classification_loss(
     if dense_from:
         asked_bt = (mask_bt == 1) & (mask_bt.long().cumsum(-1) >= dense_from)
         asked_bt[rows, last_b] = True
-        # where, not a product: what stands in padding may be anything
+        # not a product, because the loss in padding may be anything, NaN included
         inner_b = losses_bt.where(asked_bt, 0.0).sum(1) / asked_bt.sum(1)
         loss_b = 0.5 * loss_b + 0.5 * inner_b
     if weights_c is None:
@@ -49,7 +49,7 @@ def classification_loss(
 
 
 def class_weights(label_ids: Sequence[int], labels: int) -> torch.Tensor:
-    """Inverse frequency, (C,) float32, the mean over texts being 1; 0 for a label without texts."""
+    """Return inverse frequencies, (C,) float32, with a mean of 1 over the texts; 0 for a label without texts."""
     counts = torch.bincount(torch.tensor(label_ids), minlength=labels)
     present = counts > 0
     return torch.where(present, len(label_ids) / (present.sum() * counts.clamp(min=1)), 0.0).float()

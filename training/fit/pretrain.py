@@ -1,4 +1,4 @@
-"""A compact GPT-2 language model from a text corpus, for places that cannot download `gpt2`."""
+"""Pre-training of a compact GPT-2 language model on a text corpus, for machines that cannot download `gpt2`."""
 
 import json
 import math
@@ -31,21 +31,21 @@ from training.fit.loop import OrderedTrainer, arguments, setting_of_machine, wei
 WITHOUT_EFFECT = frozenset({"output", "checkpoints", "save_steps", "eval_steps", "weights_dtype", "sources"})
 """Settings that do not change the trained weights."""
 OF_THE_BASE = frozenset({"vocab_size", "layers", "hidden_size", "heads", "positions"})
-"""Settings that a base model decides where there is one."""
+"""Settings that a base model determines, if there is one."""
 DERIVED = ("tokenizer.json", "tokens.json", "train.tokens", "val.tokens")
-"""Files beside the checkpoints that another corpus or vocabulary would make anew."""
+"""Files beside the checkpoints that depend on corpus and vocabulary."""
 NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-"""Text is seen about once, there is nothing to remember."""
+"""Each text is seen about once, so the model cannot overfit."""
 
 
 def pretrain(config: PretrainConfig) -> dict[str, float] | None:
     """Train a tokenizer and a language model on a corpus, and write both as a base to fine-tune from.
 
-    A run that was killed goes on from its checkpoints, and ends with the weights of a run that was not.
+    A run that was killed continues from its checkpoints and ends with the weights of a run that was not.
 
     Returns:
-        `val_loss` in nats a token, `val_bits_per_byte` of UTF-8 text, the documents' ends being part of both;
-        `tokens_seen`, `parameters` and `seconds` (of this process). None in all but one of torchrun's processes.
+        `val_loss` in nats per token and `val_bits_per_byte` of UTF-8 text, both including document ends; `tokens_seen`,
+        `parameters` and `seconds` (of this process). None in all but one of torchrun's processes.
 
     Raises:
         TrainingError, ClassifierError: with a message for the person who started the run.
@@ -59,7 +59,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float] | None:
     )
     check_place(directory, output)
     transformers.set_seed(config.seed)
-    with state().main_process_first():  # the others then find what it wrote
+    with state().main_process_first():  # the others reuse what it writes
         if is_main():
             _check_output(output)
         claim(directory, _identity(config), derived=DERIVED)
@@ -88,19 +88,19 @@ def pretrain(config: PretrainConfig) -> dict[str, float] | None:
 
 
 def _check_output(output: Path) -> None:
-    """Find out before hours of training, not after them."""
+    """Refuse an output that cannot be written, before training begins."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output}: something is there already; choose another --output")
+        raise ConfigError(f"{output} already exists; choose another --output")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent):
             pass
     except OSError as exc:
-        raise ConfigError(f"{output}: cannot be written: {exc}") from exc
+        raise ConfigError(f"{output} cannot be written: {exc}") from exc
 
 
 def _identity(config: PretrainConfig) -> dict[str, Any]:
-    """What the trained weights depend on."""
+    """Return everything on which the trained weights depend."""
     settings = {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT}
     settings |= {"corpus": identities(config.corpus)} | setting_of_machine(config.precision)
     if config.base_model:
@@ -109,7 +109,7 @@ def _identity(config: PretrainConfig) -> dict[str, Any]:
 
 
 def _tokenizer(config: PretrainConfig, directory: Path) -> Tokenizer:
-    """The base model's, or one trained once and kept beside the checkpoints."""
+    """Return the tokenizer of the base model, or one that is trained once and kept beside the checkpoints."""
     if config.base_model:
         return load_base_tokenizer(config.base_model)
     path = directory / "tokenizer.json"
@@ -121,11 +121,13 @@ def _tokenizer(config: PretrainConfig, directory: Path) -> Tokenizer:
 
 
 def _model(config: PretrainConfig, tokenizer: Tokenizer) -> GPT2LMHeadModel:
-    """The base to go on from, or a new one with random weights; float32."""
+    """Return the base model in float32, or a new model with random weights."""
     if config.base_model:
         model = _base(config)
         if config.block > model.config.n_positions:
-            raise ConfigError(f"block {config.block} is above the base model's {model.config.n_positions} positions")
+            raise ConfigError(
+                f"block {config.block} is above the {model.config.n_positions} positions of the base model"
+            )
         if tokenizer.get_vocab_size() > model.config.vocab_size:
             raise ConfigError(f"base model {config.base_model!r}: its tokenizer has more tokens than its embedding")
         return model
@@ -137,7 +139,7 @@ def _model(config: PretrainConfig, tokenizer: Tokenizer) -> GPT2LMHeadModel:
             n_embd=config.hidden_size,
             n_layer=config.layers,
             n_head=config.heads,
-            activation_function="gelu_pytorch_tanh",  # GPT-2's own formula, in one fused kernel
+            activation_function="gelu_pytorch_tanh",  # the formula of GPT-2 in one fused kernel
             bos_token_id=end,
             eos_token_id=end,
             **NO_DROPOUT,
@@ -162,10 +164,10 @@ def _trainer(
     if not len(blocks) or not len(held_out):
         raise ConfigError(
             f"the corpus gives {len(blocks)} blocks of {config.block} tokens to train on and {len(held_out)} to "
-            "measure on; more text, a smaller --block or another --val-fraction is needed"
+            "validate on; use more text, a smaller --block or another --val-fraction"
         )
     return OrderedTrainer(
-        LengthGroupedOrder(blocks, config.batch_size, config.seed, epoch),
+        LengthGroupedOrder([config.block] * len(blocks), config.batch_size, config.seed, epoch),
         epoch,
         model=model,
         args=arguments(
@@ -179,7 +181,7 @@ def _trainer(
                 "min_lr_ratio": 0.02,
             },
             warmup_steps=config.warmup,
-            adam_beta2=0.95,  # of GPT-3 and its followers: noisy gradients of language models want a shorter memory
+            adam_beta2=0.95,  # as in GPT-3: the noisy gradients of language models need a shorter memory
             eval_strategy="steps",
             eval_steps=config.eval_steps,
             save_strategy="steps",
@@ -207,7 +209,7 @@ def validation_loss(model: GPT2LMHeadModel, blocks: Blocks, batch_size: int) -> 
 def _write(
     config: PretrainConfig, output: Path, model: GPT2LMHeadModel, tokenizer: Tokenizer, measured: Mapping[str, float]
 ) -> None:
-    """The directory as `from_pretrained` reads it, whole or not at all."""
+    """Write the directory that `from_pretrained` reads, whole or not at all."""
     unfinished = output.with_name(f".{output.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     end = tokenizer.id_to_token(model.config.eos_token_id)
@@ -217,7 +219,7 @@ def _write(
     )
     (unfinished / "README.md").write_text(_card(config, model, measured), encoding="utf-8")
     if output.exists():
-        output.rmdir()  # empty, or it would have been refused
+        output.rmdir()  # it is empty, otherwise it would have been refused
     os.replace(unfinished, output)
 
 
@@ -233,7 +235,7 @@ A GPT-2 language model to fine-tune from: {shape.n_layer} layers, width {shape.n
 {shape.vocab_size}, {shape.n_positions} positions of which the first {config.block} were trained,
 {measured["parameters"] / 1e6:.2f} million parameters.
 
-Validation: {measured["val_loss"]:.3f} nats a token, {measured["val_bits_per_byte"]:.3f} bits a byte, after
+Validation loss: {measured["val_loss"]:.3f} nats per token, {measured["val_bits_per_byte"]:.3f} bits per byte, after
 {measured["tokens_seen"] / 1e6:.1f} million tokens.
 
 {config.sources}

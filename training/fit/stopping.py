@@ -1,8 +1,8 @@
-"""A request to stop, from a signal to the checkpoint at the end of the step.
+"""Stopping on request: from a signal to the checkpoint at the end of a step.
 
-A process that trains for a platform which may stop it has `on_signal` as a handler. Before training the request ends
-the process at once; while it trains, all processes agree on a step, write a checkpoint and stop there; after training
-it is for nothing any more, since little is left to do.
+A process on a platform that may stop it installs `on_signal` as a handler. Before training, a request ends the process
+at once. During training, all processes agree on a step, write a checkpoint and stop there. After training, a request
+has no effect, because little is left to do.
 """
 
 import torch
@@ -12,7 +12,7 @@ from training.fit.distributed import state as process_state
 
 
 class Stopped(BaseException):
-    """The run was stopped on request; it goes on from its checkpoints. No Exception, so that nothing swallows it."""
+    """The run was stopped on request and can continue from its checkpoints. Handlers of Exception do not catch it."""
 
 
 class _Request:
@@ -21,7 +21,7 @@ class _Request:
 
 
 def on_signal(*_: object) -> None:
-    """A signal's handler.
+    """Handle a signal that asks the process to stop.
 
     Raises:
         Stopped: training has not begun.
@@ -32,15 +32,15 @@ def on_signal(*_: object) -> None:
 
 
 def defer() -> None:
-    """From here on a request is looked at where steps end."""
+    """Let requests wait for the end of a step from now on."""
     _Request.deferred = True
 
 
 class StopAtStep(TrainerCallback):
-    """Stops all processes after the same step, with a checkpoint from which a run ends as if it had not stopped.
+    """Stops all processes after the same step, with a checkpoint from which the run ends as if it had not stopped.
 
-    A checkpoint at the end of an epoch is written after that epoch's evaluation: the Trainer, resumed from one written
-    before it, would leave the evaluation out.
+    A checkpoint at the end of an epoch is written after the evaluation of that epoch, because a Trainer that resumes
+    from an earlier one would leave the evaluation out.
     """
 
     def __init__(self) -> None:
@@ -60,14 +60,14 @@ class StopAtStep(TrainerCallback):
             control.should_save = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        if self.stopped:  # the Trainer leaves the epoch by its ordinary end, where it would evaluate and save again
+        if self.stopped:  # the Trainer would evaluate and save again at the end of the epoch
             control.should_evaluate = control.should_save = False
         elif self._at_epoch_end:
             control.should_save = control.should_save or self._save_then or self._requested
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         if self._requested and state.global_step < state.max_steps and not control.should_training_stop:
-            self.stopped = control.should_training_stop = True  # not before: a checkpoint stores it
+            self.stopped = control.should_training_stop = True  # only now, because a checkpoint stores it
 
     def _any_request(self) -> bool:
         if process_state().num_processes == 1:
@@ -78,5 +78,5 @@ class StopAtStep(TrainerCallback):
 
 
 def _gloo_group() -> object:
-    """Of all processes, on the CPU: a flag on a GPU would make each step wait for the one before."""
+    """Return a group of all processes on the CPU: with a flag on a GPU, each step would wait for the one before."""
     return torch.distributed.new_group(backend="gloo") if process_state().num_processes > 1 else None

@@ -1,4 +1,4 @@
-"""Fine-tuning: what learns, how fast, and which weights are kept; the loop itself is in `loop.py`."""
+"""Fine-tuning: which weights are trained, at which rates, with which loss, and which are kept."""
 
 import hashlib
 import tempfile
@@ -15,10 +15,11 @@ from transformers import EvalPrediction, TrainingArguments
 from classifier.model import GPT2Classifier
 from training.config import TrainConfig
 from training.fit.batches import Collator, Epoch, LengthGroupedOrder, TokenizedTexts
-from training.fit.checkpoints import AveragedWeights, BestWeights, claim
+from training.fit.checkpoints import claim
 from training.fit.distributed import is_main, leave, share, state
 from training.fit.loop import OrderedTrainer, arguments, setting_of_machine, weights_sha256
 from training.fit.losses import class_weights, classification_loss
+from training.fit.weights import AveragedWeights, BestWeights
 
 
 def fine_tune(
@@ -27,39 +28,37 @@ def fine_tune(
     train: tuple[Sequence[Sequence[int]], Sequence[int]],
     val: tuple[Sequence[Sequence[int]], Sequence[int]],
 ) -> list[dict[str, float]]:
-    """Train `model` in place; it ends with the weights of the evaluation whose validation loss was lowest.
+    """Train `model` in place. It ends with the weights of the evaluation with the lowest validation loss.
 
-    With `config.average` it ends with the mean of the weights after each of the last steps instead.
-
-    With `config.checkpoints`, a run that was killed goes on from its newest complete checkpoint and ends with the
-    very weights of a run that was not.
+    With `config.average` it ends with the mean of the weights after each of the last steps instead. With
+    `config.checkpoints`, a run that was killed continues from its newest complete checkpoint and ends with exactly the
+    weights of a run that was not.
 
     Args:
-        model: float32, head initialised.
+        model: a float32 model with an initialised head.
         config: the recipe.
         train: token ids of whole texts, and label ids.
-        val: the same, used to choose the weights.
+        val: the same for validation, which chooses the weights.
 
     Returns:
-        The Trainer's log: one record a logged step or evaluation.
+        The log of the Trainer: one record per logged step or evaluation.
 
     Raises:
-        ConfigError: the checkpoints there are another run's.
+        ConfigError: the directory has checkpoints of another run.
     """
     _set_dropout(model, config.dropout)
     freeze(model, embeddings=config.freeze_embeddings, layers=config.freeze_layers)
     with _checkpoint_directory(config) as directory:
         with state().main_process_first():
             claim(directory, _identity(config, model, train, val))
-        best = BestWeights(directory, config.patience)
-        average = AveragedWeights(config.average) if config.average else None
+        kept = AveragedWeights(config.average) if config.average else BestWeights(directory, config.patience)
         epoch = Epoch()
         texts = TokenizedTexts(*train, config.max_seq_len, crop_seed=config.seed if config.crops else None, epoch=epoch)
         trainer = ClassifierTrainer(
             config,
             class_weights(train[1], max(train[1]) + 1) if config.class_weights else None,
-            average or best,
-            order=LengthGroupedOrder(texts, config.batch_size, config.seed, epoch),
+            stored=kept,
+            order=LengthGroupedOrder(texts.lengths(), config.batch_size, config.seed, epoch),
             epoch=epoch,
             model=model,
             args=_arguments(config, directory),
@@ -67,17 +66,16 @@ def fine_tune(
             eval_dataset=TokenizedTexts(*val, config.max_seq_len),
             data_collator=Collator(model.config.pad_token_id),
             compute_metrics=_accuracy,
-            callbacks=[average or best],
         )
         log = trainer.train_on(directory)
-        (average or best).restore(model)
+        kept.restore(model)
     leave()
     return log
 
 
 @contextmanager
 def _checkpoint_directory(config: TrainConfig) -> Iterator[Path]:
-    """The one that was asked for, which stays; else one beside the output, which goes whatever happens."""
+    """Give the directory of the settings, which is kept, or a temporary one beside the output."""
     if config.checkpoints:
         yield Path(config.checkpoints).absolute()
         return
@@ -95,7 +93,7 @@ def _checkpoint_directory(config: TrainConfig) -> Iterator[Path]:
 def _identity(
     config: TrainConfig, model: GPT2Classifier, *parts: tuple[Sequence[Sequence[int]], Sequence[int]]
 ) -> dict[str, Any]:
-    """What the trained weights depend on."""
+    """Return everything on which the trained weights depend."""
     settings = {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT}
     settings |= setting_of_machine(config.precision) | {"first_weights_sha256": weights_sha256(model)}
     digest = hashlib.sha256()
@@ -111,7 +109,7 @@ WITHOUT_EFFECT = frozenset(
         "overwrite", "report", "baseline", "sources", "limits", "window_stride", "allow_leaks", "base_model",
     }
 )  # fmt: skip
-"""Settings that do not change the trained weights, or only through the tokens and the first weights."""
+"""Settings that do not change the trained weights, or change them only through the tokens and the first weights."""
 
 
 def _arguments(config: TrainConfig, directory: Path) -> TrainingArguments:
@@ -128,28 +126,15 @@ def _arguments(config: TrainConfig, directory: Path) -> TrainingArguments:
 
 
 class ClassifierTrainer(OrderedTrainer):
-    """Fine-tuning: the loss at every token where that is asked for, and labels that weigh differently."""
+    """A Trainer with the loss and the learning rates of the recipe."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        weights_c: torch.Tensor | None,
-        kept: AveragedWeights | BestWeights,
-        **keywords: Any,
-    ) -> None:
+    def __init__(self, config: TrainConfig, weights_c: torch.Tensor | None, **keywords: Any) -> None:
         self._config = config
-        self._kept = kept
         self._weights = weights_c
         super().__init__(**keywords)
 
-    def save_more(self, checkpoint: Path) -> None:
-        self._kept.save(checkpoint)
-
-    def load_more(self, checkpoint: Path) -> None:
-        self._kept.load(checkpoint)
-
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW over the groups of `learning_rates`; the Trainer's own has one rate for all."""
+        """Create AdamW over the groups of `learning_rates`; the Trainer's own optimizer has one rate for all."""
         if not getattr(self, "optimizer", None):
             config = self._config
             groups = learning_rates(self.model, config.lr, config.layer_lr_decay, config.weight_decay)
@@ -159,28 +144,26 @@ class ClassifierTrainer(OrderedTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """See `classification_loss`; in evaluation the plain cross-entropy after the last token."""
-        labels, mask_bt = inputs["labels"], inputs["attention_mask"]
+        """Return the loss of the recipe in training, and the plain cross-entropy after the last token in evaluation."""
+        config, labels = self._config, inputs["labels"]
         tensors = {key: value for key, value in inputs.items() if key != "labels"}
-        if model.training and not return_outputs:
-            config = self._config
-            weights_c = None if self._weights is None else self._weights.to(labels.device)
-            if config.head == "flatten":
-                logits_bc = model(**tensors).logits.float()
-                return torch.nn.functional.cross_entropy(
-                    logits_bc, labels, weights_c, label_smoothing=config.label_smoothing
-                )
-            logits_btc = model(**tensors, every_token=True).logits.float()
-            return classification_loss(
-                logits_btc, mask_bt, labels, config.dense_from, config.label_smoothing, weights_c
+        if not model.training or return_outputs:
+            logits_bc = model(**tensors).logits.float()
+            loss = torch.nn.functional.cross_entropy(logits_bc, labels)
+            return (loss, {"loss": loss, "logits": logits_bc}) if return_outputs else loss
+        weights_c = None if self._weights is None else self._weights.to(labels.device)
+        if config.head == "flatten":
+            logits_bc = model(**tensors).logits.float()
+            return torch.nn.functional.cross_entropy(
+                logits_bc, labels, weights_c, label_smoothing=config.label_smoothing
             )
-        logits_bc = model(**tensors).logits.float()
-        loss = torch.nn.functional.cross_entropy(logits_bc, labels)
-        return (loss, {"loss": loss, "logits": logits_bc}) if return_outputs else loss
+        logits_btc = model(**tensors, every_token=True).logits.float()
+        mask_bt = inputs["attention_mask"]
+        return classification_loss(logits_btc, mask_bt, labels, config.dense_from, config.label_smoothing, weights_c)
 
 
 def freeze(model: GPT2Classifier, *, embeddings: bool, layers: int) -> None:
-    """Take parameters out of training: the embeddings of tokens and positions, and the lowest blocks."""
+    """Exclude the embeddings of tokens and positions, or the lowest blocks, from training."""
     transformer = model.transformer
     frozen = [*(transformer.wte, transformer.wpe) * embeddings, *transformer.h[:layers]]
     for module in frozen:
@@ -188,10 +171,10 @@ def freeze(model: GPT2Classifier, *, embeddings: bool, layers: int) -> None:
 
 
 def learning_rates(model: GPT2Classifier, lr: float, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: head and last norm learn at `lr`, each block below at `layer_decay` of the one above.
+    """Return AdamW's parameter groups: head and last norm at `lr`, each block at `layer_decay` of the one above it.
 
-    Matrices decay, biases and norms do not. After BEiT and ELECTRA, which fine-tune so; low layers hold what the base
-    knows of language, high ones what they know of its task.
+    Weight decay applies to matrices, not to biases and norms. BEiT and ELECTRA are fine-tuned with the same rule: low
+    layers carry general knowledge of language, high layers that of the task of pre-training.
     """
     depth = len(model.transformer.h)
     groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
@@ -208,10 +191,10 @@ def learning_rates(model: GPT2Classifier, lr: float, layer_decay: float, weight_
 
 
 def _set_dropout(model: GPT2Classifier, dropout: float) -> None:
-    """Set the dropout of embeddings and residuals, and none in attention.
+    """Set the dropout of embeddings and residuals, and switch off that of attention.
 
-    Attention with dropout takes PyTorch's unfused path on a CPU: 8.5 s a step instead of 4.2 s, at three times the
-    memory. The configuration's own values stay, they say how the base was made.
+    With dropout, attention takes PyTorch's unfused path on a CPU: 8.5 s instead of 4.2 s per step, and three times the
+    memory. The configuration keeps its values, which tell how the base was made.
     """
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

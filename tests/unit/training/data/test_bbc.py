@@ -14,7 +14,7 @@ from tests.unit.training.data.test_duplicates import STORY
 from training.data import bbc
 from training.data.bbc import ARTICLES, Article, Prepared, prepare, words_sha256
 from training.data.read import read_examples
-from training.errors import DataError
+from training.errors import ConfigError, DataError
 
 FILES = {
     "bbc/README.TXT": b"Consists of 2225 documents",
@@ -191,5 +191,5 @@ def test_damaged_member_and_unwritable_output_are_explained(tmp_path: Path, loca
         prepare(tmp_path / "bbc.csv", archive=tmp_path / "a.zip")
     (tmp_path / "directory").mkdir()
     for output in (tmp_path / "directory", local / "bbc.csv"):
-        with pytest.raises(DataError, match="cannot be written"):
+        with pytest.raises(ConfigError, match="cannot be written"):
             prepared(output, local)

@@ -7,7 +7,7 @@ from tests.support.texts import news_rows
 from training.__main__ import main
 from training.config import DataConfig
 from training.data.inspect import report_data
-from training.errors import DataError
+from training.errors import ConfigError, DataError
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> DataConfig:
@@ -68,5 +68,5 @@ def test_unusable_data_and_output_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         report_data(DataConfig(data=str(tmp_path / "none.csv")), tmp_path / "report")
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="cannot be written"):
         report_data(write(tmp_path / "news.jsonl", news_rows(60)), tmp_path / "file")

@@ -30,7 +30,7 @@ def test_order_is_a_permutation_of_like_lengths_that_seed_and_epoch_decide() -> 
     lengths = [1 + (7 * i) % 97 for i in range(103)]
     texts = TokenizedTexts([(0,) * n for n in lengths], [0] * 103, max_tokens=90)
     epoch = Epoch()
-    order = LengthGroupedOrder(texts, 8, 3, epoch)
+    order = LengthGroupedOrder(texts.lengths(), 8, 3, epoch)
     first = list(order)
     assert sorted(first) == list(range(103)) and list(order) == first
     batches = [[min(lengths[i], 90) for i in first[s : s + 8]] for s in range(0, 103, 8)]

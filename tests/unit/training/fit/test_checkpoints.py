@@ -22,18 +22,8 @@ from tests.support import ROOT
 from tests.support.runs import run
 from training.config import TrainConfig
 from training.errors import ConfigError
-from training.fit.checkpoints import (
-    BEST,
-    COMPLETE,
-    BestWeights,
-    Evaluation,
-    check_place,
-    claim,
-    latest_complete,
-    mark_complete,
-    read_best,
-    write_best,
-)
+from training.fit.checkpoints import BEST, COMPLETE, check_place, claim, latest_complete, mark_complete
+from training.fit.weights import BestWeights, Evaluation, read_best, write_best
 
 RECIPE: dict[str, Any] = {
     "max_seq_len": 16, "epochs": 6.0, "batch_size": 8, "lr": 5e-3, "dropout": 0.2, "crops": True, "dense_from": 4,
@@ -131,11 +121,11 @@ def test_run_that_was_over_is_not_trained_further(
 
 def test_directories_of_others_are_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-500").mkdir()
-    with pytest.raises(ConfigError, match="no checkpoints of ours"):
+    with pytest.raises(ConfigError, match="not checkpoints of a run"):
         claim(tmp_path, {"lr": 0.1})
     assert (tmp_path / "checkpoint-500").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="no place for checkpoints"):
+    with pytest.raises(ConfigError, match="checkpoints cannot be written"):
         claim(tmp_path / "file", {"lr": 0.1})
 
 
@@ -228,7 +218,7 @@ def test_checkpoints_of_another_run_are_refused_with_what_differs(tmp_path: Path
     with pytest.raises(ConfigError, match=r"another run: lr is 0\.1 there and 0\.2 here"):
         claim(tmp_path, {"lr": 0.2, "seed": 1})
     (tmp_path / "run.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ConfigError, match="remove the directory to begin anew"):
+    with pytest.raises(ConfigError, match="remove the directory to start again"):
         claim(tmp_path, {"lr": 0.1})
 
 
@@ -327,12 +317,12 @@ class TestBestWeightsOfAResumedRun:
             self.best(tmp_path, beside)
         assert self.resumed(tmp_path, 12) == (0.7, 12.0)
         warning = capsys.readouterr().err
-        assert "weights of step 8" in warning and "0.5" in warning and "of step 12, 0.7" in warning
+        assert "weights of step 8" in warning and "0.5" in warning and "those of step 12 (loss 0.7) are used" in warning
 
     def test_nothing_left_is_said_too(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (self.checkpoint(tmp_path, 12) / COMPLETE).unlink()
         assert self.resumed(tmp_path, 12) == (math.inf, 0.0)
-        assert "none is left" in capsys.readouterr().err
+        assert "none are left" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_is_never_the_best(model: GPT2Classifier, tmp_path: Path) -> None:

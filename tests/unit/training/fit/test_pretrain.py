@@ -54,7 +54,7 @@ def test_the_base_learns_and_can_be_fine_tuned_from(config: PretrainConfig) -> N
     assert measured is not None
     assert measured["val_loss"] < 0.9 * math.log(400)  # untrained, every token is as likely as any other
     assert measured["tokens_seen"] == 30 * 8 * 32
-    # nats a token to bits a byte, by the held-out file itself
+    # nats a token to bits per byte, by the held-out file itself
     record = (Path(config.output + "-checkpoints") / "tokens.json").read_text(encoding="utf-8")
     assert '"val"' in record
     assert 0.2 < measured["val_bits_per_byte"] / measured["val_loss"] < 1.0
@@ -63,7 +63,7 @@ def test_the_base_learns_and_can_be_fine_tuned_from(config: PretrainConfig) -> N
     assert tokenizer.get_vocab_size() == model.config.vocab_size == 400
     assert (model.config.n_layer, model.config.n_embd, model.config.n_positions) == (2, 16, 64)
     card = (Path(config.output) / "README.md").read_text(encoding="utf-8")
-    assert "bits a byte" in card and str(Path(config.output).parent) not in card
+    assert "bits per byte" in card and str(Path(config.output).parent) not in card
 
 
 def test_validation_loss_is_that_of_the_stored_weights_in_float32(config: PretrainConfig) -> None:
@@ -140,9 +140,9 @@ def test_what_can_be_refused_is_refused_before_training(
     monkeypatch.setattr("training.fit.loop.OrderedTrainer.train", lambda *_, **__: pytest.fail("training began"))
     with pytest.raises(ConfigError, match="both corpus and output"):
         pretrain(dataclasses.replace(config, output=""))
-    with pytest.raises(ConfigError, match="above the base model's 128 positions"):
+    with pytest.raises(ConfigError, match="above the 128 positions of the base model"):
         pretrain(dataclasses.replace(config, base_model=str(base_model), block=512, checkpoints=config.output + "-a"))
-    with pytest.raises(ConfigError, match="0 to measure on"):
+    with pytest.raises(ConfigError, match="0 to validate on"):
         pretrain(dataclasses.replace(config, positions=2048, block=2048, checkpoints=config.output + "-b"))
     with pytest.raises(ConfigError, match="within the output"):
         pretrain(dataclasses.replace(config, checkpoints=config.output + "/checkpoints"))
@@ -150,5 +150,5 @@ def test_what_can_be_refused_is_refused_before_training(
         pretrain(dataclasses.replace(config, output=config.corpus[0] + "/base", checkpoints=config.output + "-c"))
     Path(config.output).mkdir()
     (Path(config.output) / "file").touch()
-    with pytest.raises(ConfigError, match="something is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         pretrain(config)
