@@ -1,4 +1,4 @@
-"""Near-duplicate texts: the same story told twice, found by the word 5-grams that two texts share."""
+"""Near-duplicate texts, such as the same story told twice, found by the word 5-grams that two texts share."""
 
 import re
 import zlib
@@ -10,35 +10,35 @@ from numpy.typing import NDArray
 
 SHINGLE_WORDS = 5
 MIN_CONTAINMENT = 0.5
-"""Two texts are near-duplicates if they share at least this part of the shorter one's distinct shingles."""
+"""Two texts are near-duplicates if they share at least this fraction of the distinct shingles of the shorter one."""
 MAX_TEXTS_PER_SHINGLE = 200
-"""A shingle found in more texts than this is boilerplate ("The full story is at ...") and joins nobody."""
+"""A shingle in more texts than this is boilerplate ("The full story is at ...") and joins no texts."""
 MIN_SHARED = 3
-"""And at least so many: "please cancel my order number 5" and "... number 7" are two texts."""
+"""Fewest shared shingles: "please cancel my order number 5" and "... number 7" are two texts."""
 
 _WORD = re.compile(r"\w+")
 
 
 def normalise(text: str) -> str:
-    """Lower-cased words joined by single spaces: equal for texts that differ in case, spacing and punctuation only.
+    """Return the lower-cased words joined by single spaces, which are equal if only case or punctuation differ.
 
-    A text without a single word, of emoji for instance, stands for itself.
+    A text without any word, for instance of emoji, is returned as it is, with single spaces.
     """
     return " ".join(_WORD.findall(text.lower())) or " ".join(text.split())
 
 
 def find_groups(texts: Sequence[str], given: Sequence[str | None] | None = None, *, near: bool = True) -> list[int]:
-    """Number the groups of near-duplicate texts.
+    """Return the group of near-duplicates to which each text belongs.
 
     Args:
         texts: the texts.
-        given: groups already known, one a text; texts of one given group are joined. Where every text has one, only
-            exact duplicates are looked for beside them: whoever wrote the groups has done the rest.
-        near: look for near-duplicates at all.
+        given: known group of each text, or None; texts of one group are joined. If every text has a group, only exact
+            duplicates are searched in addition, because the given groups already cover near-duplicates.
+        near: whether near-duplicates are searched.
 
     Returns:
-        For each text the index of its group's first text. Being alike is made transitive: if a is like b and b like
-        c, all three form one group.
+        For each text the index of the first text of its group. Groups are transitive: if a is like b and b is like c,
+        all three form one group.
     """
     parent = list(range(len(texts)))
 
@@ -63,12 +63,12 @@ def find_groups(texts: Sequence[str], given: Sequence[str | None] | None = None,
 
 
 def near_duplicate_pairs(normalised: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs (a, b), a < b, of texts that share `MIN_CONTAINMENT` of the shorter one's shingles, and `MIN_SHARED`.
+    """Return the pairs (a, b), a < b, of near-duplicates.
 
-    Exact, by an inverted index from shingle to texts; memory and time grow with the number of shingles.
+    The search is exact: an inverted index maps shingles to texts. Memory and time grow with the number of shingles.
 
     Args:
-        normalised: texts as `normalise` gives them.
+        normalised: texts as returned by `normalise`.
     """
     shingles = [_shingles(text) for text in normalised]
     if not shingles:
@@ -99,7 +99,7 @@ def _same(values: Sequence[str | None]) -> Iterable[tuple[int, int]]:
 
 
 def _shingles(normalised: str) -> NDArray[np.uint64]:
-    """Distinct hashes of the text's shingles; a text shorter than one shingle is its own only shingle."""
+    """Return the distinct hashes of the shingles of a text; a text shorter than one shingle is its only shingle."""
     words = normalised.split()
     if len(words) < SHINGLE_WORDS:
         return np.array([zlib.crc32(normalised.encode())], dtype=np.uint64)
