@@ -153,7 +153,7 @@ def service_with(engine: "FakeEngine") -> "ServiceFactory":
 
 @pytest.fixture
 def shared() -> Path:
-    """The data directory beside the checkout, on machines that have the data."""
+    """The data directory beside the checkout, where there is one."""
     directory = ROOT.parent / "shared"
     if not (directory / "data").is_dir():
         pytest.skip("needs the data that is not part of the repository (../shared/data)")
