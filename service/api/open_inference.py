@@ -166,7 +166,7 @@ def requested_pipeline(request: Request) -> Pipeline:
     pipeline = wire.lifecycle_of(request).current_pipeline()
     info, parameters = pipeline.info, request.path_params
     if parameters["model"] != info.name or parameters.get("version", info.version) not in ("", info.version):
-        raise ServiceError("not_found", f"the only model here is {info.name!r} of version {info.version}")
+        raise ServiceError("not_found", f"there is one model here, {info.name!r} of version {info.version}")
     return pipeline
 
 
