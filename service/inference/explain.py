@@ -54,7 +54,7 @@ class Explanation:
 
     label: str
     log_odds: float
-    """Of the label, for the whole text."""
+    """Log-odds of the label for the whole text."""
     parts: tuple[SentenceEffect, ...]
 
     @property

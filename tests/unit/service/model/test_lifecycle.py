@@ -248,7 +248,7 @@ async def test_stopping_during_a_reload_keeps_the_old_model_and_ends(service_wit
 async def test_a_model_that_was_replaced_while_stuck_is_still_known_to_be_busy(
     service_with: ServiceFactory, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever ends the process must know: the interpreter waits for threads, for ever if need be."""
+    """The process must know when it ends, because the interpreter waits for threads, perhaps for ever."""
     monkeypatch.setattr("service.inference.model_thread.CLOSE_S", 0.0)
     async with service_with(admin_keys=KEY) as service:
         engine.gate.clear()
