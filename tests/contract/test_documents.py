@@ -82,6 +82,18 @@ def test_make_verbs_that_are_named_exist(name: str) -> None:
     assert verbs <= set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
 
 
+def test_architecture_names_every_module(tracked: set[str]) -> None:
+    modules = {
+        name
+        for name in tracked
+        if name.startswith(("classifier/", "service/", "client/", "training/"))
+        and name.endswith(".py")
+        and not name.endswith("__init__.py")
+    }
+    missing = {name for name in modules if f"`{name}`" not in read("docs/architecture.md")}
+    assert not missing
+
+
 def test_table_of_settings_is_that_of_the_code() -> None:
     command = [sys.executable, "scripts/export_settings.py", "--check"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
