@@ -45,6 +45,6 @@ trap 'rm -f "$log"' EXIT
 compile serve "$@"
 compile train --extra train -c requirements/serve.txt "$@"
 compile dev --extra train --extra client --extra ui --extra sagemaker --extra otel --extra test -c requirements/train.txt "$@"
-tool page "For the page and the client" 'streamlit>=1.50' 'h11>=0.14' 'httpx>=0.28' 'pydantic>=2.10' 'pyarrow>=18' 'rich>=13.7'
+tool page "For the page and the client" 'streamlit>=1.50' 'h11>=0.14' 'httpx>=0.28' 'prometheus-client>=0.21' 'pydantic>=2.10' 'pyarrow>=18' 'rich>=13.7'
 tool sbom "For the list of an image's packages" cyclonedx-bom
 tool audit "For make audit" pip-audit

@@ -2,28 +2,24 @@
 
 Percentiles come from the growth of the histograms between the readings, linear within a bucket, as Prometheus'
 histogram_quantile computes them. A counter that fell was reset by a restart: its new value is the growth.
-
-Formats: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
 import math
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from client.client import Client
 from client.errors import NotOurService
-
-_LINE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+\d+)?")
-_LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
 
 NO_WORK = frozenset({"/livez", "/readyz", "/ping", "/metrics", "/info", "other"})  # endpoints that classify nothing
 QUANTILES = (0.5, 0.95, 0.99)
 
-Labels = tuple[tuple[str, str], ...]
+Labels = frozenset[tuple[str, str]]
 Percentiles = Mapping[str, float | None]
 
 
@@ -34,28 +30,22 @@ class Reading:
     at_s: float
     samples: Mapping[str, Mapping[Labels, float]]
 
-    def total(self, name: str) -> float:
-        return sum(self.samples.get(name, {}).values())
+    def of(self, name: str) -> Mapping[Labels, float]:
+        return self.samples.get(name, {})
 
 
 def parse(text: str, at_s: float, where: str = "/metrics") -> Reading:
     """Read Prometheus' text format. Raises NotOurService: it has none of the service's metrics."""
-    samples: dict[str, dict[Labels, float]] = defaultdict(dict)
-    for line in text.splitlines():
-        match = None if line.startswith("#") else _LINE.fullmatch(line.strip())
-        if match:
-            labels = [(name, re.sub(r"\\(.)", _unescaped, value)) for name, value in _LABEL.findall(match[2] or "")]
-            try:
-                samples[match[1]][tuple(sorted(labels))] = float(match[3])
-            except ValueError:
-                continue
+    samples: dict[str, dict[Labels, float]] = {}
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                samples.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
+    except (ValueError, IndexError):  # another program's page
+        samples = {}
     if "classifier_texts_total" not in samples:
         raise NotOurService(f"{where}: no metrics of this service; check the URL")
     return Reading(at_s, samples)
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    return "\n" if match[1] == "n" else match[1]
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,6 @@ class Activity:
 
     def lines(self) -> list[tuple[str, str]]:
         """Return names and values for a person."""
-        shown_errors = ", ".join(f"{kind}: {count:.0f}" for kind, count in self.errors.items())
         rows = [
             ("model", f"{self.model or 'none'}{'' if self.ready else ' (not ready)'}"),
             ("requests/s", f"{self.requests_per_s:.1f}"),
@@ -91,7 +80,7 @@ class Activity:
             ("waiting ms", _shown(self.queue_ms)),
             ("batch", "none" if self.batch_items is None else f"{self.batch_items:.1f} windows"),
             *((f"{endpoint} ms", _shown(percentiles)) for endpoint, percentiles in self.latency_ms.items()),
-            ("errors", shown_errors or "none"),
+            ("errors", ", ".join(f"{kind}: {count:.0f}" for kind, count in self.errors.items()) or "none"),
         ]
         return rows + ([("dropped", f"{self.dropped:.0f} windows")] if self.dropped else [])
 
@@ -119,45 +108,47 @@ def compare(before: Reading, after: Reading) -> Activity:
     """Compute what happened between two readings of the same service."""
     seconds = max(after.at_s - before.at_s, 1e-9)
 
-    def grown(name: str) -> dict[Labels, float]:
-        earlier, later = before.samples.get(name, {}), after.samples.get(name, {})
-        was = {labels: earlier.get(labels, 0.0) for labels in later}
-        return {labels: value - was[labels] if value >= was[labels] else value for labels, value in later.items()}
+    def growth(metric: str) -> Iterator[tuple[dict[str, str], float]]:
+        """Yield the labels and the growth of each of a metric's samples."""
+        for labels, value in after.of(f"classifier_{metric}").items():
+            was = before.of(f"classifier_{metric}").get(labels, 0.0)
+            yield dict(labels), value - was if value >= was else value
 
-    def percentiles(name: str, endpoint: str = "") -> Percentiles:
+    def total(metric: str) -> float:
+        return sum(grown for _, grown in growth(metric))
+
+    def now(metric: str) -> float:
+        return sum(after.of(f"classifier_{metric}").values())
+
+    def percentiles(metric: str, endpoint: str = "") -> Percentiles:
         buckets: dict[float, float] = defaultdict(float)
-        for labels, count in grown(f"{name}_bucket").items():
-            if not endpoint or dict(labels).get("endpoint") == endpoint:
-                buckets[float(dict(labels)["le"])] += count
+        for labels, grown in growth(f"{metric}_bucket"):
+            if endpoint in ("", labels.get("endpoint")):
+                buckets[float(labels["le"])] += grown
         return {f"p{q * 100:.0f}": quantile(buckets, q) for q in QUANTILES}
 
-    requests: dict[str, float] = defaultdict(float)
-    errors: dict[str, float] = defaultdict(float)
-    for labels, count in grown("classifier_requests_total").items():
-        names = dict(labels)
-        if count and names.get("endpoint") not in NO_WORK:
-            requests[names.get("endpoint", "")] += count
-            if names.get("code", "") >= "400":
-                errors[names["code"]] += count
-    for labels, count in grown("classifier_text_failures_total").items():
-        if count:
-            errors[dict(labels).get("kind", "?")] += count
-    models = [dict(labels) for labels in after.samples.get("classifier_model_info", {})]
-    batches = sum(grown("classifier_batch_windows_count").values())
+    requests = [one for one in growth("requests_total") if one[1] and one[0].get("endpoint") not in NO_WORK]
+    errors = [(labels["code"], grown) for labels, grown in requests if labels.get("code", "") >= "400"]
+    errors += [(labels.get("kind", "?"), grown) for labels, grown in growth("text_failures_total") if grown]
+    model = dict(next(iter(after.of("classifier_model_info")), ()))
+    batches = total("batch_windows_count")
     return Activity(
         seconds=seconds,
-        ready=after.total("classifier_ready") == 1,
-        model=f"{models[0].get('name')} {models[0].get('version')}" if models else "",
-        requests_per_s=sum(requests.values()) / seconds,
-        texts_per_s=sum(grown("classifier_texts_total").values()) / seconds,
-        tokens_per_s=sum(grown("classifier_tokens_total").values()) / seconds,
-        queue_items=after.total("classifier_queue_windows"),
-        queue_tokens=after.total("classifier_queue_tokens"),
-        latency_ms={name: percentiles("classifier_request_seconds", name) for name in sorted(requests)},
-        queue_ms=percentiles("classifier_queue_seconds"),
-        batch_items=sum(grown("classifier_batch_windows_sum").values()) / batches if batches else None,
-        errors=dict(sorted(errors.items())),
-        dropped=sum(grown("classifier_dropped_windows_total").values()),
+        ready=now("ready") == 1,
+        model=f"{model.get('name')} {model.get('version')}" if model else "",
+        requests_per_s=sum(grown for _, grown in requests) / seconds,
+        texts_per_s=total("texts_total") / seconds,
+        tokens_per_s=total("tokens_total") / seconds,
+        queue_items=now("queue_windows"),
+        queue_tokens=now("queue_tokens"),
+        latency_ms={
+            name: percentiles("request_seconds", name)
+            for name in sorted({labels.get("endpoint", "") for labels, _ in requests})
+        },
+        queue_ms=percentiles("queue_seconds"),
+        batch_items=total("batch_windows_sum") / batches if batches else None,
+        errors={kind: sum(grown for one, grown in errors if one == kind) for kind in sorted(dict(errors))},
+        dropped=total("dropped_windows_total"),
     )
 
 
@@ -169,15 +160,10 @@ def quantile(buckets: Mapping[float, float], q: float) -> float | None:
             more is not known.
         q: the quantile, from 0 to 1.
     """
-    bounds = sorted(buckets)
-    if not bounds or buckets[bounds[-1]] <= 0:
-        return None
-    rank = q * buckets[bounds[-1]]
+    rank = q * max(buckets.values(), default=0)
     lower, below = 0.0, 0.0
-    for bound in bounds:
-        if buckets[bound] >= rank:
-            inside = buckets[bound] - below
-            share = 0.0 if math.isinf(bound) else ((rank - below) / inside if inside else 1.0)
-            return 1000 * (lower + ((bound - lower) * share if share else 0.0))
-        lower, below = bound, buckets[bound]
-    return lower * 1000
+    for bound, count in sorted(buckets.items()):
+        if count >= rank > 0:
+            return 1000 * (lower if math.isinf(bound) else lower + (bound - lower) * (rank - below) / (count - below))
+        lower, below = bound, count
+    return None
