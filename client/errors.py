@@ -1,23 +1,5 @@
 """What can go wrong for a caller: one class for each thing that the caller can do about it.
 
-    ClientError
-      ConfigurationError      the URL, key or an option cannot be used: correct it
-      Unsupported             this way of asking does not exist here: ask another way
-      NoAnswer                nothing (or only part of an answer) came back
-        ConnectionFailed      refused, unknown host, TLS, cut: is it running, is the URL right?
-        TimedOut              too slow: allow more time, or send less
-      NotOurService           something else answers there: check the URL, or the proxy in between
-        BrokenAnswer          the answer does not match openapi.yaml: versions differ, or a proxy cut it
-      AnswerError             the service answered with an error (status, kind, request_id, details)
-        Unauthorized          401, 403: give an API key
-        TooLarge              413: send less
-        BadText               422 for a lone text: it is empty, too long or not Unicode; another text may do
-        BadRequest            other 4xx: the request is wrong, asking again is useless
-        Overloaded            429, still after all retries: come back later, send less at a time
-        Unavailable           502, 503, 504 of a proxy: starting, stopping, no instance; come back later
-        DeadlineExceeded      504 of the service: not done within `timeout_ms`
-        ServiceFault          500: the service's log has `request_id`
-
 Every message says what was wrong, where, and what to do. No message contains a text or a key.
 """
 
@@ -33,11 +15,11 @@ class ClientError(Exception):
 
 
 class ConfigurationError(ClientError, ValueError):
-    """The URL, the key or an option cannot be used."""
+    """The URL, the key or an option cannot be used: correct it."""
 
 
 class Unsupported(ClientError):
-    """The transport in use cannot do this, for instance `/info` through a SageMaker endpoint."""
+    """The transport cannot do this, for instance `/info` through a SageMaker endpoint: ask another way."""
 
 
 class NoAnswer(ClientError):
@@ -45,7 +27,8 @@ class NoAnswer(ClientError):
 
 
 class ConnectionFailed(NoAnswer):
-    """No connection was made, or it was cut. `retry` is false if another try cannot help (an untrusted certificate)."""
+    """No connection was made, or it was cut: is the service running, and is the URL right? `retry` is false if another
+    try cannot help (an untrusted certificate)."""
 
     def __init__(self, message: str, *, retry: bool = True) -> None:
         super().__init__(message)
@@ -61,7 +44,7 @@ class StreamCut(ConnectionFailed):
 
 
 class TimedOut(NoAnswer):
-    """No answer came in time. `connected` is false if there was not even a connection."""
+    """No answer came in time: allow more, or send less. `connected` is false if there was not even a connection."""
 
     def __init__(self, message: str, *, connected: bool = True) -> None:
         super().__init__(message)
@@ -69,11 +52,11 @@ class TimedOut(NoAnswer):
 
 
 class NotOurService(ClientError):
-    """Another program, or a proxy's own page, answers at the URL."""
+    """Another program, or a proxy's own page, answers there: check the URL, and the proxy in between."""
 
 
 class BrokenAnswer(NotOurService):
-    """The answer is not JSON, or does not have the shape that openapi.yaml gives it."""
+    """The answer does not have the shape of openapi.yaml: versions differ, or a proxy cut it."""
 
 
 class AnswerError(ClientError):
@@ -103,43 +86,40 @@ class AnswerError(ClientError):
 
 
 class Unauthorized(AnswerError):
-    """The status is 401 or 403."""
+    """401, 403: give an API key."""
 
 
 class TooLarge(AnswerError):
-    """The status is 413."""
+    """413: send less."""
 
 
 class BadRequest(AnswerError):
-    """The status is another 4xx: the request is wrong."""
+    """Another 4xx: the request is wrong, and asking again is useless."""
 
 
 class BadText(BadRequest):
-    """The status is 422 and the kind is one of `TEXT_KINDS`."""
+    """422 for a lone text, of a kind in `TEXT_KINDS`: it is empty, too long or not Unicode; another text may do."""
 
 
 class Overloaded(AnswerError):
-    """The status is 429."""
+    """429, still after all retries: come back later, send less at a time."""
 
 
 class Unavailable(AnswerError):
-    """The status is 503, or 502 or 504 from a proxy."""
+    """503, or 502 and 504 of a proxy: it starts, stops or has no instance; come back later."""
 
 
 class DeadlineExceeded(AnswerError):
-    """The status is 504, from the service itself."""
+    """504 of the service itself: the request was not done within `timeout_ms`."""
 
 
 class ServiceFault(AnswerError):
-    """The status is 500."""
+    """500: the service's log has `request_id`."""
 
 
-_BY_STATUS: Mapping[int, type[AnswerError]] = {
-    **dict.fromkeys((401, 403), Unauthorized),
-    413: TooLarge,
-    429: Overloaded,
-    **dict.fromkeys((502, 503, 504), Unavailable),
-}
+_BY_STATUS: Mapping[int, type[AnswerError]] = {401: Unauthorized, 403: Unauthorized, 413: TooLarge, 429: Overloaded} | (
+    dict.fromkeys((502, 503, 504), Unavailable)
+)
 
 
 def error_class(status: int, kind: str) -> type[AnswerError]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from client.async_client import CONCURRENCY, AsyncClient
 from client.errors import Unsupported
@@ -19,14 +19,8 @@ from client.transport.messages import OptionFields
 FLUSH_S = 0.5  # between two writes of results: a kill loses at most this much work, beside the requests under way
 
 
-class Watcher(Protocol):
-    """Is told how far a run is."""
-
-    def begin(self, rows: int, total: int) -> None:
-        """An earlier run has done `rows` of `total` rows."""
-
-    def update(self, rows: int) -> None:
-        """All runs together have done `rows`."""
+Tell = Callable[[int, int], None]
+"""Is told how many rows all runs together have done, and of how many; first when a run begins."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +66,7 @@ class Interrupted(Exception):
         self.rows, self.path = rows, path
 
 
-async def classify(
-    job: Job, client: AsyncClient, watcher: Watcher, now: Callable[[], float] = time.monotonic
-) -> Summary:
+async def classify(job: Job, client: AsyncClient, tell: Tell, now: Callable[[], float] = time.monotonic) -> Summary:
     """Classify a file, or go on with an interrupted run.
 
     Raises:
@@ -89,10 +81,10 @@ async def classify(
         raise InputError(f"{job.output}: {exc.strerror or exc}") from exc
     with results:
         summary = Summary(resumed_at=results.done)
-        watcher.begin(results.done, total)
+        tell(results.done, total)
         began = now()
         try:
-            await run.answer(results, watcher, now)
+            await run.answer(results, lambda rows: tell(rows, total), now)
             summary.seconds = now() - began
             results.sync()
             if fingerprint(job.source) != run.about["input"]:
@@ -153,7 +145,7 @@ class _Run:
         }
         return cls(job, client, source, kind, model, labels, added, about)
 
-    async def answer(self, results: Results, watcher: Watcher, now: Callable[[], float]) -> None:
+    async def answer(self, results: Results, tell: Callable[[int], None], now: Callable[[], float]) -> None:
         """Append the results of all rows that have none.
 
         Raises:
@@ -173,13 +165,13 @@ class _Run:
                     if now() - flushed >= FLUSH_S:
                         results.flush()
                         flushed = now()
-                        watcher.update(rows)
+                        tell(rows)
         except OSError:
             raise
         except BaseException as exc:  # cancellation, too
             results.flush()
             raise Interrupted(rows, results.path) from exc
-        watcher.update(rows)
+        tell(rows)
 
     def _check_model(self, outcome: Outcome) -> None:
         """Raises InputError: the service has changed its model since the run began."""

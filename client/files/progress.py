@@ -10,7 +10,7 @@ LINE_S = 10.0  # between plain lines
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Shows rows, rate and time left. Rate and time are this run's; rows count those of earlier runs, too.
+    """Shows rows, rate and time left when it is called. Rate and time are this run's; rows count those of earlier runs.
 
     Args:
         stream: a terminal or not; None for standard error.
@@ -20,29 +20,26 @@ class Progress(AbstractContextManager["Progress"]):
     def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._now = stream or sys.stderr, now
         self._bar: Any = _bar(self._stream) if self._stream.isatty() else None
-        self._began = self._told = now()
-        self._first = self._total = 0
+        self._first: int | None = None  # rows that an earlier run has done
+        self._began = self._told = 0.0
 
-    def begin(self, rows: int, total: int) -> None:
-        """Start the clock; an earlier run has done `rows` of all rows."""
-        self._began = self._told = self._now()
-        self._first, self._total = rows, total
-        if rows:
-            self._line(f"goes on after {rows} rows")
+    def __call__(self, rows: int, total: int) -> None:
+        now = self._now()
+        if self._first is None:
+            self._first, self._began, self._told = rows, now, now
+            if rows:
+                self._line(f"goes on after {rows} rows")
+            if self._bar is not None:
+                self._bar.start()
+                self._task = self._bar.add_task("classify", total=total, completed=rows, rate="")
+            return
+        rate = (rows - self._first) / max(now - self._began, 1e-9)
         if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task("classify", total=total, completed=rows, rows=f"{rows:,} rows", rate="")
-
-    def update(self, rows: int) -> None:
-        """Show that all runs together have done `rows`."""
-        now, done = self._now(), rows - self._first
-        rate = done / max(now - self._began, 1e-9)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=rows, rows=f"{rows:,} rows", rate=f"{rate:,.1f} rows/s")
-        elif now - self._told >= LINE_S or rows >= self._total:
+            self._bar.update(self._task, completed=rows, rate=f"{rate:,.1f} rows/s")
+        elif now - self._told >= LINE_S or rows >= total:
             self._told = now
-            left = f" left_s={(self._total - rows) / rate:.0f};" if rate else ""
-            self._line(f"rows={rows}; rows_per_s={rate:.1f}; share={rows / max(self._total, 1):.3f};{left}")
+            left = f" left_s={(total - rows) / rate:.0f};" if rate else ""
+            self._line(f"rows={rows}; rows_per_s={rate:.1f}; share={rows / max(total, 1):.3f};{left}")
 
     def _line(self, text: str) -> None:
         self._stream.write(text + "\n")
@@ -57,9 +54,6 @@ def _bar(stream: TextIO) -> Any:
     from rich import progress as rich
     from rich.console import Console
 
-    columns = (
-        *(rich.TextColumn("{task.fields[rows]}"), rich.BarColumn(), rich.TaskProgressColumn()),
-        *(rich.TextColumn("{task.fields[rate]}"), rich.TimeElapsedColumn()),
-        *(rich.TextColumn("left"), rich.TimeRemainingColumn()),
-    )
-    return rich.Progress(*columns, console=Console(file=stream))
+    rows, rate, left = map(rich.TextColumn, ("{task.completed:,} rows", "{task.fields[rate]}", "left"))
+    share, elapsed, remaining = rich.TaskProgressColumn(), rich.TimeElapsedColumn(), rich.TimeRemainingColumn()
+    return rich.Progress(rows, rich.BarColumn(), share, rate, elapsed, left, remaining, console=Console(file=stream))

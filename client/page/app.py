@@ -210,10 +210,10 @@ def file_tab(url: str, api_key: str) -> None:
 
 def classify_file(path: Path, column: str, url: str, api_key: str) -> file.LabelledFile:
     """Classify, with a bar that shows the progress. Raises ClientError."""
-    bar = st.progress(0.0, "The file is being read")
+    bar, began = st.progress(0.0, "The file is being read"), time.monotonic()
 
-    def tell(rows: int, share: float, seconds: float) -> None:
-        bar.progress(share, words.pace(rows, share, seconds))
+    def tell(rows: int, total: int) -> None:
+        bar.progress(rows / total if total else 1.0, words.pace(rows, total, time.monotonic() - began))
 
     summary, output = file.classify_file(path, column, url, api_key, tell)
     bar.empty()

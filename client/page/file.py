@@ -6,15 +6,14 @@ place and say why.
 
 import asyncio
 import itertools
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from client.async_client import AsyncClient
-from client.files.classify import Interrupted, Job, Summary, classify
+from client.files.classify import Interrupted, Job, Summary, Tell, classify
 from client.files.results import COLUMNS
 from client.files.table import InputError, LinesSource, open_source
 from client.transport.retry import Retry
@@ -45,20 +44,7 @@ def likely_column(columns: Sequence[str]) -> int:
     return next((names.index(name) for name in TEXT_NAMES if name in names), 0)
 
 
-class _Watcher:
-    def __init__(self, tell: Callable[[int, float, float], None]) -> None:
-        self._tell = tell
-
-    def begin(self, rows: int, total: int) -> None:
-        self._total, self._began = total, time.monotonic()
-
-    def update(self, rows: int) -> None:
-        self._tell(rows, rows / self._total if self._total else 1.0, time.monotonic() - self._began)
-
-
-def classify_file(
-    source: Path, column: str, url: str, api_key: str, tell: Callable[[int, float, float], None]
-) -> tuple[Summary, Path]:
+def classify_file(source: Path, column: str, url: str, api_key: str, tell: Tell) -> tuple[Summary, Path]:
     """Classify every row of a file. Return the summary and the output, which stands beside the file.
 
     Args:
@@ -66,7 +52,7 @@ def classify_file(
         column: the column with the texts.
         url: the service's URL.
         api_key: one of the service's keys, "" for none.
-        tell: called with the rows done, their share (0 to 1) and the seconds so far, in this thread.
+        tell: called with the rows that are done and all rows, in this thread.
 
     Raises:
         ClientError: the file cannot be used, or the service gives no answers.
@@ -76,7 +62,7 @@ def classify_file(
 
     async def run() -> Summary:
         async with AsyncClient(url, api_key=api_key, retry=PATIENT) as client:
-            return await classify(job, client, _Watcher(tell))
+            return await classify(job, client, tell)
 
     try:
         return asyncio.run(run()), output

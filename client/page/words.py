@@ -64,11 +64,8 @@ def notes(text: str, prediction: Prediction) -> list[str]:
 
 def reading(prediction: Prediction, seconds: float) -> list[tuple[str, str]]:
     """Return names and values: how much was read, and how long it took."""
-    found = []
-    if prediction.tokens is not None:
-        found.append(("Tokens", f"{prediction.tokens:,}"))
-    if prediction.windows is not None:
-        found.append(("Windows", f"{prediction.windows:,}"))
+    counts = {"Tokens": prediction.tokens, "Windows": prediction.windows}
+    found = [(name, f"{count:,}") for name, count in counts.items() if count is not None]
     if prediction.timing is not None:
         found.append(("Time in the service", milliseconds(prediction.timing.total_ms)))
     return [*found, ("Time in all", milliseconds(1000 * seconds))]
@@ -99,8 +96,8 @@ def sentence_rows(text: str, explanation: Explanation) -> list[dict[str, Any]]:
     return [{"sentence": text[one.start : one.end], "left out": one.contribution, "alone": one.alone} for one in ranked]
 
 
-def pace(rows: int, share: float, seconds: float) -> str:
+def pace(rows: int, total: int, seconds: float) -> str:
     """Return how far a file is: "1,200 rows, 85 rows/s, 40 s left"."""
     rate = rows / max(seconds, 1e-9)
-    left = f", {seconds * (1 - share) / share:,.0f} s left" if 0 < share < 1 and seconds > 1 else ""
+    left = f", {(total - rows) / rate:,.0f} s left" if 0 < rows < total and seconds > 1 else ""
     return f"{rows:,} rows, {rate:,.0f} rows/s{left}"

@@ -170,10 +170,10 @@ def test_progress_is_lines_where_there_is_no_terminal() -> None:
     now = 0.0
     out = io.StringIO()
     with Progress(out, lambda: now) as progress:
-        progress.begin(0, 500)
+        progress(0, 500)
         for now in range(1, 26):
-            progress.update(now * 10)
-        progress.update(500)
+            progress(now * 10, 500)
+        progress(500, 500)
     assert out.getvalue().splitlines() == [
         "rows=100; rows_per_s=10.0; share=0.200; left_s=40;",
         "rows=200; rows_per_s=10.0; share=0.400; left_s=30;",
@@ -185,8 +185,8 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
     with Progress(out) as progress:
-        progress.begin(5, 2468)
-        progress.update(1234)
+        progress(5, 2468)
+        progress(1234, 2468)
     assert "1,234 rows" in out.getvalue() and "50%" in out.getvalue()
 
 

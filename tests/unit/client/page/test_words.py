@@ -123,6 +123,6 @@ def test_the_table_begins_with_the_strongest() -> None:
 
 
 def test_pace() -> None:
-    assert pace(1200, 0.25, 12.0) == "1,200 rows, 100 rows/s, 36 s left"
-    assert pace(0, 0.0, 0.0) == "0 rows, 0 rows/s"
-    assert pace(10, 1.0, 5.0) == "10 rows, 2 rows/s"
+    assert pace(1200, 4800, 12.0) == "1,200 rows, 100 rows/s, 36 s left"
+    assert pace(0, 5, 0.0) == "0 rows, 0 rows/s"
+    assert pace(10, 10, 5.0) == "10 rows, 2 rows/s"
