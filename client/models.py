@@ -4,9 +4,9 @@ The contract is openapi.yaml; a test compares these models with it. A SageMaker 
 only: all fields that are None by default stay None there.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag
 
 OnLong = Literal["windows", "truncate", "error"]
 
@@ -84,10 +84,7 @@ class Prediction(_Answer):
     model: Model | None = None  # a stream's answers lack it; see `Client.info`
     timing: Timing | None = None  # for a lone text
 
-    @property
-    def ok(self) -> Literal[True]:
-        """True; a `TextError` has False here."""
-        return True
+    ok: ClassVar[Literal[True]] = True  # a `TextError` has False here
 
 
 class TextError(_Answer):
@@ -98,10 +95,7 @@ class TextError(_Answer):
     request_id: str = ""
     details: list[dict[str, Any]] | None = None
 
-    @property
-    def ok(self) -> Literal[False]:
-        """False; a `Prediction` has True here."""
-        return False
+    ok: ClassVar[Literal[False]] = False  # a `Prediction` has True here
 
 
 def _which(value: Any) -> str:
@@ -110,6 +104,10 @@ def _which(value: Any) -> str:
 
 Outcome = Annotated[Annotated[Prediction, Tag("answer")] | Annotated[TextError, Tag("error")], Discriminator(_which)]
 """The result of one text among many; `outcome.ok` tells a Prediction from a TextError."""
+
+
+class Line(RootModel[Outcome]):
+    """One line of the answer of `/batch` to a stream of texts."""
 
 
 class Batch(_Answer):

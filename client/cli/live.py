@@ -8,8 +8,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -65,9 +64,6 @@ class Activity:
     batch_items: float | None  # windows in a batch, on average; None: no batch
     errors: Mapping[str, float]  # requests by status of 400 and more, and texts by kind of error
     dropped: float  # windows that nobody waited for any more
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def lines(self) -> list[tuple[str, str]]:
         """Return names and values for a person."""

@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +205,13 @@ def _watch(parsed: argparse.Namespace) -> int:
         activities = activity(client, parsed.interval)
         if parsed.once:
             found = next(activities)
-            _answer(parsed, found.as_json(), [f"{name:<16} {value}" for name, value in found.lines()])
+            _answer(parsed, asdict(found), [f"{name:<16} {value}" for name, value in found.lines()])
         elif sys.stdout.isatty() and not parsed.json:
             _watch_live(client.url, activities)
         else:
             for found in activities:
                 if parsed.json:
-                    _print_json(found.as_json(), indent=None)
+                    _print_json(asdict(found), indent=None)
                 else:
                     print("; ".join(f"{name}={value}" for name, value in found.lines()), flush=True)
     return 0

@@ -28,7 +28,7 @@ JSON = "application/json"
 LINES = "application/x-ndjson"
 SHOWN_CHARS = 120  # of an answer that is not understood
 
-HINTS: Mapping[type[AnswerError], str] = {
+HINTS: dict[type[AnswerError], str] = {
     Unauthorized: "give one of its keys: Client(api_key=...), --api-key or CLASSIFIER_API_KEY",
     Overloaded: "come back later, or send less at a time",
     Unavailable: "come back later; client.ready() waits for it",
@@ -158,15 +158,15 @@ def _foreign(reply: Reply, where: str, sent_bytes: int, after: float | None) -> 
     if 300 <= status < 400:
         target = reply.headers.get("location", "another place")[:SHOWN_CHARS]
         return NotOurService(f"{where}: redirects to {target} ({status}); use the service's own URL")
-    said = f"a proxy in between, not the service, answered {status}: {shown}"
+    hints = HINTS | {
+        Unauthorized: "it wants other credentials",
+        TooLarge: f"a body of {sent_bytes} bytes is too large for it",
+    }
     kind = error_class(status, "")
-    if kind is Unauthorized:
-        return kind(f"{where}: {said}; it wants other credentials", status=status)
-    if kind is TooLarge:
-        return kind(f"{where}: {said}; a body of {sent_bytes} bytes is too large for it", status=status)
-    if kind in HINTS:
-        return kind(f"{where}: {said}; {HINTS[kind]}", status=status, retry_after_s=after)
-    return NotOurService(f"{where}: answered {status}, but not as the service does: {shown}; check the URL")
+    if kind not in hints:
+        return NotOurService(f"{where}: answered {status}, but not as the service does: {shown}; check the URL")
+    said = f"a proxy in between, not the service, answered {status}: {shown}"
+    return kind(f"{where}: {said}; {hints[kind]}", status=status, retry_after_s=after)
 
 
 def _shown(body: bytes) -> str:

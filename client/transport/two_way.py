@@ -16,7 +16,7 @@ from typing import Any
 import h11
 
 from client.errors import ClientError, ConnectionFailed, StreamCut, TimedOut
-from client.models import Outcome, Prediction, TextError
+from client.models import Line, Outcome
 from client.transport.http import CONNECT_S, HttpTransport, cut, refused, unconnected
 from client.transport.messages import LINES, Reply, encode, failure, read
 
@@ -57,7 +57,7 @@ class TwoWayStream:
         try:
             async for line in self._lines():
                 self._answers += 1
-                yield self._outcome(line)
+                yield read(Line, line, self._where).root
             if self._answers != self._texts or self._http.our_state in (h11.IDLE, h11.SEND_BODY):
                 raise self._cut("the service ended it")
         finally:
@@ -162,12 +162,6 @@ class TwoWayStream:
                 raise self._cut(exc) from exc
             if self._texts > self._answers or self._http.our_state is not h11.SEND_BODY:
                 raise TimedOut(f"{self._where}: no answer to the next text within {self._timeout_s:g} s")
-
-    def _outcome(self, line: bytes) -> Outcome:
-        if b'"error"' in line and b'"kind"' in line:
-            with suppress(ClientError):
-                return read(TextError, line, self._where)
-        return read(Prediction, line, self._where)
 
     def _cut(self, reason: object) -> ConnectionFailed:
         first = str(cut(self._where, reason))

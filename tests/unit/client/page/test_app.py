@@ -16,11 +16,7 @@ from tests.support.scripted_server import LONE, Scripted, error, http, page, scr
 
 APP = ROOT / "client" / "page" / "app.py"
 MODEL = {"name": "m*", "version": "0123456789ab", "labels": ["sport", "<b>"], "max_tokens": 256}
-INFO = {
-    "service": "1.2.3",
-    "model": MODEL,
-    "limits": {},
-}
+INFO = {"service": "1.2.3", "model": MODEL, "limits": {}}
 METRICS = {
     "rows": 100,
     "accuracy": 0.97,

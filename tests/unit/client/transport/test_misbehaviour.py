@@ -94,162 +94,126 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @dataclass(frozen=True)
 class Case:
-    """A server's answers, and what becomes of them."""
+    """A server's answer, and the error that it becomes."""
 
-    answers: tuple[Answer, ...]
+    answer: Answer
     kind: type[ClientError]
-    says: str
-    """With {url}."""
-    requests: int
-    """That the server gets."""
-    code: int = 3
-    """Of the command line."""
+    says: str  # after the URL
+    requests: int = 1  # that the server gets
+    code: int = 3  # of the command line
 
     def told(self, url: str) -> str:
-        return self.says.replace("{url}", url)
+        return f"{url}: {self.says}"
 
 
-HTML = "'502 Bad Gateway 502 Bad Gateway nginx'"
+PROXY, CUT = "a proxy in between, not the service, answered", "the connection broke before the answer was complete ("
+LATER, WAITS = "; come back later, or send less at a time", "; come back later; client.ready() waits for it"
 CASES = {
     "429 for ever": Case(
-        (error(429, "overloaded", "the queue is full", Retry_After="2"),),
+        error(429, "overloaded", "the queue is full", Retry_After="2"),
         Overloaded,
-        "{url}: the queue is full (429 overloaded, request r1); come back later, or send less at a time"
-        " (tried 3 times in 5.0 s)",
-        3,
+        f"the queue is full (429 overloaded, request r1){LATER} (tried 3 times in 5.0 s)",
+        requests=3,
     ),
     "429 for an hour": Case(
-        (error(429, "overloaded", "the queue is full", Retry_After="3600"),),
+        error(429, "overloaded", "the queue is full", Retry_After="3600"),
         Overloaded,
-        "{url}: the queue is full (429 overloaded, request r1); come back later, or send less at a time"
-        " (it asks to wait 3600 s)",
-        1,
+        f"the queue is full (429 overloaded, request r1){LATER} (it asks to wait 3600 s)",
     ),
     "503 while starting": Case(
-        (error(503, "not_ready", "the model is being loaded; try again", Retry_After="1"),),
+        error(503, "not_ready", "the model is being loaded; try again", Retry_After="1"),
         Unavailable,
-        "{url}: the model is being loaded; try again (503 not_ready, request r1); come back later; client.ready() "
-        "waits for it (tried 3 times in 2.5 s)",
-        3,
+        f"the model is being loaded; try again (503 not_ready, request r1){WAITS} (tried 3 times in 2.5 s)",
+        requests=3,
     ),
     "502 page of a proxy": Case(
-        (page(502),),
+        page(502),
         Unavailable,
-        "{url}: a proxy in between, not the service, answered 502: " + HTML + "; come back later; client.ready() waits "
-        "for it (tried 3 times in 0.8 s)",
-        3,
+        f"{PROXY} 502: '502 Bad Gateway 502 Bad Gateway nginx'{WAITS} (tried 3 times in 0.8 s)",
+        requests=3,
     ),
     "cut before an answer": Case(
-        (b"",),
+        b"",
         ConnectionFailed,
-        "{url}: the connection broke before the answer was complete (Server disconnected without sending a response.)"
-        " (tried 3 times in 0.8 s)",
-        3,
+        f"{CUT}Server disconnected without sending a response.) (tried 3 times in 0.8 s)",
+        requests=3,
     ),
     "cut within an answer": Case(
-        (begin(b'{"label": "sp'),),
+        begin(b'{"label": "sp'),
         ConnectionFailed,
-        "{url}: the connection broke before the answer was complete (peer closed connection without sending complete "
-        "message body (received 13 bytes, expected 5000)) (tried 3 times in 0.8 s)",
-        3,
+        f"{CUT}peer closed connection without sending complete message body "
+        "(received 13 bytes, expected 5000)) (tried 3 times in 0.8 s)",
+        requests=3,
     ),
-    "hangs": Case(
-        (hang,),
-        TimedOut,
-        "{url}: no answer within 0.3 s; allow more (timeout_s, timeout_ms), or send less at once",
-        1,
-    ),
+    "hangs": Case(hang, TimedOut, "no answer within 0.3 s; allow more (timeout_s, timeout_ms), or send less at once"),
     "broken JSON": Case(
-        (http(200, '{"label": "sport", "sco'),),
+        http(200, '{"label": "sport", "sco'),
         BrokenAnswer,
-        "{url}: the answer's JSON is broken (EOF while parsing a string at line 1 column 23): "
+        "the answer's JSON is broken (EOF while parsing a string at line 1 column 23): "
         '\'{"label": "sport", "sco\'; a proxy in between may have cut it',
-        1,
     ),
     "another JSON": Case(
-        (http(200, {"choices": []}),),
+        http(200, {"choices": []}),
         BrokenAnswer,
-        "{url}: an answer of another shape than expected (label: field required); is this the service, and of the "
-        "client's version?",
-        1,
+        "an answer of another shape than expected (label: field required); "
+        "is this the service, and of the client's version?",
     ),
     "HTML with 200": Case(
-        (page(200, "<html><body><h1>It works!</h1></body></html>"),),
+        page(200, "<html><body><h1>It works!</h1></body></html>"),
         NotOurService,
-        "{url}: answers, but not in JSON: 'It works!'; check the URL, and proxies in between",
-        1,
+        "answers, but not in JSON: 'It works!'; check the URL, and proxies in between",
     ),
     "another server's 404": Case(
-        (http(404, {"detail": "Not Found"}),),
+        http(404, {"detail": "Not Found"}),
         NotOurService,
-        '{url}: answered 404, but not as the service does: \'{"detail": "Not Found"}\'; check the URL',
-        1,
+        'answered 404, but not as the service does: \'{"detail": "Not Found"}\'; check the URL',
     ),
     "redirect": Case(
-        (http(307, "", Location="https://login.example/"),),
+        http(307, "", Location="https://login.example/"),
         NotOurService,
-        "{url}: redirects to https://login.example/ (307); use the service's own URL",
-        1,
+        "redirects to https://login.example/ (307); use the service's own URL",
     ),
-    "not HTTP": Case(
-        (b"SSH-2.0-OpenSSH_9.2\r\n",),
-        ConnectionFailed,
-        "{url}: the connection broke before the answer was complete (",
-        3,
-    ),
+    "not HTTP": Case(b"SSH-2.0-OpenSSH_9.2\r\n", ConnectionFailed, CUT, requests=3),
     "401": Case(
-        (error(401, "unauthorized", "this service needs an API key"),),
+        error(401, "unauthorized", "this service needs an API key"),
         Unauthorized,
-        "{url}: this service needs an API key (401 unauthorized, request r1); give one of its keys: "
+        "this service needs an API key (401 unauthorized, request r1); give one of its keys: "
         "Client(api_key=...), --api-key or CLASSIFIER_API_KEY",
-        1,
     ),
     "401 of a proxy": Case(
-        (page(401, "<h1>Authorization Required</h1>"),),
+        page(401, "<h1>Authorization Required</h1>"),
         Unauthorized,
-        "{url}: a proxy in between, not the service, answered 401: 'Authorization Required'; "
-        "it wants other credentials",
-        1,
+        f"{PROXY} 401: 'Authorization Required'; it wants other credentials",
     ),
     "413": Case(
-        (error(413, "text_too_large", "9 characters, the limit is 5"),),
+        error(413, "text_too_large", "9 characters, the limit is 5"),
         TooLarge,
-        "{url}: 9 characters, the limit is 5 (413 text_too_large, request r1)",
-        1,
+        "9 characters, the limit is 5 (413 text_too_large, request r1)",
         code=1,
     ),
     "413 of a proxy": Case(
-        (page(413, "<h1>Request Entity Too Large</h1>"),),
+        page(413, "<h1>Request Entity Too Large</h1>"),
         TooLarge,
-        "{url}: a proxy in between, not the service, answered 413: 'Request Entity Too Large'; a body of 39 bytes is "
-        "too large for it",
-        1,
+        f"{PROXY} 413: 'Request Entity Too Large'; a body of 39 bytes is too large for it",
         code=1,
     ),
     "422 option": Case(
-        (error(422, "invalid_request", "top_k: must be 1 or more"),),
+        error(422, "invalid_request", "top_k: must be 1 or more"),
         BadRequest,
-        "{url}: top_k: must be 1 or more (422 invalid_request, request r1)",
-        1,
+        "top_k: must be 1 or more (422 invalid_request, request r1)",
     ),
     "422 text": Case(
-        (error(422, "empty_text", "the text is empty"),),
-        BadText,
-        "{url}: the text is empty (422 empty_text, request r1)",
-        1,
-        code=1,
+        error(422, "empty_text", "the text is empty"), BadText, "the text is empty (422 empty_text, request r1)", code=1
     ),
     "500": Case(
-        (error(500, "internal", "internal error; the service's log has this request's id"),),
+        error(500, "internal", "internal error; the service's log has this request's id"),
         ServiceFault,
-        "{url}: internal error; the service's log has this request's id (500 internal, request r1)",
-        1,
+        "internal error; the service's log has this request's id (500 internal, request r1)",
     ),
     "504 of the service": Case(
-        (error(504, "deadline_exceeded", "no answer within 30000 ms; the work was dropped"),),
+        error(504, "deadline_exceeded", "no answer within 30000 ms; the work was dropped"),
         DeadlineExceeded,
-        "{url}: no answer within 30000 ms; the work was dropped (504 deadline_exceeded, request r1)",
-        1,
+        "no answer within 30000 ms; the work was dropped (504 deadline_exceeded, request r1)",
     ),
 }
 
@@ -257,7 +221,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_caller_is_told_what_was_wrong_and_what_to_do(ask: Ask, name: str) -> None:
     case = CASES[name]
-    with scripted(*case.answers) as server, pytest.raises(ClientError) as raised:
+    with scripted(case.answer) as server, pytest.raises(ClientError) as raised:
         ask(server.url, Time(), retry=Retry(tries=3), timeout_s=0.3 if case.kind is TimedOut else 10)
     assert type(raised.value) is case.kind
     assert str(raised.value).startswith(case.told(server.url)) and "\n" not in str(raised.value)
@@ -270,7 +234,7 @@ def test_a_caller_is_told_what_was_wrong_and_what_to_do(ask: Ask, name: str) -> 
 @pytest.mark.parametrize("name", CASES)
 def test_the_command_line_says_the_same(command: Callable[..., str], name: str) -> None:
     case = CASES[name]
-    with scripted(*case.answers) as server:
+    with scripted(case.answer) as server:
         told = command("predict", SECRET, "--url", server.url)
     assert told.startswith(f"{case.code} error: {case.told(server.url)}") and "\n" not in told
 
