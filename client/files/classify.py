@@ -13,7 +13,7 @@ from client.async_client import CONCURRENCY, AsyncClient
 from client.errors import Unsupported
 from client.files.results import COLUMNS, Results, fingerprint, result_of
 from client.files.table import DELIMITERS, InputError, Source, format_of, open_source, write_csv, write_lines
-from client.models import Outcome, Prediction
+from client.models import ModelInfo, Outcome
 from client.transport.messages import OptionFields
 
 FLUSH_S = 0.5  # between two writes of results: a kill loses at most this much work, beside the requests under way
@@ -73,8 +73,10 @@ async def classify(job: Job, client: AsyncClient, tell: Tell, now: Callable[[], 
         InputError: the input or output cannot be used, or an interrupted run was about something else.
         Interrupted: a ClientError or a cancellation, which is its cause, ended the run.
     """
-    run = await _Run.prepared(job, client)
-    total = sum(1 for _ in run.source.rows(job.text_column))
+    source = _checked(job)
+    model = await _model(job, client)
+    run = _Run(job, client, source, model)
+    total = sum(1 for _ in source.rows(job.text_column))
     try:
         results = Results(job.output, run.about, job.restart)
     except OSError as exc:
@@ -99,51 +101,49 @@ async def classify(job: Job, client: AsyncClient, tell: Tell, now: Callable[[], 
     return summary
 
 
-@dataclass(frozen=True)
-class _Run:
-    job: Job
-    client: AsyncClient
-    source: Source
-    kind: str  # format of the output
-    model: Mapping[str, str] | None  # name and version, None if the service cannot be asked
-    labels: list[str]  # that have a column for their probability
-    added: Mapping[str, type]  # columns and their types
-    about: Mapping[str, Any]  # what must be the same for a run that goes on
+def _checked(job: Job) -> Source:
+    """Return the opened input. Raises InputError: the input or the output cannot be used."""
+    format_of(job.output)
+    source = open_source(job.source)
+    source.check_column(job.text_column)
+    if job.output.is_dir():
+        raise InputError(f"{job.output} is a directory")
+    if job.output.exists() and not job.overwrite:
+        raise InputError(f"{job.output} exists; --overwrite replaces it")
+    if job.output.resolve() == job.source.resolve():
+        raise InputError(f"{job.output} is the input itself")
+    return source
 
-    @classmethod
-    async def prepared(cls, job: Job, client: AsyncClient) -> "_Run":
-        """Check the job. Raises InputError."""
-        kind, source = format_of(job.output), open_source(job.source)
-        source.check_column(job.text_column)
-        if job.output.is_dir():
-            raise InputError(f"{job.output} is a directory")
-        if job.output.exists() and not job.overwrite:
-            raise InputError(f"{job.output} exists; --overwrite replaces it")
-        if job.output.resolve() == job.source.resolve():
-            raise InputError(f"{job.output} is the input itself")
-        model, labels = None, []
-        try:
-            info = (await client.info()).model
-            model, labels = {"name": info.name, "version": info.version}, info.labels
-        except Unsupported:
-            if job.all_scores:
-                raise InputError("--all-scores needs the labels' names, which an endpoint does not tell") from None
-        labels = labels if job.all_scores else []
-        scores = {f"score_{label}": float for label in labels}
-        added = {f"{job.prefix}{name}": type_ for name, type_ in {**COLUMNS, **scores}.items()}
-        if taken := [name for name in source.columns() if name in added]:
+
+async def _model(job: Job, client: AsyncClient) -> ModelInfo | None:
+    """Return the model in service, None if the service cannot be asked."""
+    try:
+        return (await client.info()).model
+    except Unsupported:
+        if job.all_scores:
+            raise InputError("--all-scores needs the labels' names, which an endpoint does not tell") from None
+        return None
+
+
+class _Run:
+    def __init__(self, job: Job, client: AsyncClient, source: Source, model: ModelInfo | None) -> None:
+        self.job, self.client, self.source = job, client, source
+        self.model = {"name": model.name, "version": model.version} if model else None
+        self.labels = model.labels if model and job.all_scores else []  # that have a column for their probability
+        columns = {**COLUMNS, **{f"score_{label}": float for label in self.labels}}
+        self.added: Mapping[str, type] = {f"{job.prefix}{name}": kind for name, kind in columns.items()}
+        if taken := [name for name in source.columns() if name in self.added]:
             raise InputError(
                 f"{job.source} has a column {taken[0]!r} of its own; --prefix renames those that are added"
             )
-        about = {
+        self.about: Mapping[str, Any] = {  # what must be the same for a run that goes on
             "format": 2,
             "input": fingerprint(job.source),
             "text_column": job.text_column,
             "options": dict(job.options),
             "all_scores": job.all_scores,
-            "model": model,
+            "model": self.model,
         }
-        return cls(job, client, source, kind, model, labels, added, about)
 
     async def answer(self, results: Results, tell: Callable[[int], None], now: Callable[[], float]) -> None:
         """Append the results of all rows that have none.
@@ -175,11 +175,10 @@ class _Run:
 
     def _check_model(self, outcome: Outcome) -> None:
         """Raises InputError: the service has changed its model since the run began."""
-        if self.model is None or not isinstance(outcome, Prediction) or outcome.model is None:
-            return
-        if outcome.model.model_dump() != self.model:
+        model = outcome.model.model_dump() if outcome.ok and outcome.model else self.model
+        if model != self.model and self.model is not None:
             raise InputError(
-                f"the service answers by the model {json.dumps(outcome.model.model_dump())} now, the run began with "
+                f"the service answers by the model {json.dumps(model)} now, the run began with "
                 f"{json.dumps(self.model)}; go back to that, or begin anew with --restart"
             )
 
@@ -200,7 +199,8 @@ class _Run:
             unfinished.unlink(missing_ok=True)
 
     def _write(self, path: Path, found: Iterator[dict[str, Any]]) -> None:
-        if self.kind == "parquet":
+        kind = format_of(self.job.output)
+        if kind == "parquet":
             from client.files.parquet import ParquetSource, merge, write_parquet
 
             if isinstance(self.source, ParquetSource):
@@ -208,12 +208,12 @@ class _Run:
         columns = [*self.source.columns(), *self.added]
         pairs = zip(self.source.rows(self.job.text_column), found, strict=True)
         rows = ({**row.values, **result} for row, result in pairs)
-        if self.kind == "parquet":
+        if kind == "parquet":
             write_parquet(path, columns, rows, self.added)
-        elif self.kind == "lines":
+        elif kind == "lines":
             write_lines(path, rows)
         else:
-            write_csv(path, columns, rows, DELIMITERS[self.kind])
+            write_csv(path, columns, rows, DELIMITERS[kind])
 
     def _columns(self, results: Results, summary: Summary) -> Iterator[dict[str, Any]]:
         """Yield the added columns of every row, and count them."""

@@ -91,32 +91,26 @@ class Results(contextlib.AbstractContextManager["Results"]):
     def __init__(self, output: Path, about: Mapping[str, Any], restart: bool = False) -> None:
         self.path = output.with_name(output.name + ".partial.jsonl")
         self._file: BinaryIO = self.path.open("ab+")
-        try:
-            if fcntl is not None:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(self._file)
+            try:
+                if fcntl is not None:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{self.path}: another run is at work on it; wait for it or end it") from None
             if restart:
                 self._file.truncate(0)
             self.done = self._checked(about)
-        except BlockingIOError:
-            self._file.close()
-            raise InputError(f"{self.path}: another run is at work on it; wait for it or end it") from None
-        except BaseException:
-            self._file.close()
-            raise
+            opened.pop_all()
 
     def _checked(self, about: Mapping[str, Any]) -> int:
         """Cut off what is incomplete. Return how many rows are there."""
         self._file.seek(0)
-        size, lines, first = 0, 0, b""
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
-            first = first or line
-            size, lines = size + len(line), lines + 1
-        self._file.truncate(size)
-        if not lines:
-            self._file.write(json.dumps(about).encode() + b"\n")
-            self._file.flush()
+        first = self._file.readline()
+        if not first.endswith(b"\n"):
+            self._file.truncate(0)
+            self.append(about)
+            self.flush()
             return 0
         try:
             was = json.loads(first)
@@ -128,7 +122,12 @@ class Results(contextlib.AbstractContextManager["Results"]):
                     f"{self.path}: the run to go on with had {name} {json.dumps(was.get(name))}, now it is "
                     f"{json.dumps(value)}; go back to that, or begin anew with --restart"
                 )
-        return lines - 1
+        size, rows = len(first), 0
+        for line in self._file:
+            if line.endswith(b"\n"):
+                size, rows = size + len(line), rows + 1
+        self._file.truncate(size)
+        return rows
 
     def append(self, result: Mapping[str, Any]) -> None:
         """Add one row; it is in the file after `flush`."""
