@@ -5,6 +5,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
+from itertools import count
 from typing import Any, Unpack
 
 import httpx
@@ -184,16 +185,15 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             half = len(texts) // 2
             first = await self.batch(texts[:half], options, pace)
             return first + await self.batch(texts[half:], options, pace)
-        tries = 1
-        while failed := {
-            i: one for i, one in enumerate(outcomes) if isinstance(one, TextError) and one.kind in PASSING
-        }:
+        for tries in count(1):
+            failed = {i: one for i, one in enumerate(outcomes) if not one.ok and one.kind in PASSING}
+            if not failed:
+                break
             error = text_failure(next(iter(failed.values())), f"{self.url}: {len(failed)} of {len(texts)} texts")
             await self._wait(tries, error, until)
             again = await self._batch([texts[i] for i in failed], options, until, pace)
             for i, outcome in zip(failed, again, strict=True):
                 outcomes[i] = outcome
-            tries += 1
         return outcomes
 
     async def _batch(self, texts: Sequence[str], options: Mapping[str, Any], until: float, pace: Pace) -> list[Outcome]:
@@ -208,10 +208,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     async def _ask(self, call: Call, until: float | None = None, pace: Pace | None = None) -> Reply:
         """Return the reply of status 200, after as many tries as it takes. Raises the error of the last try.
 
-        Args:
-            call: what is sent.
-            until: when all tries and waits must have ended, by the clock; None: `Retry.total_s` from now.
-            pace: is told how it went.
+        All tries and waits end at `until` by the clock, or `Retry.total_s` from now; `pace` is told how it went.
         """
         told_ms = (call.content or {}).get("timeout_ms")
         timeout_s = self._timeout_s if told_ms is None else told_ms / 1000 + SLACK_S

@@ -24,10 +24,7 @@ class Chunker:
 
     def add(self, text: str) -> list[str] | None:
         """Add a text. Return the request that was full before it, if so; a text larger than that is a request alone.
-
-        Raises:
-            TypeError: it is not a string.
-        """
+        Raises TypeError: it is not a string."""
         if not isinstance(text, str):
             raise TypeError(f"text {self._count} is of type {type(text).__name__}, a str is expected")
         self._count += 1

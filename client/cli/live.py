@@ -149,12 +149,9 @@ def compare(before: Reading, after: Reading) -> Activity:
 
 
 def quantile(buckets: Mapping[float, float], q: float) -> float | None:
-    """Return a quantile in milliseconds, None if nothing was counted.
+    """Return a quantile (0 to 1) in milliseconds from cumulative counts by upper bound in seconds.
 
-    Args:
-        buckets: cumulative counts by upper bound in seconds. In the last, open bucket, the quantile is its lower bound:
-            more is not known.
-        q: the quantile, from 0 to 1.
+    In the last, open bucket it is the lower bound, for more is not known. None: nothing was counted.
     """
     rank = q * max(buckets.values(), default=0)
     lower, below = 0.0, 0.0

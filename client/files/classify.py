@@ -146,12 +146,7 @@ class _Run:
         }
 
     async def answer(self, results: Results, tell: Callable[[int], None], now: Callable[[], float]) -> None:
-        """Append the results of all rows that have none.
-
-        Raises:
-            OSError: the disk failed.
-            Interrupted: anything else happened.
-        """
+        """Append the results of all rows that have none. Raises OSError from the disk, Interrupted for all else."""
         problems: deque[str] = deque()
         rows, flushed = results.done, now()
         try:

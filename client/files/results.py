@@ -50,13 +50,8 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def result_of(outcome: Outcome, problem: str, labels: list[str]) -> dict[str, Any]:
-    """Return the added columns of one row.
-
-    Args:
-        outcome: the service's.
-        problem: why the row has no text, "" if it has one.
-        labels: labels that have a column for their probability.
-    """
+    """Return the added columns of one row; `problem` says why the row has no text, "" if it has one, and `labels` have
+    columns for their probabilities."""
     if problem:
         return {"error_kind": BAD_ROW, "error": problem}
     if not isinstance(outcome, Prediction):
@@ -77,15 +72,10 @@ def _rounded(score: float) -> float:
 
 
 class Results(contextlib.AbstractContextManager["Results"]):
-    """The file of results; `done` rows are in it already.
-
-    Args:
-        output: the file that is to be made.
-        about: what the run is about; a file about something else is refused.
-        restart: forget what is there.
+    """The file of results for an output; `done` rows are in it already, unless `restart` forgets them.
 
     Raises:
-        InputError: the file is about something else, or another process writes it.
+        InputError: the file is not about what this run is `about`, or another process writes it.
     """
 
     def __init__(self, output: Path, about: Mapping[str, Any], restart: bool = False) -> None:

@@ -45,17 +45,9 @@ def likely_column(columns: Sequence[str]) -> int:
 
 
 def classify_file(source: Path, column: str, url: str, api_key: str, tell: Tell) -> tuple[Summary, Path]:
-    """Classify every row of a file. Return the summary and the output, which stands beside the file.
+    """Classify every row of a file, and tell the progress in this thread. Raises ClientError.
 
-    Args:
-        source: the file.
-        column: the column with the texts.
-        url: the service's URL.
-        api_key: one of the service's keys, "" for none.
-        tell: called with the rows that are done and all rows, in this thread.
-
-    Raises:
-        ClientError: the file cannot be used, or the service gives no answers.
+    Return the summary and the output, which stands beside the file.
     """
     output = source.with_name(f"labelled-{source.name}")
     job = Job(source, output, column, overwrite=True, restart=True, prefix=prefix_for(columns_of(source)))
@@ -88,13 +80,8 @@ class LabelledFile:
     output: Path
 
     def filtered(self, labels: Sequence[str], only: str, least: float) -> list[dict[str, Any]]:
-        """Return some of the rows.
-
-        Args:
-            labels: labels to keep; none for all.
-            only: "all", "unsure" or "failed".
-            least: smallest probability; failed rows have none and stay only at 0.
-        """
+        """Return the rows with these labels (none: all), of one kind ("all", "unsure" or "failed") and at least this
+        probability; failed rows have none and stay only at 0."""
         return [
             row
             for row in self.rows

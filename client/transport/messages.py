@@ -123,13 +123,7 @@ def read(kind: type[Answer], body: bytes, where: str) -> Answer:
 
 
 def failure(reply: Reply, where: str, sent_bytes: int = 0) -> ClientError:
-    """Return the error that a reply of another status than 200 means.
-
-    Args:
-        reply: the reply.
-        where: the service's URL, for the message.
-        sent_bytes: size of the body that was sent.
-    """
+    """Return the error that a reply of another status than 200 means; `sent_bytes` is the size of the sent body."""
     after = retry_after_s(reply.headers.get("retry-after"))
     try:
         error = ServiceError.model_validate_json(reply.body)

@@ -44,11 +44,7 @@ class Retry:
     def wait_s(self, tries: int, error: ClientError, left_s: float, draw: Callable[[], float]) -> float | None:
         """Return the seconds to wait before the next try, or None if there is to be none.
 
-        Args:
-            tries: how many were made, at least 1.
-            error: the error of the latest try.
-            left_s: how much of `total_s` is left.
-            draw: returns a random number from 0 to 1.
+        Args: the tries that were made, the latest one's error, what is left of `total_s`, a source of numbers 0 to 1.
         """
         if tries >= self.tries or not may_help(error):
             return None

@@ -26,12 +26,9 @@ MAX_LINE_BYTES = 16 * 2**20  # of one answer
 
 
 class TwoWayStream:
-    """One exchange of texts and answers.
+    """One exchange of texts, each with the same options, and answers with the service that a transport reaches.
 
-    Args:
-        transport: tells where the service is, and how it is reached.
-        options: sent with each text.
-        timeout_s: longest wait for the next answer while a text is without one.
+    `timeout_s` is the longest wait for the next answer while a text is without one.
     """
 
     def __init__(self, transport: HttpTransport, options: Mapping[str, Any], timeout_s: float) -> None:
