@@ -1,3 +1,3 @@
-"""HTTP in, prediction out. Imports `classifier` in one file only, `torch_engine.py`, and never `training`."""
+"""The HTTP service. Except for types, only `service.model` imports `classifier`; nothing here imports `training`."""
 
 __version__ = "0.1.0"

@@ -1,5 +1,6 @@
-"""The application of routes, error handlers, middleware and lifespan. Nothing is built on import, and torch is not
-imported."""
+"""The ASGI application: routes, error handlers, middleware and lifespan.
+
+Nothing is built when this module is imported, and it does not import torch."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

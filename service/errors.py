@@ -139,7 +139,7 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def invalid_request(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
-    """Make one error of pydantic's findings, without the input that caused them: no text returns or is logged."""
+    """Make one error of pydantic's findings. It leaves out the input, so that no text is sent back or logged."""
     details: list[dict[str, str]] = []
     count = len(errors)
     for error in errors[:MAX_DETAILS]:

@@ -1,1 +1,1 @@
-"""HTTP routes, one file a family: they translate between the wire and the lifecycle, and do nothing else."""
+"""HTTP routes, one file for each family: they translate between the wire and the lifecycle, and do nothing else."""

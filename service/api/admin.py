@@ -39,7 +39,7 @@ class ReloadRequest(wire.RequestBody):
 
 
 class ComparisonBody(wire.WireModel):
-    """Both models on recent texts."""
+    """The comparison of both models on recent texts."""
 
     texts: int = Field(ge=0, description="texts that both models answered; SERVICE_RELOAD_SAMPLES are kept")
     flip_rate: float = Field(ge=0, le=1, description="share of these texts with another label")

@@ -25,7 +25,7 @@ router = APIRouter(tags=["compatible"])
 
 
 class ClassifyRequest(wire.LenientModel):
-    """vLLM's `/classify`."""
+    """The request of vLLM's `/classify`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"input": [wire.EXAMPLE_TEXT]}]})
 

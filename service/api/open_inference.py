@@ -1,7 +1,7 @@
 """Classification over the Open Inference Protocol v2, as Triton, KServe and MLServer have it.
 
 One tensor `text` of BYTES comes in; `label`, `score` and `probabilities` go out, or those of them that are requested.
-With the protocol's binary extension the strings stand behind the JSON instead of in it.
+With the protocol's binary extension, the strings follow the JSON instead of being part of it.
 `service.api.open_inference_metadata` describes server and model.
 
 Protocol: https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
@@ -171,8 +171,9 @@ def requested_pipeline(request: Request) -> Pipeline:
 
 
 def _parse_binary(content: bytes, json_length: str, pipeline: Pipeline) -> InferRequest:
-    """Return the request with the strings behind its JSON in their tensor. No more strings are read than the shape says
-    and a request may have, because the body has room for millions.
+    """Parse a request whose strings follow its JSON, and put the strings into their tensor.
+
+    A body has room for millions of strings, so no more are read than the shape says and a request may have.
 
     Raises:
         ServiceError: invalid_json, invalid_body, invalid_request, too_many_texts.

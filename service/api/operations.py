@@ -15,7 +15,7 @@ router = APIRouter(tags=["operations"])
 
 
 class Root(wire.WireModel):
-    """The paths to continue with."""
+    """The release of the service, and the paths of its most important pages."""
 
     service: str = Field(description="the service's release")
     documentation: str
@@ -34,7 +34,7 @@ class Ready(wire.WireModel):
 
 
 class LimitsBody(wire.WireModel):
-    """The settings of the same names, and the model's token budget."""
+    """The values of the settings with the same names, and the model's token budget."""
 
     max_body_bytes: int
     max_text_chars: int

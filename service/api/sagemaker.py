@@ -49,7 +49,7 @@ router = APIRouter(tags=["sagemaker"])
 
 
 class ExecutionParameters(wire.WireModel):
-    """The names are SageMaker's."""
+    """Parameters of a batch transform, with SageMaker's names."""
 
     MaxConcurrentTransforms: int = Field(ge=1)
     BatchStrategy: Literal["MULTI_RECORD"]

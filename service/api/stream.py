@@ -6,7 +6,8 @@
 
 Memory does not grow with the call: what was read and not yet answered is bounded by `IN_FLIGHT` chunks of at most
 `CHUNK_CHARS` characters (or one line, if that is longer). A line is a string, or an object with the fields of
-`/predict` but `explain`. Each line gets one line, a result or an error object, and a bad line does not end the stream.
+`/predict` except `explain`. Each line is answered by one line, a result or an error, and a bad line does not end the
+stream.
 A caller must read while sending: the service stops reading from a caller who takes no answers. When the caller hangs
 up, waiting texts are dropped, and only the batch that is in the model goes on.
 """
@@ -25,7 +26,7 @@ from service.inference.pipeline import AnswerOrError, Timing
 from service.model.lifecycle import ModelLifecycle
 
 IN_FLIGHT = 4
-"""Chunks that were read and whose answers are not sent, so that the batcher never waits for the next one."""
+"""Number of chunks that are read before the first of them is answered, so that the batcher does not wait for chunks."""
 
 CHUNK_LINES = 64
 CHUNK_CHARS = 50_000
@@ -38,7 +39,7 @@ Answers = asyncio.Queue[asyncio.Task[bytes] | None]
 
 
 class LinesResponse(Response):
-    """An ASGI answer that reads the body of its own request; see the module."""
+    """An ASGI response that reads the body of its own request while it is sent."""
 
     def __init__(self, lifecycle: ModelLifecycle) -> None:
         super().__init__(media_type=LINES[1])

@@ -58,7 +58,7 @@ def media_type(headers: Mapping[str, str]) -> str:
 
 
 def is_stream(scope: Mapping[str, Any]) -> bool:
-    """Return whether a request is answered line by line while its body is read, which then may have any length."""
+    """Return whether a request is answered line by line while its body is read. Such a body may have any length."""
     return scope["path"] == STREAM_PATH and media_type(Headers(raw=scope["headers"])) in LINES
 
 
@@ -127,16 +127,16 @@ def parse_line(line: bytes, validate: Callable[[Any], T]) -> T | ServiceError:
 
 
 def split_lines(body: bytes) -> Iterator[bytes]:
-    """Yield all lines; a blank one keeps its place, but a line break at the end begins no line."""
+    """Yield all lines, also blank ones. A line break at the end of the body does not begin another line."""
     for line in io.BytesIO(body):
         yield line.removesuffix(b"\n")
 
 
 def read_rows(body: bytes) -> Iterator[str | ServiceError]:
-    """Yield the texts of a CSV body, one a row; a row of several columns is an error in its place.
+    """Yield the text of each row of a CSV body, or an error for a row of several columns.
 
     Raises:
-        ServiceError: invalid_body, perhaps only at a later row.
+        ServiceError: invalid_body; it may be raised after some rows were yielded.
     """
     count = 0
     try:

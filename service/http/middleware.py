@@ -37,7 +37,10 @@ ADMIN_CLOSED = "this path is closed: SERVICE_ADMIN_KEYS names no key; SIGHUP rel
 
 
 class RequestContext:
-    """Middleware of the service. It is plain ASGI, so nothing is buffered and streams stay streams."""
+    """Middleware that does what every request needs: request id, keys, limits, metrics and the log line.
+
+    It is plain ASGI, so bodies and answers pass through without being buffered.
+    """
 
     def __init__(self, app: ASGIApp, lifecycle: ModelLifecycle) -> None:
         self._app = app
@@ -109,8 +112,9 @@ class RequestContext:
         return None
 
     async def _run_while_connected(self, scope: Scope, receive: Receive, send: Send, limit: float) -> None:
-        """Run the app, and cancel it if the caller hangs up; Starlette would let it go on. A request is in flight once
-        its body is read, a stream from its beginning.
+        """Run the app, and cancel it if the caller hangs up, which Starlette does not do.
+
+        A request counts as in flight once its body has been read; a stream counts from its beginning.
 
         Raises:
             ClientDisconnect: the caller hung up.
@@ -173,7 +177,7 @@ class RequestContext:
 
 
 class HeadAsGet:
-    """Middleware that answers HEAD as GET without its body, on every path that takes GET (RFC 9110, section 9.3.2).
+    """Middleware that answers HEAD like GET but without a body, on every path that takes GET (RFC 9110, section 9.3.2).
 
     Load balancers send HEAD, and FastAPI's routes, unlike Starlette's, do not take it.
     """

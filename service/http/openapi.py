@@ -28,13 +28,13 @@ has the same one. If the service has keys (`SERVICE_API_KEYS`), a request needs 
 """
 
 EVERYWHERE = ("bad_request", "request_timeout", "body_too_large", "headers_too_large", "method_not_allowed", "internal")
-"""Kinds that every operation can answer, because they come before its path is looked at or of a fault behind it."""
+"""Kinds of errors that every operation can have: they occur before routing, or are faults of the service."""
 
 LIMIT = "x-limit"
 """Key in a JSON schema that names a setting; the document has the setting's value as a bound instead."""
 
 KEYWORD: Mapping[str, str] = {"max_timeout_ms": "maximum", "max_text_chars": "maxLength", "max_texts": "maxItems"}
-"""The bound of a JSON schema that each setting is."""
+"""The keyword of JSON Schema whose value each setting gives."""
 
 _KINDS = "x-kinds"
 _SCHEMAS = "x-schemas"
@@ -67,14 +67,14 @@ def json_route(
     other_bodies: Mapping[str, Any] | None = None,
     other_answers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what documents a route that reads its own JSON body, as arguments of FastAPI's decorator.
+    """Return arguments for FastAPI's decorator that document a route which reads its JSON body itself.
 
     Args:
         bodies: the body is one of these models.
         answer: the model of the answer.
         errors: kinds of errors.
         other_bodies: OpenAPI's description of the body by each other media type.
-        other_answers: the same of the answer.
+        other_answers: OpenAPI's description of the answer in each other media type.
     """
     keyed = [(model, "validation") for model in bodies]
     references, schemas = models_json_schema(keyed, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def _reference(components: str, name: str) -> dict[str, str]:
 
 
 def _limited_schemas(node: Any) -> Iterator[dict[str, Any]]:
-    """Yield every schema with a bound that is a setting."""
+    """Yield every schema that has a bound from a setting."""
     if isinstance(node, dict):
         if LIMIT in node:
             yield node

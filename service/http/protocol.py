@@ -17,8 +17,8 @@
 uvicorn would add them to the headers. A request that breaks a bound gets one error of the service's shape if it is its
 turn to be answered. If not, the connection closes after the answers that are due before it.
 
-uvicorn itself has no bound in any state but the last, and answers what is not HTTP in plain text, perhaps in the middle
-of another answer.
+uvicorn itself bounds only the last of these states. It answers input that is not HTTP in plain text, possibly in the
+middle of another answer.
 
 Two ASGI extensions (`service.http.bodies`) serve streams: a stream tells whether it owes answers, because its caller
 may then be silent, and gets an event that is set when the connection breaks.
@@ -48,11 +48,11 @@ DISCARD_S = 30.0
 STUCK_S = 60.0
 
 PIECE_BYTES = 8_192
-"""Bytes that are parsed at once; what is no part of a body is bounded to within one piece."""
+"""Bytes that are parsed at once. `MAX_HEAD_BYTES` is checked after each piece, so it may be exceeded by one piece."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection; see the module."""
+    """A connection with the bounds that the module's docstring lists."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,21 +63,21 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_stream = False
         self._owing = False
         self._answered: RequestResponseCycle | None = None
-        """The request whose turn it is to be answered, or the last one; uvicorn's `cycle` is the one read last."""
+        """The request that is being answered or was answered last; uvicorn's `cycle` is the one that was read last."""
         self._fault: ServiceError | None = None
         """The error that a callback of the parser found."""
         self._piece = b""
         self._plain_head: bytes | None = None
         """The head of a request that offers an upgrade, without the offer."""
         self._deaf = False
-        """A bound was broken: nothing is read any more."""
+        """A bound was broken, so nothing more is read."""
         self._gone = asyncio.Event()
         """Set when the connection is lost."""
         self._until = 0.0
         """End of the present state, by the loop's clock."""
         self._body_until = 0.0
         self._unsent: int | None = None
-        """The fewest bytes of the answer that the caller has not taken."""
+        """The smallest number of unsent bytes of the answer since writing was paused."""
         self._stuck_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -166,7 +166,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._begin_state()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, or what a callback of the parser refused."""
+        """Refuse a request that is not HTTP, or that a callback of the parser refused."""
         self._refuse(self._fault or ServiceError("bad_request", "this is not an HTTP/1.1 request"))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -177,8 +177,11 @@ class BoundedProtocol(HttpToolsProtocol):
         return False  # no path speaks it
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Answer a request that offers an upgrade as if it did not: Java's client offers one with its first request,
-        also with a body. The parser takes what follows such a head for the other protocol, so a new one reads it."""
+        """Answer a request that offers an upgrade as if it offered none.
+
+        Java's client offers an upgrade with its first request, even if the request has a body. The parser takes the
+        bytes after such a head for data of the other protocol, so a new parser reads them.
+        """
         end = sys.exc_info()[1]
         if self._plain_head is None or not isinstance(end, httptools.HttpParserUpgrade):
             return
@@ -190,7 +193,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # --- time
 
     def _limit_state(self, seconds: float) -> None:
-        """Let the present state last so many seconds from now. The timer is set anew only if it would be late."""
+        """Let the present state end in `seconds` seconds. A timer that ends earlier is kept and then set again."""
         if self._gone.is_set():
             return
         self._until = self.loop.time() + seconds
@@ -200,7 +203,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer = self.loop.call_at(self._until, self._check_state)
 
     def _begin_state(self) -> None:
-        """Give the present state its whole time."""
+        """Start the time limit of the present state."""
         if self._part == "head":
             self._limit_state(HEAD_S)
         elif self._part == "body":
@@ -212,7 +215,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._limit_state(self.timeout_keep_alive)
 
     def _check_state(self) -> None:
-        """Act when the timer ends: if the state's time is over, is it the caller who is late?"""
+        """Handle the end of the timer: refuse or close if the state's time is over and the caller is late."""
         self._timer = None
         if (left := self._until - self.loop.time()) > 0:
             self._limit_state(left)
@@ -241,7 +244,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def _waits_for_service(self) -> bool:
-        """The caller can do nothing, or need not."""
+        """The caller waits for the service and so cannot be late."""
         if self._part == "body":
             return self._answering and (self._owing or self.flow.read_paused or self.cycle is not self._answered)
         return self._answering and (not self._part or self.flow.read_paused)
@@ -270,7 +273,7 @@ class BoundedProtocol(HttpToolsProtocol):
         raise error
 
     def _refuse(self, error: ServiceError) -> None:
-        """Read nothing more, answer with the error if it is this request's turn, and close when that is right."""
+        """Stop reading, answer with the error if it is this request's turn, and close after the answers still due."""
         self._deaf = True
         if self.transport.is_closing():
             return

@@ -1,8 +1,8 @@
-"""Admission of requests to the queue: while it has room, and while their turn would come in time.
+"""Admission of requests to the queue: a request is admitted if there is room and its turn would come in time.
 
 A request that could not be answered in time is refused at once, so that it does not take the place of one that can be.
-Without this, ten times too much work makes a queue in which everything expires just before its turn, and hardly any
-request is answered.
+Without this, a load of ten times the capacity would fill the queue with requests that expire just before their turn,
+and hardly any request would be answered.
 """
 
 import math
@@ -12,10 +12,10 @@ from service.errors import ServiceError
 from service.inference.queue import Lane, Queue
 
 TIMELY = 0.8
-"""Share of a request's time that the wait may take by estimate. The rest allows for errors of the estimate."""
+"""Largest share of a request's time that its estimated wait may take. The rest allows for errors of the estimate."""
 
 FIRST_BATCHES = 3
-"""Number of batches, each at least half full, that give the first rate if none was measured at start."""
+"""Number of batches, each at least half full, over which the first rate is measured if none is known at the start."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class ModelRate:
         lower it. The first batches of a process are its slowest, so the first rate is that of `FIRST_BATCHES` together.
 
         Args:
-            tokens: of the batch.
-            seconds: that it took.
-            full: the batch filled at least half of the budget.
+            tokens: number of tokens of the batch.
+            seconds: the time that the batch took.
+            full: whether the batch filled at least half of the budget.
         """
         rate = self.tokens_per_s
         if rate and (full or tokens / seconds > rate):
@@ -73,7 +73,7 @@ class ModelRate:
 
 
 class Admission:
-    """Decides who is admitted to a queue, which it only reads.
+    """Decides which requests are admitted to a queue. It reads the queue but does not change it.
 
     Args:
         queue: the windows waiting or in the model.
@@ -92,7 +92,7 @@ class Admission:
         return self.rate.seconds(self._queue.tokens, unknown=1.0)
 
     def check(self, windows: int, tokens: int, left_s: float, lane: Lane) -> None:
-        """Return if a request may be queued.
+        """Check that a request may be queued.
 
         Args:
             windows: number of its windows.

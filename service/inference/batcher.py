@@ -63,13 +63,15 @@ class QueueLoad:
 
 
 class Batcher:
-    """See the module's description. Call `start`, then `submit` from any task of the same loop, then `close`.
+    """Collects the windows of requests into batches for one model; the module's docstring describes the states.
+
+    Call `start`, then `submit` from any task of the same loop, then `close`.
 
     Args:
         model: runs the batches.
-        limits: bounds.
+        limits: bounds of the queue and of a batch.
         metrics: counters to fill.
-        run_blocking: takes the model's thread's place in tests.
+        run_blocking: replaces the model's thread in tests.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Batcher:
 
     @property
     def load(self) -> QueueLoad:
-        """The load now."""
+        """The present load of the queue."""
         return QueueLoad(self._admission.windows, self._queue.tokens, self._admission.rate.tokens_per_s)
 
     @property
@@ -256,7 +258,7 @@ class Batcher:
         await self.model_thread.recheck()
 
     def _drop_abandoned(self, part: list[QueuedWindow]) -> list[QueuedWindow]:
-        """Return the part without the windows that every request has left since the batch was formed."""
+        """Discard the windows of `part` that no request waits for any more, and return the others."""
         for queued in part:
             if not queued.requests:
                 self._queue.discard(queued)
@@ -320,7 +322,7 @@ class Batcher:
         self._show_load()
 
     def _worker_ended(self, worker: "asyncio.Task[None]") -> None:
-        """Start the worker again after a fault, but not for ever."""
+        """Start the worker again after a fault, unless this was the `MAX_FAULTS`-th fault in a row."""
         if worker.cancelled() or self._closed:
             return
         self._faults += 1

@@ -22,14 +22,14 @@ class TokenBudget:
         self._good_batches = 0
 
     def batch_succeeded(self) -> None:
-        """Double a budget that shrank after every `GOOD_BATCHES` good batches."""
+        """Count a good batch. After every `GOOD_BATCHES` of them, double a budget that is below the limit."""
         self._good_batches += 1
         if self._good_batches >= GOOD_BATCHES and self.tokens < self._limit:
             self.tokens = min(2 * self.tokens, self._limit)
             self._good_batches = 0
 
     def batch_failed(self) -> None:
-        """Count the good batches anew."""
+        """Reset the count of good batches."""
         self._good_batches = 0
 
     def out_of_memory(self, computed_tokens: int) -> None:

@@ -15,7 +15,7 @@ class Deadline:
     timeout_s: float
     """Seconds that the whole request is allowed."""
     at: float
-    """When they are over, on the event loop's clock."""
+    """Time of the event loop's clock at which these seconds are over."""
 
     @classmethod
     def after(cls, timeout_s: float, spent_s: float = 0.0) -> "Deadline":

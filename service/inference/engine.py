@@ -23,7 +23,7 @@ class EncodedWindow:
 
     tokens: int
     payload: Any
-    """What the engine's own `infer` needs. The rest of the service never looks at it."""
+    """Data for the engine's own `infer`. The rest of the service does not read it."""
     computed_tokens: int
     """Tokens that the model computes for this window, padding included."""
     key: Hashable | None = None
@@ -87,7 +87,7 @@ class EngineInfo:
     window_stride: int
     """Tokens between the starts of neighbouring windows."""
     on_long: OnLong
-    """How the model treats a text longer than one window, unless the request says otherwise."""
+    """Treatment of a text longer than one window, unless the request says otherwise."""
     head: str
     """"last_token" or "flatten"."""
     temperature: float
@@ -98,17 +98,17 @@ class EngineInfo:
     precision: str
     """Precision of matrix products: "float32", "bfloat16" or "int8"."""
     precision_trials: tuple[PrecisionTrial, ...]
-    """How the precision was chosen; empty if a setting fixes it."""
+    """Trials by which the precision was chosen; empty if a setting fixes it."""
     device: str
     threads: int
     max_batch_tokens: int
     """Tokens computed in one batch, padding included."""
     budget_trials: tuple[BudgetTrial, ...]
-    """How `max_batch_tokens` was chosen; empty if a setting fixes it."""
+    """Trials by which `max_batch_tokens` was chosen; empty if a setting fixes it."""
     tokens_per_s: float
     """Measured with batches of that size; 0 if a setting fixes the size."""
     created: str
-    """When the model was trained: ISO 8601, UTC."""
+    """Time at which the model was trained: ISO 8601, UTC."""
     golden_difference: float
     """Largest difference between the golden texts' logits computed at start and those stored at training time."""
     metrics: dict[str, Any]

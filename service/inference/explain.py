@@ -125,10 +125,10 @@ async def explain(
 
     Args:
         pipeline: the pipeline that gave the answer.
-        text: as it was sent.
-        answer: for the text.
-        options: with which the text was classified.
-        timing: of the request. Its deadline holds for the explanation, too.
+        text: the text as it was sent.
+        answer: the answer for the whole text.
+        options: the options with which the text was classified.
+        timing: durations of the request so far. The request's deadline holds for the explanation, too.
 
     Raises:
         ServiceError: deadline_exceeded, overloaded.

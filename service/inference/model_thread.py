@@ -1,4 +1,4 @@
-"""The thread that a model runs in, and what its failures say about the model's health."""
+"""The thread that a model runs in, and the model's health, which is judged by its failures."""
 
 import asyncio
 import math
@@ -27,12 +27,12 @@ class BatchModel(Protocol):
 class ModelThread:
     """Runs the calls of one model in a thread of its own, one at a time. Use it from one event loop only.
 
-    After `doubt` the health of the model is in question, and a probe (a forward of one token) answers it.
+    After `doubt`, the next `recheck` finds out by a probe, a forward of one token, whether the model is healthy.
 
     Args:
         model: the model.
         stuck_s: seconds after which a running batch counts as stuck.
-        run_blocking: takes the thread's place in tests.
+        run_blocking: replaces the thread in tests.
     """
 
     def __init__(self, model: BatchModel, stuck_s: float, run_blocking: RunBlocking | None = None) -> None:
@@ -70,12 +70,12 @@ class ModelThread:
         return rows
 
     def doubt(self, *, down: bool = False) -> None:
-        """Have the next `recheck` probe the model. `down`: it counts as unhealthy until then."""
+        """Let the next `recheck` probe the model. With `down`, the model counts as unhealthy until then."""
         self._in_doubt = True
         self._down = self._down or down
 
     async def recheck(self) -> None:
-        """Probe the model if its health is in doubt. A running batch is probe enough."""
+        """Probe the model if its health is in doubt and no batch is running, which would show the same."""
         if (self._in_doubt or self._down) and self._busy_since == math.inf:
             if self._probing is None or self._probing.done():  # simultaneous callers share one probe
                 self._probing = asyncio.get_running_loop().create_task(self._probe(), name="probe")

@@ -32,10 +32,10 @@ DECODED_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """How the texts of a request are to be classified."""
+    """Options for classifying the texts of a request."""
 
     on_long: OnLong | None = None
-    """How to treat texts longer than one window; None: as the model's artifact says."""
+    """Treatment of texts longer than one window; None: as the model's artifact says."""
     timeout_ms: int | None = None
     """Time allowed for the whole request; None: `SERVICE_DEFAULT_TIMEOUT_MS`."""
     spans: bool = False
@@ -139,10 +139,10 @@ class Pipeline:
 
         Args:
             texts: at least one.
-            options: how.
-            timing: filled in.
-            deadline: the deadline of the request if it began earlier; else it begins here.
-            counted: count the texts in the metrics and consider them for the sample of recent texts.
+            options: options for all of them.
+            timing: its durations are filled in.
+            deadline: the deadline of a request that began earlier; without it, the request begins here.
+            counted: whether to count the texts in the metrics and consider them for the sample of recent texts.
 
         Returns:
             One answer or error per text, in order.
@@ -192,7 +192,7 @@ class Pipeline:
             await self._idle.wait()
 
     def check_count(self, texts: int) -> None:
-        """Raises ServiceError too_many_texts if one request may not have so many texts."""
+        """Raise ServiceError too_many_texts if one request may not have so many texts."""
         if texts > self.max_texts:
             raise ServiceError("too_many_texts", f"{texts} texts in one request, the limit is {self.max_texts}")
 

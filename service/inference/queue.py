@@ -21,7 +21,7 @@ from service.errors import ServiceError
 from service.inference.engine import EncodedWindow, Logits
 
 LOOKAHEAD = 512
-"""Number of windows at the head of a lane among which those that fit the budget are sought."""
+"""Number of windows at the head of a lane that are considered for a batch."""
 
 MAX_PASSED_OVER = 4
 """Number of batches in a row that may begin with the interactive lane while bulk windows wait."""
@@ -62,7 +62,7 @@ class QueuedRequest:
 
 
 class Queue:
-    """Two lanes of windows; see the module's description."""
+    """Two lanes of waiting windows, and the windows that are in the model."""
 
     def __init__(self) -> None:
         self._passed_over = 0
@@ -147,7 +147,7 @@ class Queue:
         return batch
 
     def tokens_until_done(self, tokens: int, lane: Lane) -> int:
-        """Return how many tokens the model computes until `tokens` more tokens in this lane are done, with them."""
+        """Return the number of tokens to compute until `tokens` more tokens in this lane are done, including those."""
         if lane == "bulk":
             return self.tokens + tokens
         share = MAX_PASSED_OVER / (MAX_PASSED_OVER + 1) if self._lanes["bulk"] else 1.0

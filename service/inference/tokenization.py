@@ -1,4 +1,4 @@
-"""Tokenising off the event loop, with a bound on what waits for it."""
+"""Tokenising in a thread, with a bound on the texts that wait for it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ class Tokenization:
     """Tokenises texts in an executor.
 
     Args:
-        engine: whose tokenizer.
+        engine: the engine whose tokenizer is used.
         executor: runs one call at a time.
         settings: limits.
         retry_after_s: tells after how many seconds a request that is refused may try again.
@@ -85,7 +85,7 @@ class Tokenization:
 
     @asynccontextmanager
     async def _bounded(self, characters: int, wait_for_room: bool) -> AsyncIterator[None]:
-        """Hold the queue's bound on tokens before there are tokens, by an estimate from the characters."""
+        """Keep waiting texts within the queue's bound on tokens, which are estimated from their characters."""
         limit = self._settings.max_queue_tokens * CHARS_PER_TOKEN
         while self._waiting_chars and self._waiting_chars + characters > limit:
             if not wait_for_room:

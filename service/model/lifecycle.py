@@ -52,7 +52,7 @@ class ModelLifecycle:
         self.in_flight = 0
         """Requests whose body has been read and whose answer is not made yet."""
         self.last_arrival = 0.0
-        """When the latest request came, on `time.monotonic`'s clock."""
+        """Time of the latest request, on `time.monotonic`'s clock."""
         self._pipeline: Pipeline | None = None
         self._loader: EngineLoader | None = None
         self._reloading: asyncio.Task[ReloadResult] | None = None
@@ -140,7 +140,7 @@ class ModelLifecycle:
         return self.status
 
     async def reload(self, options: ReloadOptions) -> ReloadResult:
-        """Replace the running model. Goes on if the caller leaves.
+        """Replace the running model. The reload goes on if the caller leaves.
 
         Raises:
             ServiceError: reload_refused, if the running model was kept; not_ready; draining.

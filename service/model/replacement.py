@@ -1,4 +1,4 @@
-"""The decision whether a new model may replace the running one, from what both answer to the same texts."""
+"""The decision whether a new model may replace the running one, by their answers to the same texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ENOUGH_TEXTS = 20
 
 @dataclass(frozen=True)
 class ReloadOptions:
-    """What a reload may change."""
+    """The artifact that a reload loads, and the changes that it allows."""
 
     model_dir: str | None = None
     """The directory of the artifact; None: `SERVICE_MODEL_DIR`, read anew."""

@@ -107,7 +107,7 @@ def load_torch_engine(settings: Settings, report: Progress = lambda _: None) -> 
 
     Args:
         settings: the artifact, and the choices that are not to be made here.
-        report: is told each stage.
+        report: called with each stage of loading.
 
     Raises:
         EngineLoadError: one line that says which step failed and why.
