@@ -1,6 +1,6 @@
-"""What training and serving must agree on: labels, text encoding, the model's forward pass, and the artifact directory.
+"""The code that training and serving share: labels, text encoding, the model's forward, and the artifact directory.
 
-HTTP and optimisers have no place here.
+The package contains neither HTTP nor optimisers.
 
 Dimension letters used in names throughout the project:
 
@@ -14,8 +14,8 @@ Dimension letters used in names throughout the project:
 from typing import Literal
 
 OnLong = Literal["windows", "truncate", "error"]
-"""How to treat a text that is longer than one window: read all of it in overlapping windows, read only its beginning,
-or refuse it."""
+"""The treatment of a text that is longer than one window: read all of it in overlapping windows, read only its
+beginning, or refuse it."""
 
 Precision = Literal["float32", "bfloat16", "int8"]
 """Precision of matrix products; `classifier.products` says what each means. Layer norm, softmax and the residual stream

@@ -52,14 +52,14 @@ class FileEntry(_Frozen):
 
 
 class Golden(_Frozen):
-    """A text and its float32 logits at training time, which serving computes again at start."""
+    """A text with the float32 logits computed at training time. Serving computes them again when it starts."""
 
     text: str
     logits: list[float]
 
 
 class Calibration(_Frozen):
-    """How logits become probabilities."""
+    """The parameters by which logits become probabilities."""
 
     temperature: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="logits are divided by this before the softmax"
@@ -138,7 +138,7 @@ class Artifact:
         """Return the reference model.
 
         Args:
-            dtype: of the weights; None: float32.
+            dtype: the dtype of the weights; None: float32.
 
         Raises:
             ArtifactError: the weights do not fit config.json, or config.json does not fit the manifest.
@@ -159,7 +159,7 @@ class Artifact:
         """Return the packed forward, which exists for the head `last_token` only.
 
         Args:
-            precision: of matrix products.
+            precision: the precision of matrix products.
             device: where the model runs.
             keep: as in `PackedClassifier`.
 
@@ -207,7 +207,7 @@ def read_artifact(directory: Path | str) -> Artifact:
     """Read an artifact and verify its manifest and the presence, size and SHA-256 of every file.
 
     Raises:
-        ArtifactError: naming the directory, the file and what is wrong with it.
+        ArtifactError: a file is missing or altered; the message names the directory, the file and the problem.
     """
     directory = Path(directory)
     if not directory.is_dir():

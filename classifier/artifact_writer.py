@@ -61,7 +61,7 @@ def write_artifact(
 
 
 def check_writable_target(directory: Path, *, overwrite: bool) -> None:
-    """Check that an artifact can be written to a place, so that training does not find out at its end.
+    """Check that an artifact can be written to a directory. Training calls this before it begins.
 
     Raises:
         ArtifactError: something is there that may not be replaced, or the directory cannot be written.

@@ -1,4 +1,4 @@
-"""From logits to probabilities: combining the windows of a text, and the softmax with a temperature."""
+"""Decoding of logits to probabilities: combining the windows of a text, and the softmax with a temperature."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
-"""From text to tokens to padded batches.
+"""Encoding of texts as tokens and padded batches.
 
-Text clean-up, tokenising, windows over long texts, and padded batches with the positions and the mask that GPT-2 needs.
-Uses plain Python and numpy; models and HTTP have no place here.
+This module cleans texts up, tokenises them, cuts long texts into windows, and makes padded batches with the positions
+and the mask that GPT-2 needs. It uses plain Python and numpy, and knows neither models nor HTTP.
 """
 
 import re
@@ -246,7 +246,7 @@ def original_spans(text: str, cleaning: TextCleaning, windows: Sequence[Window])
 
 
 def _stream_safe(text: str) -> str:
-    """Return the text with at most `MAX_COMBINING` combining marks in a row. No script gives more a meaning."""
+    """Return the text with at most `MAX_COMBINING` combining marks in a row. No script uses more of them."""
     if not _MARKS.search(text):  # true for nearly every text; the loop below takes milliseconds
         return text
     kept: list[str] = []

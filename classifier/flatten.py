@@ -17,7 +17,9 @@ from classifier.errors import ModelError
 from classifier.model import GPT2Classifier
 
 PaddedRows = Literal["transformers-4", "transformers-5"]
-"""The version of transformers whose attention padded positions follow. No token that they may attend to is real:
+"""The version of transformers that determines the attention output of padded positions.
+
+These positions precede the real tokens, so they may attend to no real token, and the versions differ in the result:
 
 transformers-4 (until 4.47, eager): the mean over the padding before it, itself, and all real tokens after it. The
     smallest float was added to the scores of later positions and to those of padding; all scores to which it was added

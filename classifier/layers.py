@@ -47,7 +47,7 @@ class Block:
     project: MatrixProduct
     norm_2: Norm
     widen: MatrixProduct
-    """Includes the activation."""
+    """The first product of the MLP, including the activation."""
     narrow: MatrixProduct
     scale: float
     """Factor of the attention scores."""
@@ -96,7 +96,7 @@ class Shape:
         )
 
     def parameters(self, *outside: int) -> int:
-        """Return the number of parameters of the layers, the last norm, and matrices of these rows and columns."""
+        """Return the number of parameters: layers, last norm, and further matrices with these rows and columns."""
         width, inner = self.width, self.inner
         layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
         return self.layers * layer + 2 * width + sum(a * b for a, b in zip(outside[::2], outside[1::2], strict=True))
@@ -154,7 +154,7 @@ def read_norm(read: ReadTensor, name: str, shape: Shape, device: torch.device) -
 def safetensors_weights(path: Path, copy: bool) -> OpenWeights:
     """Return a function that opens a safetensors file.
 
-    The file is mapped anew each time, so that nothing stays in memory of a layer that was copied.
+    The file is mapped anew each time, so that no memory stays in use for a layer that was copied.
 
     Args:
         path: the file.

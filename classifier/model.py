@@ -172,7 +172,7 @@ def load_weights(
 
     Args:
         directory: holds `config.json` and `model.safetensors`.
-        dtype: of the weights in memory.
+        dtype: the dtype of the weights in memory.
         kind: the class of the head.
 
     Raises:

@@ -54,7 +54,7 @@ class PackedClassifier:
     Args:
         config: a GPT-2 configuration, as in config.json.
         open_weights: opens the weights, named as `GPT2ForSequenceClassification` names them.
-        precision: of matrix products.
+        precision: the precision of matrix products.
         device: where the weights are and the forward runs.
         keep: keep all layers in memory. Otherwise each forward lays out one layer after the other and releases it,
             which needs little memory and is meant for a few forwards only.
@@ -190,7 +190,7 @@ class PackedClassifier:
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[_Span], scale: float
     ) -> torch.Tensor:
-        """Causal attention within each text: three times (N, D) to (N, D)."""
+        """Return causal attention within each text: query, key, value and result are (N, D)."""
         if self.device.type == "cuda" and query.dtype is torch.bfloat16:
             return self._attend_varlen(query, key, value, spans, scale)
         mixed_nd = torch.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -203,7 +203,7 @@ class PackedClassifier:
     def _attend_last(
         self, query_bd: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[_Span], scale: float
     ) -> torch.Tensor:
-        """Attention of the last token of each text: (B, D), (N, D), (N, D) to (B, D)."""
+        """Return the attention of the last token of each text: query and result are (B, D), key and value (N, D)."""
         mixed_bd = torch.empty(query_bd.shape, dtype=query_bd.dtype, device=query_bd.device)
         first = 0
         for span in spans:
@@ -217,7 +217,10 @@ class PackedClassifier:
     def _attend_varlen(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[_Span], scale: float
     ) -> torch.Tensor:
-        """`_attend` in one call of the flash kernel for texts of various lengths, which takes 16-bit floats only."""
+        """Do the same as `_attend` in one call of the flash kernel for texts of different lengths.
+
+        The kernel takes 16-bit floats only.
+        """
         from torch.nn.attention.varlen import varlen_attn
 
         lengths = [span.length for span in spans for _ in range(span.count)]
@@ -229,7 +232,7 @@ class PackedClassifier:
         return mixed.flatten(1)
 
     def _mlp(self, block: Block, hidden_nd: torch.Tensor) -> None:
-        """Norm, widen, activate and narrow, added in place."""
+        """Add the output of norm and MLP to the hidden states, in place."""
         rows = ROWS if self.device.type == "cpu" else len(hidden_nd)
         for start in range(0, len(hidden_nd), rows):
             part = hidden_nd[start : start + rows]

@@ -1,6 +1,6 @@
 """Matrix products whose weights are laid out once for a precision, and the activations that may follow.
 
-Uses plain PyTorch and the operators of PyTorch's own oneDNN; imports no transformers.
+This module uses plain PyTorch and the operators of PyTorch's own oneDNN. It does not import transformers.
 
 The precisions:
 
@@ -30,7 +30,7 @@ class MatrixProduct(Protocol):
     """A matrix product with its weights and bias, and perhaps an activation."""
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """(N, I) float32 to (N, O) float32."""
+        """Return the product (N, O) of inputs (N, I), both float32."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ProductMaker:
             bias_o: (O,).
             activation: a key of `ACTIVATIONS`.
             low_out: the result may have the precision's own dtype, because a product or attention follows.
-            exact: float32 also in int8.
+            exact: compute in float32 even if the precision is int8.
 
         Raises:
             ModelError: int8 on another device than a CPU.
