@@ -1,1 +1,1 @@
-"""Labelled examples in, artifact out. Imports `classifier`, never `service`."""
+"""Training: it makes an artifact from labelled examples. It imports `classifier` and never `service`."""

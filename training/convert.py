@@ -45,7 +45,7 @@ class Conversion:
     padded_rows: PaddedRows = "transformers-4"
     """Version of transformers that trained it."""
     lowercase: bool = True
-    """Whether its training texts were lower-cased."""
+    """True if its training texts were lower-cased."""
     name: str = ""
     """Name of the model; default: the name of the output directory."""
 

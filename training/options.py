@@ -137,7 +137,7 @@ def check(settings: Any) -> None:
     """Check the type and the range of every field of a dataclass; to be called in its `__post_init__`.
 
     Raises:
-        ConfigError: naming the first option that is wrong, its value and what is allowed.
+        ConfigError: an option is wrong; the message names the first one, its value and the allowed values.
     """
     for field in dataclasses.fields(settings):
         _check(field, getattr(settings, field.name))

@@ -20,9 +20,9 @@ from training.report.pages import render
 
 FOLDS = 5
 SUSPICIOUS_BELOW = 0.1
-"""A label is suspicious if a baseline that never saw the text gives it a probability below this ..."""
+"""A label is suspicious if a baseline that never saw the text gives it a probability below this."""
 SUSPICIOUS_ABOVE = 0.6
-"""... and gives another label a probability above this."""
+"""A label is suspicious only if the same baseline also gives another label a probability above this."""
 MIN_GROUPS = 2
 """Near-duplicate groups that a label needs, so that it can be learnt from one and checked on another."""
 SHOWN = 50
@@ -61,7 +61,7 @@ def report_data(config: DataConfig, output: Path) -> dict[str, Any]:
         The content of `data.json`.
 
     Raises:
-        DataError: with every problem of the data.
+        DataError: the data have problems, all of which it lists.
         ConfigError: the output cannot be written.
     """
     parts = read_parts(config)

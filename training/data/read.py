@@ -46,7 +46,7 @@ def read_examples(path: Path, columns: DataConfig | None = None, *, skip_unlabel
         skip_unlabelled: leave out rows with an empty label instead of reporting them.
 
     Raises:
-        DataError: with every problem of the file.
+        DataError: the file has problems, all of which it lists.
     """
     columns = columns or DataConfig()
     records = list(_read_records(path, columns.encoding))
@@ -76,7 +76,7 @@ def read_each(files: Iterable[Path], read: Callable[[Path], Iterable[Example]]) 
     """Read several files, in their order.
 
     Raises:
-        DataError: with every problem of every file.
+        DataError: files have problems, all of which it lists.
     """
     examples: list[Example] = []
     problems: list[Problem] = []
@@ -98,7 +98,7 @@ def read_folder(path: Path, columns: DataConfig | None = None) -> list[Example]:
         columns: names of the columns, which are looked for in each file by itself, and the encoding of text files.
 
     Raises:
-        DataError: with every problem of every file; a file of unknown format is a problem, because it may be data.
+        DataError: files have problems, all of which it lists. A file of unknown format is one, because it may be data.
     """
     if class_files(path) and not data_files(path):
         return read_class_folders(path, (columns or DataConfig()).encoding)
@@ -112,7 +112,7 @@ def read_class_folders(path: Path, encoding: str = "utf-8") -> list[Example]:
     """Read a directory with one folder per label and one `.txt` file per text, as the BBC archive is laid out.
 
     Raises:
-        DataError: with every problem of every file.
+        DataError: files have problems, all of which it lists.
     """
 
     def read(file: Path) -> Iterator[Example]:
@@ -161,7 +161,7 @@ class _Record:
     line: int
     values: Mapping[str, Any]
     broken: str = ""
-    """Why the record as a whole cannot be read; `values` may then be empty."""
+    """The reason why the record as a whole cannot be read; `values` may then be empty."""
 
     def problem(self, path: Path, field: str, message: str) -> Problem:
         return Problem(path, message, self.row, self.line, field)

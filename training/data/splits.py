@@ -76,7 +76,7 @@ def load_splits(config: TrainConfig) -> tuple[Splits, list[Leak]]:
     returned, not judged; see `refuse_leaks`.
 
     Raises:
-        DataError: with every problem of every file.
+        DataError: files have problems, all of which it lists.
     """
     parts = read_parts(config)
     fractions = {"test": config.test_fraction, "val": config.val_fraction}
@@ -105,7 +105,7 @@ def read_parts(config: DataConfig) -> dict[str, list[Example]]:
     """Read the data unsplit: {WHOLE: examples}, or the parts of a given split by name.
 
     Raises:
-        DataError: with every problem of every file.
+        DataError: files have problems, all of which it lists.
     """
     with local_copy(config.data) as path:
         if path.is_file():

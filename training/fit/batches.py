@@ -25,8 +25,8 @@ class TokenizedTexts(Dataset[dict[str, Any]]):
         texts: token ids of whole texts.
         label_ids: one label id per text.
         max_tokens: most tokens of one row.
-        crop_seed: if given, a longer text gives a stretch that begins anywhere in half of the cases. The stretch
-            depends only on seed, epoch and text, so that a resumed run sees the same ones.
+        crop_seed: if given, a longer text is cut to a random stretch in half of the cases, else to its beginning. The
+            stretch depends only on seed, epoch and text, so that a resumed run sees the same stretches.
         epoch: the current epoch.
     """
 

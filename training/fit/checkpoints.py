@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: complete or ignored, and of this run or refused.
+"""Checkpoints of a run. Incomplete ones are ignored, and those of another run are refused.
 
 DIR/run.json               identity of the run that the checkpoints belong to
 DIR/checkpoint-120/        the Trainer's own files, average.safetensors if weights are averaged, and COMPLETE, last
@@ -31,7 +31,7 @@ def check_place(directory: Path, output: Path) -> None:
 
 
 def claim(directory: Path, identity: Mapping[str, Any], *, derived: Iterable[str] = ()) -> None:
-    """Make a directory of checkpoints this run's, or check that it already is.
+    """Claim a directory of checkpoints for this run, or check that it already belongs to this run.
 
     The directory of another run without a complete checkpoint is taken over, because nothing is lost with it.
 
@@ -115,5 +115,5 @@ def _checkpoints(directory: Path) -> dict[int, Path]:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Return whether a file belongs to the system: hidden ones, and marks such as `x.sagemaker-uploaded`."""
+    """Return whether a file is the platform's: a hidden file, or a marker such as `x.sagemaker-uploaded`."""
     return path.name.startswith(".") or ".sagemaker-" in path.name

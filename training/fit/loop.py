@@ -68,7 +68,7 @@ def use_bfloat16(precision: str) -> bool:
 
 
 def setting_of_machine(precision: str) -> dict[str, Any]:
-    """Return what the weights depend on besides the settings: the actual precision and the number of processes."""
+    """Return the facts besides the settings on which the weights depend: actual precision and number of processes."""
     return {"precision": "bfloat16" if use_bfloat16(precision) else "float32", "processes": state().num_processes}
 
 
@@ -163,7 +163,7 @@ def _is_over(checkpoint: Path) -> bool:
 
 
 NAMES = {"loss": "train_loss", "train_loss": "mean_train_loss"}
-"""Names in log lines of values of the Trainer, whose `train_loss` is the mean over the whole run."""
+"""Names in log lines for values of the Trainer. Its `train_loss` is the mean over the whole run."""
 
 
 class LogLines(TrainerCallback):

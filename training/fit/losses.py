@@ -27,7 +27,7 @@ def classification_loss(
         dense_from: 0: the loss after the last token of each text. n: half of that, and half of the mean over the tokens
             from the n-th on, which always include the last one.
         label_smoothing: probability mass spread over all labels.
-        weights_c: (C,) weight in the mean of a text of each label; equal weights if None.
+        weights_c: (C,) weights of the labels in the mean over texts; None: equal weights.
     """
     texts, tokens, _ = logits_btc.shape
     rows = torch.arange(texts, device=labels.device)

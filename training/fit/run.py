@@ -38,7 +38,7 @@ from training.report.predict import predict_logits
 from training.report.provenance import provenance
 
 WHOLE_TEXT = 1 << 40
-"""More tokens than any text has: the one window of a text holds all of it, and training cuts its rows from there."""
+"""More tokens than any text has, so that one window holds a whole text, from which training cuts its rows."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def _baseline(parts: Mapping[str, _Part], labels: Labels) -> dict[str, Any]:
 
 
 def _reference(probs_bc: NDArray[np.float64], encoded: Sequence[EncodedText], labels: Labels) -> dict[str, Any]:
-    """Return how the test split looks to the model, from which the service tells whether traffic has drifted."""
+    """Return the distributions of labels, confidence and tokens on the test split, for comparison with traffic."""
     quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
     shares = np.bincount(probs_bc.argmax(axis=1), minlength=len(labels)) / len(probs_bc)
     return {

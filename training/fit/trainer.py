@@ -1,4 +1,4 @@
-"""Fine-tuning: which weights are trained, at which rates, with which loss, and which are kept."""
+"""Fine-tuning: the weights that are trained, their learning rates, the loss, and the weights that are kept."""
 
 import hashlib
 import tempfile
@@ -38,7 +38,7 @@ def fine_tune(
         model: a float32 model with an initialised head.
         config: the recipe.
         train: token ids of whole texts, and label ids.
-        val: the same for validation, which chooses the weights.
+        val: the same of the validation texts, by which the weights are chosen.
 
     Returns:
         The log of the Trainer: one record per logged step or evaluation.

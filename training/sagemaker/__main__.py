@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[Callable[[Launcher, Any], int], type[options.CommonOpt
     "transform": (commands.transform, options.TransformOptions, ("name", "input", "output")),
     "teardown": (teardown, options.TeardownOptions, ("name",)),
 }
-"""What each command runs, its options, whose docstring is the help, and the options that must be given."""
+"""For each command: its function, its options (their docstring is the help), and those that must be given."""
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:

@@ -1,7 +1,7 @@
 """Handlers for AWS's own PyTorch and Hugging Face inference images: `code/inference.py` of a model.tar.gz.
 
-Of this project they need only `classifier`, which stands beside them there. JSON in and out, as `/invocations` of the
-service answers it:
+From this project they need only the package `classifier`, which is in the same directory of the archive. They take and
+return JSON as the service's `/invocations` does:
 
     {"text": "..."}                                      -> {"sport": 0.98, "tech": 0.01, ...}, most probable first
     {"inputs": "..."} or {"inputs": ["...", ...]}        -> [{"label", "score"}, ...], the best label of each text

@@ -1,4 +1,6 @@
-"""The program of a SageMaker training job, which an image's `train` runs: `/opt/ml` in, artifact out.
+"""The program of a SageMaker training job, which an image's `train` runs.
+
+It reads data and settings below `/opt/ml` and writes an artifact there.
 
     python -m training.sagemaker.job.container [train]
 
@@ -35,7 +37,7 @@ INPUT_ERROR, FAILED = 2, 1
 FAILURE_BYTES = 1024
 """Length of the failure file that the platform shows."""
 STOP_S = 100.0
-"""Seconds from SIGTERM until what still trains is killed; the platform kills everything after 120."""
+"""Seconds from SIGTERM until processes that still train are killed; the platform kills everything after 120."""
 METRIC_DEFINITIONS: list[dict[str, str]] = [
     {"Name": name, "Regex": rf"\b{key}=([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?);"}
     for name, key in {
@@ -112,7 +114,7 @@ class _StoppedEarly(BaseException):
 
 
 class _StopRequest:
-    """When the platform asked to stop, by SIGTERM; SIGINT, from a person, means the same."""
+    """Keeps the time of the first request to stop: SIGTERM from the platform, or SIGINT from a person."""
 
     at: float | None = None
     interrupts = True

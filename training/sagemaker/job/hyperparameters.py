@@ -35,7 +35,7 @@ def parse_hyperparameters(raw: Mapping[str, Any]) -> dict[str, Any]:
             (`"abc"` with its quotes). `sagemaker_*` and the tuner's own (`_tuning_*`) are left out.
 
     Raises:
-        ConfigError: with every unknown name and every value of the wrong type.
+        ConfigError: a name is unknown or a value has the wrong type; the message lists all of them.
     """
     problems: list[str] = []
     settings: dict[str, Any] = {}

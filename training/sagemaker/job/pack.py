@@ -40,7 +40,7 @@ def add_code(directory: Path) -> None:
 
 
 def export_source(directory: Path) -> None:
-    """Write what trains and serves with AWS's estimators. Raises FileExistsError if the directory exists."""
+    """Write a source directory for AWS's estimators, to train and serve. Raises FileExistsError if it exists."""
     directory.mkdir(parents=True)
     shutil.copy(ROOT / "train_deploy.py", directory / "train_deploy.py")
     for package in ("classifier", "training"):
@@ -53,7 +53,7 @@ def _copy_package(name: str, target: Path) -> None:
 
 
 def pack(artifact_dir: Path, tar_path: Path) -> None:
-    """Write an artifact and its `code/` as an archive. Raises ArtifactError if one of the two is not possible."""
+    """Write an artifact and its `code/` as an archive. Raises ArtifactError if one of them is unusable."""
     artifact = read_artifact(artifact_dir)
     unfinished = tar_path.with_name(f".{tar_path.name}.unfinished")
     try:

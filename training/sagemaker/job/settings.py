@@ -1,4 +1,4 @@
-"""Where the files of a training job are, and every environment variable that its container reads.
+"""The directories of a training job, and every environment variable that its container reads.
 
 A variable of AWS's toolkits (`SM_*`) takes precedence over the platform's own files below the root, `/opt/ml`.
 """

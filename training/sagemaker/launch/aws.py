@@ -40,7 +40,7 @@ _ERRORS: tuple[tuple[type[LaunchError], str, tuple[str, ...]], ...] = (
      ("ObjectNotFoundException", "ResourceNotFound", "ResourceNotFoundException", "NoSuchKey", "404")),
     (AlreadyExistsError, _MESSAGE, ("RepositoryAlreadyExistsException",)),
 )  # fmt: skip
-"""Which error of AWS or botocore means what: the class, the message, and AWS's codes or botocore's class names."""
+"""For each kind of error: the class to raise, its message, and AWS's codes or botocore's class names."""
 
 
 class Aws:

@@ -19,11 +19,11 @@ ALARM_PERIOD_S = 60
 BACKLOG_MINUTES = 3
 """Minutes of waiting work after which an asynchronous endpoint without an instance gets one."""
 POLICY_ARN = "${PolicyARN}"
-"""Stands for the ARN in the answer to the last PutScalingPolicy, which is not known before it was sent."""
+"""Placeholder for the ARN that AWS returns to the last PutScalingPolicy request."""
 
 
 def deploy_requests(options: DeployOptions, role: str, now: datetime) -> list[ApiRequest]:
-    """Return the requests for an endpoint and its scaling. Raises LaunchError if the options contradict each other."""
+    """Return the requests that create an endpoint and its scaling. Raises LaunchError if options are contradictory."""
     endpoint, version = checked_name(options.name), stamped_name(options.name, now)
     if options.mode == "async" and not options.async_output:
         raise LaunchError("--mode async needs --async-output s3://BUCKET/PREFIX")

@@ -1,4 +1,4 @@
-"""What all commands share: the console, the AWS session, and the way from requests to answers."""
+"""The parts that all commands share: the console, the AWS session, and the sending of requests."""
 
 import json
 import shutil
@@ -77,7 +77,7 @@ class Launcher:
 
     @cached_property
     def aws(self) -> Aws:
-        """Return the session, created when it is first needed; a dry run needs none (but teardown's, which looks)."""
+        """Return the session, created when it is first needed. Of all dry runs only that of teardown needs one."""
         return Aws(self.options.region, self.options.profile)
 
     def close(self) -> None:

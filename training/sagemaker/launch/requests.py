@@ -1,4 +1,4 @@
-"""Requests to AWS as data, and those for training jobs, models and batch transforms; endpoints are in endpoints.py.
+"""Requests to AWS as data, and those for training jobs, models and batch transforms. endpoints.py has the others.
 
 A request is built without AWS, checked (validation.py), printed by a dry run, and then sent.
 """

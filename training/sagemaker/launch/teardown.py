@@ -14,7 +14,7 @@ KINDS = {
     "endpoint": "Endpoint", "endpoint-config": "EndpointConfig", "model": "Model", "training-job": "TrainingJob",
     "transform-job": "TransformJob",
 }  # fmt: skip
-"""Kinds of SageMaker's resources in the order of removal, in which nothing is removed under something in use."""
+"""Kinds of SageMaker's resources in the order of removal: a resource comes after those that use it."""
 
 
 def teardown(launcher: Launcher, options: TeardownOptions) -> int:
