@@ -32,11 +32,11 @@ class ParquetSource(Source):
     def columns(self) -> list[str]:
         return list(self.schema.names)
 
-    def batches(self) -> Iterator[Any]:
-        """Yield record batches of at most `ROWS` rows."""
+    def batches(self, rows: int) -> Iterator[Any]:
+        """Yield record batches of at most so many rows."""
         done = 0
         with pq.ParquetFile(self.path) as file:
-            batches = file.iter_batches(batch_size=ROWS)
+            batches = file.iter_batches(batch_size=rows)
             while True:
                 try:
                     batch = next(batches, None)
@@ -49,7 +49,7 @@ class ParquetSource(Source):
 
     def rows(self, text_column: str) -> Iterator[Row]:
         number = 0
-        for batch in self.batches():
+        for batch in self.batches(ROWS):
             for cells in zip(*map(_values, batch.columns), strict=True):
                 number += 1
                 values = dict(zip(batch.schema.names, cells, strict=True))
@@ -94,13 +94,7 @@ def merge(source: ParquetSource, results: Iterator[Mapping[str, Any]], added: Ma
     fields = [pa.field(name, TYPES[kind]) for name, kind in added.items()]
     schema = pa.schema([*source.schema, *fields], source.schema.metadata)
     with pq.ParquetWriter(path, schema) as writer:
-        held: list[Any] = []
-        for batch in source.batches():
+        for batch in source.batches(GROUP_ROWS):
             rows = list(islice(results, batch.num_rows))
             columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in fields]
-            held.append(pa.record_batch([*batch.columns, *columns], schema=schema))
-            if len(held) == GROUP_ROWS // ROWS:
-                writer.write_table(pa.Table.from_batches(held))
-                held = []
-        if held:
-            writer.write_table(pa.Table.from_batches(held))
+            writer.write_batch(pa.record_batch([*batch.columns, *columns], schema=schema))

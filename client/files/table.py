@@ -149,11 +149,9 @@ class LinesSource(Source):
             return Row({}, "", f"line {number} is not JSON: {exc}")
         if not isinstance(value, dict):
             return Row({}, "", f"line {number} is no object; expected {{{text_column!r}: ...}}")
-        text = value.get(text_column)
-        if not isinstance(text, str):
-            what = "has no" if text is None else "has no text as its"
-            return Row(value, "", f"line {number} {what} {text_column!r}")
-        return with_text(value, text)
+        if isinstance(text := value.get(text_column), str):
+            return with_text(value, text)
+        return Row(value, "", f"line {number} has no {'' if text is None else 'text as its '}{text_column!r}")
 
 
 def with_text(values: Mapping[str, Any], text: str) -> Row:

@@ -128,7 +128,8 @@ def text_tab(url: str, api_key: str) -> None:
             st.info("Type or paste a text, or choose an example above.")
     if (answer := st.session_state.get("answer")) is not None:
         show_prediction(answer)
-        explain_answer(url, api_key, answer)
+        if answer.wants_explanation:
+            explain_answer(url, api_key, answer)
         show_explanation(answer)
 
 
@@ -147,8 +148,6 @@ def classify(url: str, api_key: str, text: str, explain: bool) -> None:
 
 def explain_answer(url: str, api_key: str, answer: Answer) -> None:
     """Ask for the explanation, which takes several times as long as the answer that is shown already."""
-    if not answer.wants_explanation:
-        return
     answer.wants_explanation = False
     try:
         with (

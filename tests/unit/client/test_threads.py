@@ -17,14 +17,8 @@ from client import AsyncClient, Client, Retry, TimedOut
 from client.threads import in_thread, read_in_thread
 from client.transport.messages import Call, Reply
 from tests.support.fake_engine import expected_label
-from tests.support.live_service import LiveService, live_service
+from tests.support.live_service import LiveService
 from tests.support.scripted_server import LONE, hang, http, scripted
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[LiveService]:
-    with live_service() as running:
-        yield running
 
 
 def test_ctrl_c_ends_the_call_and_leaves_the_client_usable() -> None:

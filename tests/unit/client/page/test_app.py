@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from client import Client
 from client.page import markup
 from tests.support import ROOT
-from tests.support.live_service import live_service
+from tests.support.live_service import LiveService
 from tests.support.scripted_server import LONE, Scripted, error, http, page, scripted
 
 APP = ROOT / "client" / "page" / "app.py"
@@ -68,18 +68,19 @@ def html(app: AppTest) -> str:
     return "\n".join(one.proto.body for one in app.get("html"))
 
 
-def test_a_text_is_classified_and_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    with live_service() as service:
-        app = classify(opened(monkeypatch, service.url), "One two three. Four <b>five</b> six! Seven eight nine ten?")
-        assert label(app)
-        assert "gc-bars" in html(app) and "Four &lt;b&gt;five&lt;/b&gt; six!" in html(app)
-        assert "left over" in html(app) and "Tokens:" in html(app)
-        assert "Ready" in app.sidebar.success[0].value
-        app.selectbox(key="example").set_value("A cup tie").run()
-        assert str(app.text_area(key="text").value).startswith("A late header") and not label(app)
+def test_a_text_is_classified_and_explained(monkeypatch: pytest.MonkeyPatch, service: LiveService) -> None:
+    app = classify(opened(monkeypatch, service.url), "One two three. Four <b>five</b> six! Seven eight nine ten?")
+    assert label(app)
+    assert "gc-bars" in html(app) and "Four &lt;b&gt;five&lt;/b&gt; six!" in html(app)
+    assert "left over" in html(app) and "Tokens:" in html(app)
+    assert "Ready" in app.sidebar.success[0].value
+    app.selectbox(key="example").set_value("A cup tie").run()
+    assert str(app.text_area(key="text").value).startswith("A late header") and not label(app)
 
 
-def test_the_answer_is_shown_before_its_explanation_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answer_is_shown_before_its_explanation_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, service: LiveService
+) -> None:
     order: list[str] = []
     bars, predict = markup.bars, Client.predict
 
@@ -93,25 +94,22 @@ def test_the_answer_is_shown_before_its_explanation_is_asked_for(monkeypatch: py
 
     monkeypatch.setattr(markup, "bars", shown)
     monkeypatch.setattr(Client, "predict", asked)
-    with live_service() as service:
-        app = classify(opened(monkeypatch, service.url), "One two three. Four five six!")
-        assert order == ["predict", "shown", "explain"] and "gc-text" in html(app)
-        app.run()
+    app = classify(opened(monkeypatch, service.url), "One two three. Four five six!")
+    assert order == ["predict", "shown", "explain"] and "gc-text" in html(app)
+    app.run()
     assert order == ["predict", "shown", "explain", "shown"], "what is kept is not asked for again"
 
 
-def test_an_empty_text_is_a_hint_and_a_short_one_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    with live_service() as service:
-        app = classify(opened(monkeypatch, service.url), "  ")
-        assert "choose an example" in said(app) and not label(app)
-        app = classify(app, "Goal!")
-        assert "only 1 word" in said(app) and label(app)
+def test_an_empty_text_is_a_hint_and_a_short_one_a_note(monkeypatch: pytest.MonkeyPatch, service: LiveService) -> None:
+    app = classify(opened(monkeypatch, service.url), "  ")
+    assert "choose an example" in said(app) and not label(app)
+    app = classify(app, "Goal!")
+    assert "only 1 word" in said(app) and label(app)
 
 
-def test_unsure_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    with live_service() as service:
-        app = classify(opened(monkeypatch, service.url), "unsure " * 20)
-        assert label(app).endswith("· unsure") and "a person should check" in said(app)
+def test_unsure_is_said_in_words(monkeypatch: pytest.MonkeyPatch, service: LiveService) -> None:
+    app = classify(opened(monkeypatch, service.url), "unsure " * 20)
+    assert label(app).endswith("· unsure") and "a person should check" in said(app)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,15 +13,14 @@ from client.errors import ConnectionFailed
 from client.files.classify import Summary
 from client.files.table import InputError
 from client.page.file import MOST_ROWS, classify_file, columns_of, likely_column, prefix_for, read_labelled
-from tests.support.live_service import live_service
+from tests.support.live_service import LiveService
 
 TEXTS = ["a b", "", "c d e", "poison"]
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with live_service() as service:
-        yield service.url
+@pytest.fixture
+def url(service: LiveService) -> str:
+    return service.url
 
 
 def write(path: Path, texts: list[str], header: tuple[str, ...] = ("id", "text")) -> Path:

@@ -29,7 +29,7 @@ from client import (
 )
 from client.transport.sagemaker import endpoint_of
 from tests.support.fake_engine import expected_label
-from tests.support.live_service import LiveService, live_service
+from tests.support.live_service import LiveService
 from tests.support.scripted_server import http, page, scripted
 
 boto3 = pytest.importorskip("boto3")
@@ -46,12 +46,6 @@ def runtime_client(url: str) -> Any:
         aws_secret_access_key="test",
         config=Config(retries={"total_max_attempts": 1}, proxies={}),
     )
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[LiveService]:
-    with live_service() as running:
-        yield running
 
 
 @contextmanager

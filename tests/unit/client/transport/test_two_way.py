@@ -14,18 +14,12 @@ from client import AsyncClient, Client, ConnectionFailed, StreamCut, TimedOut, U
 from client.transport import two_way
 from client.transport.http import HttpTransport
 from tests.support.fake_engine import expected_label
-from tests.support.live_service import LiveService, live_service
+from tests.support.live_service import LiveService
 from tests.support.scripted_server import LONE, RESULT, error, hang, http, scripted
 from tests.unit.client.transport.test_sagemaker import endpoint
 
 LINE = json.dumps(RESULT).encode() + b"\n"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[LiveService]:
-    with live_service() as running:
-        yield running
 
 
 def chunk(content: bytes) -> bytes:
