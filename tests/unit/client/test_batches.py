@@ -15,9 +15,9 @@ from client.batches import BETWEEN_TEXTS, BYTES_PER_CHAR, FRAME_BYTES, Chunker, 
 from client.errors import TimedOut
 from client.models import Limits
 from client.transport.messages import Call, Reply, encode
-from client.transport.messages import given as given_options
 from tests.support.fast_service import result
 
+ALL_OPTIONS = {"top_k": 3, "on_long": "windows", "timeout_ms": 55_000, "spans": True, "explain": True}
 TEXTS = st.lists(st.text(max_size=60), max_size=80)
 
 
@@ -28,17 +28,7 @@ def test_requests_have_all_texts_in_order_and_fit(texts: list[str], most: int, b
     assert [text for chunk in found for text in chunk] == texts
     for chunk in found:
         assert 1 <= len(chunk) <= most
-        size = len(
-            encode(
-                {
-                    "texts": chunk,
-                    **given_options(
-                        {"top_k": 3, "on_long": "windows", "timeout_ms": 55_000, "spans": True, "explain": True}
-                    ),
-                }
-            )
-        )
-        assert size <= body or len(chunk) == 1
+        assert len(encode({"texts": chunk, **ALL_OPTIONS})) <= body or len(chunk) == 1
 
 
 @given(TEXTS, st.integers(1, 9), st.integers(600, 1500))
@@ -106,10 +96,8 @@ def test_answers_keep_the_texts_order_whatever_is_refused(
     async def no_wait(_: float) -> None:
         await asyncio.sleep(0)
 
-    arguments: dict[str, Any] = {
-        "retry": Retry(tries=100, total_s=1e9),
-        "clock": Clock(lambda: 0.0, lambda: 1.0, no_wait),
-    }
+    clock = Clock(lambda: 0.0, lambda: 1.0, no_wait)
+    arguments: dict[str, Any] = {"retry": Retry(tries=100, total_s=1e9), "clock": clock}
     fake = Fake(limits, list(refuse))
     with Client(transport=fake, **arguments) as client:
         check(texts, list(client.predict_many(iter(texts), concurrency=concurrency)))
@@ -122,21 +110,13 @@ def test_answers_keep_the_texts_order_whatever_is_refused(
     check(texts, asyncio.run(on_loop()))
 
 
-def endless() -> Iterator[str]:
-    i = 0
-    while True:
-        i += 1
-        yield f"text {i}"
-
-
 def test_an_endless_iterator_is_read_only_as_far_as_it_is_answered() -> None:
     read = 0
 
     def counted() -> Iterator[str]:
         nonlocal read
-        for text in endless():
-            read += 1
-            yield text
+        for read in itertools.count(1):
+            yield f"text {read}"
 
     with Client(transport=Fake(Limits(max_texts=10))) as client:
         answers = client.predict_many(counted(), concurrency=2)

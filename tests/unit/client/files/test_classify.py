@@ -24,6 +24,7 @@ from tests.support import ROOT
 from tests.support.fast_service import fast_service, result
 from tests.support.scripted_server import INFO, error, http, scripted
 
+Capture = pytest.CaptureFixture[str]
 ROWS = 2000
 TEXTS = [f'{"word " * (i % 23)}{i}, "quoted"\nand more' if i % 40 else "" for i in range(ROWS)]
 
@@ -91,12 +92,8 @@ def test_parquet_keeps_the_types_of_its_columns(fast: str, tmp_path: Path) -> No
     assert classify(fast, tmp_path / "in.parquet", tmp_path / "out.parquet") == 1
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.select(table.column_names).equals(table)
-    assert [str(found.schema.field(name).type) for name in ("prediction", "score", "unsure", "tokens_read")] == [
-        "string",
-        "double",
-        "bool",
-        "int64",
-    ]
+    types = [str(found.schema.field(name).type) for name in ("prediction", "score", "unsure", "tokens_read")]
+    assert types == ["string", "double", "bool", "int64"]
     assert found["error"].to_pylist() == [None, "row 2: 'text' is null, a string is expected"]
 
 
@@ -116,31 +113,21 @@ def test_a_bad_row_says_what_is_wrong_and_harms_no_other(fast: str, tmp_path: Pa
 
 
 def test_bad_lines_of_json(fast: str, tmp_path: Path) -> None:
-    lines = [
-        '{"text": "good", "x": [1]}',
-        "{broken",
-        "5",
-        "{}",
-        '{"text": 5}',
-        "",
-        '{"text": "\\ud800"}',
-        '{"y": 1, "text": "b"}',
-    ]
-    (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    lines = '{"text": "good", "x": [1]}|{broken|5|{}|{"text": 5}||{"text": "\\ud800"}|{"y": 1, "text": "b"}'
+    (tmp_path / "in.jsonl").write_text(lines.replace("|", "\n"), encoding="utf-8")
     assert classify(fast, tmp_path / "in.jsonl", tmp_path / "out.jsonl") == 1
     rows = read(tmp_path / "out.jsonl")
     assert [row["prediction"] for row in rows] == ["politics", None, None, None, None, "politics", "politics"]
-    assert (
-        rows[1]["error"].startswith("line 2 is not JSON: ") and rows[4]["error"] == "line 5 has no text as its 'text'"
-    )
+    assert rows[1]["error"].startswith("line 2 is not JSON: ")
+    assert rows[4]["error"] == "line 5 has no text as its 'text'"
     assert rows[0]["x"] == [1] and rows[6]["y"] == 1
     assert classify(fast, tmp_path / "in.jsonl", tmp_path / "out.csv") == 1
     assert list(read(tmp_path / "out.csv")[0])[:3] == ["text", "x", "y"], "columns of later lines, too"
 
 
-def start(url: str, source: Path, output: Path) -> subprocess.Popen[str]:
+def start(url: str, source: Path, output: Path, **more: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "client", "classify", str(source), "--output", str(output), "--url", url]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 
 def wait_for_rows(output: Path, process: subprocess.Popen[str], rows: int) -> None:
@@ -187,10 +174,8 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, sig: signal.Signal
     partial = output.with_name("out.csv.partial.jsonl")
     rows = partial.read_bytes().count(b"\n") - 1
     assert code == 130
-    assert (
-        err.splitlines()[-1]
-        == f"interrupted; {rows} rows are done and kept in {partial}; the same command goes on there"
-    )
+    kept = f"{rows} rows are done and kept in {partial}; the same command goes on there"
+    assert err.splitlines()[-1] == f"interrupted; {kept}"
 
 
 def test_a_line_that_was_broken_off_is_asked_again(fast: str, tmp_path: Path) -> None:
@@ -211,9 +196,7 @@ def _info() -> bytes:
     return http(200, {"service": "1", "model": model, "limits": {}})
 
 
-def test_a_service_that_fails_leaves_a_run_to_go_on_with(
-    fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_service_that_fails_leaves_a_run_to_go_on_with(fast: str, tmp_path: Path, capsys: Capture) -> None:
     source = write(tmp_path / "in.csv", TEXTS[:100])
     with scripted(_info(), error(500, "internal", "internal error")) as server:
         assert classify(server.url, source, tmp_path / "out.csv") == 3
@@ -232,7 +215,7 @@ def test_a_service_that_fails_leaves_a_run_to_go_on_with(
     ],
 )
 def test_another_run_with_the_same_output_is_refused(
-    fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], says: str
+    fast: str, tmp_path: Path, capsys: Capture, change: list[str], says: str
 ) -> None:
     source = write(tmp_path / "in.csv", TEXTS[:100])
     with scripted(_info(), error(500, "internal")) as server:
@@ -243,20 +226,19 @@ def test_another_run_with_the_same_output_is_refused(
     assert classify(fast, source, tmp_path / "out.csv", *change, "--restart") in (0, 1)
 
 
-def test_another_model_or_input_is_refused(fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_model_or_input_is_refused(fast: str, tmp_path: Path, capsys: Capture) -> None:
     source = write(tmp_path / "in.csv", TEXTS[:100])
     with scripted(INFO, error(500, "internal")) as server:
         assert classify(server.url, source, tmp_path / "out.csv") == 3
     assert classify(fast, source, tmp_path / "out.csv") == 2
-    assert (
-        'had model {"name": "m", "version": "v"}, now it is {"name": "fast", "version": "1"}' in capsys.readouterr().err
-    )
+    models = 'had model {"name": "m", "version": "v"}, now it is {"name": "fast", "version": "1"}'
+    assert models in capsys.readouterr().err
     write(source, TEXTS[:99])
     assert classify(fast, source, tmp_path / "out.csv") == 2
     assert "had input " in capsys.readouterr().err
 
 
-def test_two_runs_at_a_time_with_one_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_at_a_time_with_one_output(tmp_path: Path, capsys: Capture) -> None:
     source, output = write(tmp_path / "in.csv", TEXTS), tmp_path / "out.csv"
     with fast_service(0.05) as slow:
         process = start(slow, source, output)
@@ -280,7 +262,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "more", "says"), WRONG)
 def test_input_that_cannot_be_used(
-    fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, more: list[str], says: str
+    fast: str, tmp_path: Path, capsys: Capture, name: str, more: list[str], says: str
 ) -> None:
     for ending in ("csv", "parquet"):
         write(tmp_path / f"in.{ending}", ["a"])
@@ -294,7 +276,7 @@ def test_input_that_cannot_be_used(
 
 @pytest.mark.parametrize("change", ["in the middle", "at the end", "gone"])
 def test_an_input_that_changes_meanwhile_is_refused(
-    fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: str
+    fast: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     source, output = write(tmp_path / "in.csv", TEXTS[:100]), tmp_path / "out.csv"
     sync = Results.sync
@@ -324,12 +306,11 @@ def test_a_change_in_the_middle_of_a_large_input_is_seen(tmp_path: Path) -> None
 
 
 def test_a_model_that_changes_meanwhile_ends_the_run_before_its_first_answer(
-    fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fast: str, tmp_path: Path, capsys: Capture
 ) -> None:
     source, output = write(tmp_path / "in.csv", ["a" * 40_000, "b" * 40_000, "c" * 40_000]), tmp_path / "out.csv"
-    answers = [
-        http(200, {"results": [result("a")], "model": {"name": "fast", "version": version}}) for version in "112"
-    ]
+    models = [{"name": "fast", "version": version} for version in "112"]
+    answers = [http(200, {"results": [result("a")], "model": model}) for model in models]
     with scripted(_info(), _info(), *answers) as server:  # of the command, and for its limits
         assert classify(server.url, source, output, "--concurrency", "1") == 2
     said = capsys.readouterr().err
@@ -352,20 +333,15 @@ def test_a_full_disk_is_explained_and_the_run_goes_on_once_there_is_room(
     def small() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    command = [sys.executable, "-m", "client", "classify", str(source), "--output", str(output), "--url", fast]
-    ended = subprocess.run(
-        command, check=False, cwd=ROOT, preexec_fn=small, capture_output=True, text=True, timeout=120
-    )
-    assert ended.returncode == 2
-    last = ended.stderr.splitlines()[-1]
+    code, _, err = end(start(fast, source, output, preexec_fn=small))
+    last = err.splitlines()[-1]
+    assert code == 2
     assert last.startswith(f"error: {output}: File too large; ") and last.endswith("the same command goes on there")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.partial.jsonl", "whole.jsonl"]
     assert classify(fast, source, output) == 0 and output.read_bytes() == whole.read_bytes()
 
 
-def test_a_directory_in_the_outputs_place_is_seen_first(
-    fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_directory_in_the_outputs_place_is_seen_first(fast: str, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "out.csv").mkdir()
     assert classify(fast, write(tmp_path / "in.csv", ["a"]), tmp_path / "out.csv", "--overwrite") == 2
     assert "out.csv is a directory" in capsys.readouterr().err
@@ -384,7 +360,7 @@ def test_a_stop_before_the_service_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("--concurrency", "0"), ("--patience", "0"), ("--patience", "nan")])
-def test_numbers_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+def test_numbers_that_cannot_be(tmp_path: Path, capsys: Capture, option: str, value: str) -> None:
     with pytest.raises(SystemExit) as raised:
         classify("http://127.0.0.1:1", tmp_path / "in.csv", tmp_path / "out.csv", option, value)
     assert raised.value.code == 2 and f"{option}: must be " in capsys.readouterr().err
@@ -402,7 +378,7 @@ def test_parquet_with_bytes_that_are_not_utf8(fast: str, tmp_path: Path) -> None
     assert b"caf\xe9" in (tmp_path / "out.csv").read_bytes()
 
 
-def test_a_damaged_parquet_file(fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_parquet_file(fast: str, tmp_path: Path, capsys: Capture) -> None:
     source = write(tmp_path / "in.parquet", TEXTS)
     content = bytearray(source.read_bytes())
     content[1000:9000] = bytes(8000)
@@ -420,7 +396,7 @@ def test_an_output_that_is_there_is_not_replaced_unasked(fast: str, tmp_path: Pa
 
 
 def test_a_quote_that_is_never_closed(
-    fast: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fast: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr("client.files.table.MAX_FIELD_CHARS", 1000)
     (tmp_path / "in.csv").write_text('id,text\n1,a\n2,"b' + "x\n" * 1000, encoding="utf-8")

@@ -1,7 +1,7 @@
 """The page without a browser: what stands on it after each step, against a service that does as it is told."""
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ METRICS = {
 }
 
 
+Open = Callable[[str], AppTest]
+
+
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing cached from another test, and nobody listening at the default address."""
@@ -39,11 +42,17 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def opened(monkeypatch: pytest.MonkeyPatch, url: str) -> AppTest:
-    monkeypatch.setenv("CLASSIFIER_URL", url)
-    app = AppTest.from_file(str(APP), default_timeout=60).run()
-    assert not app.exception
-    return app
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Opens the page for the service at a URL."""
+
+    def open_page(url: str) -> AppTest:
+        monkeypatch.setenv("CLASSIFIER_URL", url)
+        app = AppTest.from_file(str(APP), default_timeout=60).run()
+        assert not app.exception
+        return app
+
+    return open_page
 
 
 def classify(app: AppTest, text: str) -> AppTest:
@@ -68,8 +77,8 @@ def html(app: AppTest) -> str:
     return "\n".join(one.proto.body for one in app.get("html"))
 
 
-def test_a_text_is_classified_and_explained(monkeypatch: pytest.MonkeyPatch, service: LiveService) -> None:
-    app = classify(opened(monkeypatch, service.url), "One two three. Four <b>five</b> six! Seven eight nine ten?")
+def test_a_text_is_classified_and_explained(opened: Open, service: LiveService) -> None:
+    app = classify(opened(service.url), "One two three. Four <b>five</b> six! Seven eight nine ten?")
     assert label(app)
     assert "gc-bars" in html(app) and "Four &lt;b&gt;five&lt;/b&gt; six!" in html(app)
     assert "left over" in html(app) and "Tokens:" in html(app)
@@ -79,7 +88,7 @@ def test_a_text_is_classified_and_explained(monkeypatch: pytest.MonkeyPatch, ser
 
 
 def test_the_answer_is_shown_before_its_explanation_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, service: LiveService
+    monkeypatch: pytest.MonkeyPatch, opened: Open, service: LiveService
 ) -> None:
     order: list[str] = []
     bars, predict = markup.bars, Client.predict
@@ -94,21 +103,21 @@ def test_the_answer_is_shown_before_its_explanation_is_asked_for(
 
     monkeypatch.setattr(markup, "bars", shown)
     monkeypatch.setattr(Client, "predict", asked)
-    app = classify(opened(monkeypatch, service.url), "One two three. Four five six!")
+    app = classify(opened(service.url), "One two three. Four five six!")
     assert order == ["predict", "shown", "explain"] and "gc-text" in html(app)
     app.run()
     assert order == ["predict", "shown", "explain", "shown"], "what is kept is not asked for again"
 
 
-def test_an_empty_text_is_a_hint_and_a_short_one_a_note(monkeypatch: pytest.MonkeyPatch, service: LiveService) -> None:
-    app = classify(opened(monkeypatch, service.url), "  ")
+def test_an_empty_text_is_a_hint_and_a_short_one_a_note(opened: Open, service: LiveService) -> None:
+    app = classify(opened(service.url), "  ")
     assert "choose an example" in said(app) and not label(app)
     app = classify(app, "Goal!")
     assert "only 1 word" in said(app) and label(app)
 
 
-def test_unsure_is_said_in_words(monkeypatch: pytest.MonkeyPatch, service: LiveService) -> None:
-    app = classify(opened(monkeypatch, service.url), "unsure " * 20)
+def test_unsure_is_said_in_words(opened: Open, service: LiveService) -> None:
+    app = classify(opened(service.url), "unsure " * 20)
     assert label(app).endswith("· unsure") and "a person should check" in said(app)
 
 
@@ -128,29 +137,29 @@ def test_unsure_is_said_in_words(monkeypatch: pytest.MonkeyPatch, service: LiveS
         (b"", "The service does not answer"),
     ],
 )
-def test_trouble_is_told_and_never_a_stack_trace(monkeypatch: pytest.MonkeyPatch, answer: bytes, title: str) -> None:
+def test_trouble_is_told_and_never_a_stack_trace(opened: Open, answer: bytes, title: str) -> None:
     with scripted(answer) as server:
-        app = classify(opened(monkeypatch, server.url), "some text")
+        app = classify(opened(server.url), "some text")
     assert title in said(app) and "Traceback" not in said(app) and not label(app)
 
 
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = classify(opened(monkeypatch, "http://127.0.0.1:9"), "some text")
+def test_nobody_there(opened: Open) -> None:
+    app = classify(opened("http://127.0.0.1:9"), "some text")
     assert "The service does not answer" in said(app) and "make serve" in said(app)
     assert "The service does not answer" in app.sidebar.error[0].value
 
 
-def test_without_an_explanation_the_answer_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_explanation_the_answer_stays(opened: Open) -> None:
     late = error(504, "deadline_exceeded", "no answer within 20000 ms")
     with scripted(http(200, INFO), http(200, LONE), late) as server:
-        app = classify(opened(monkeypatch, server.url), "some text")
+        app = classify(opened(server.url), "some text")
     assert label(app) == "sport" and "There is no explanation for this text" in said(app)
 
 
-def test_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model(opened: Open) -> None:
     told = INFO | {"model": MODEL | {"metrics": METRICS}}
     with scripted(http(200, told)) as server:
-        app = opened(monkeypatch, server.url)
+        app = opened(server.url)
     assert [one.value for one in app.metric] == ["97.0 %", "96.0 %"]
     shown = "\n".join(one.value for one in app.markdown)
     assert r"**m\***" in shown and r"\<b\>" in shown and "<b>" not in shown
@@ -161,10 +170,10 @@ def keys(server: Scripted) -> list[bytes]:
     return [head for head in server.heads if b"authorization" in head.lower() or b"x-api-key" in head.lower()]
 
 
-def test_the_configured_key_goes_to_no_other_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configured_key_goes_to_no_other_address(monkeypatch: pytest.MonkeyPatch, opened: Open) -> None:
     monkeypatch.setenv("CLASSIFIER_API_KEY", "configured-0123456789")
     with scripted(http(200, INFO)) as own, scripted(http(200, INFO)) as other:
-        app = opened(monkeypatch, own.url)
+        app = opened(own.url)
         assert keys(own)
         app.sidebar.text_input[0].set_value(other.url).run()
         assert other.requests and not keys(other)
@@ -172,16 +181,16 @@ def test_the_configured_key_goes_to_no_other_address(monkeypatch: pytest.MonkeyP
         assert keys(other) and b"configured" not in b"".join(other.heads)
 
 
-def test_a_fixed_page_asks_one_service_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fixed_page_asks_one_service_only(monkeypatch: pytest.MonkeyPatch, opened: Open) -> None:
     monkeypatch.setenv("CLASSIFIER_FIXED", "1")
     with scripted(http(200, INFO)) as server:
-        app = opened(monkeypatch, server.url)
+        app = opened(server.url)
     assert not app.sidebar.text_input and not app.sidebar.radio and app.sidebar.success
 
 
-def test_an_endpoint_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_endpoint_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch, opened: Open, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    app = opened(monkeypatch, "sagemaker://news?region=eu-west-1")
+    app = opened("sagemaker://news?region=eu-west-1")
     assert [one.value for one in app.sidebar.text_input] == ["news", "eu-west-1"]
     assert "does not tell whether it is ready" in app.sidebar.info[0].value
     app.sidebar.text_input[0].set_value("").run()

@@ -5,16 +5,8 @@ from client.page.model import calibration_picture, facts
 
 
 def test_facts_are_what_info_says_and_nothing_that_it_does_not() -> None:
-    model = ModelInfo.model_validate(
-        {
-            "name": "m",
-            "version": "v",
-            "labels": ["a"],
-            "max_tokens": 1024,
-            "precision": "int8",
-            "parameters": 124_000_000,
-        }
-    )
+    told = {"name": "m", "version": "v", "labels": ["a"], "max_tokens": 1024, "parameters": 124_000_000}
+    model = ModelInfo.model_validate(told | {"precision": "int8"})
     found = facts(Info(service="1", model=model, limits=Limits()))
     assert found["parameters"] == "124,000,000" and found["tokens read at once"] == "1,024"
     assert found["longer texts"] == "read in overlapping windows" and found["max texts"] == "256"
