@@ -59,11 +59,7 @@ class Summary:
 
 
 class Interrupted(Exception):
-    """A run ended early; `rows` rows are done and kept in the file `path`."""
-
-    def __init__(self, rows: int, path: Path) -> None:
-        super().__init__(f"{rows} rows are done and kept in {path}; the same command goes on there")
-        self.rows, self.path = rows, path
+    """A run ended early; the message says how many rows are done, and where they are kept."""
 
 
 async def classify(job: Job, client: AsyncClient, tell: Tell, now: Callable[[], float] = time.monotonic) -> Summary:
@@ -165,7 +161,8 @@ class _Run:
             raise
         except BaseException as exc:  # cancellation, too
             results.flush()
-            raise Interrupted(rows, results.path) from exc
+            kept = f"{rows} rows are done and kept in {results.path}; the same command goes on there"
+            raise Interrupted(kept) from exc
         tell(rows)
 
     def _check_model(self, outcome: Outcome) -> None:

@@ -29,12 +29,11 @@ UNSUPPORTED = {
     "/readyz": "SageMaker checks readiness itself; wait for EndpointStatus InService",
     "/metrics": "a SageMaker endpoint has no /metrics; see CloudWatch, or ask the service itself",
 }
-PASSING_ERRORS = {
-    **dict.fromkeys(("ThrottlingException", "TooManyRequestsException", "ModelNotReadyException"), 429),
-    **dict.fromkeys(("ServiceUnavailable", "ServiceUnavailableException"), 503),
-    **dict.fromkeys(("InternalDependencyException", "InternalFailure"), 503),
-}
-"""HTTP statuses for those of SageMaker's own errors that pass."""
+THROTTLED = ("ThrottlingException", "TooManyRequestsException", "ModelNotReadyException")
+UNAVAILABLE = (
+    *("ServiceUnavailable", "ServiceUnavailableException", "InternalDependencyException", "InternalFailure"),
+    "ModelError",  # the container's, without an answer of its own
+)
 
 DENIED = (
     *("AccessDeniedException", "ExpiredTokenException", "InvalidClientTokenId"),
@@ -133,8 +132,8 @@ class SageMakerTransport:
         if code == "ModelError" and "timed out" in message:
             raise slow(self.where, ANSWER_S) from error
         status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code in PASSING_ERRORS or code == "ModelError" or status >= 500:
-            return Reply(PASSING_ERRORS.get(code, 503), f"{code}: {message}".encode())
+        if code in THROTTLED + UNAVAILABLE or status >= 500:
+            return Reply(429 if code in THROTTLED else 503, f"{code}: {message}".encode())
         said = f"{self.where}: {code}: {message}"
         if code in DENIED:
             raise Unauthorized(f"{said}; the credentials need sagemaker:InvokeEndpoint", status=403) from error
