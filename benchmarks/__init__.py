@@ -1,1 +1,1 @@
-"""What the README's figures come from."""
+"""The benchmarks that measure the figures of the README and the documentation."""

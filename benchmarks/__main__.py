@@ -1,4 +1,4 @@
-"""Runs all benchmarks one after the other, then writes results.md and results.png.
+"""Run all benchmarks one after the other, then write results.md and results.png.
 
     python -m benchmarks                                  (make bench; make bench ARGS=--quick)
     python -m benchmarks --only engine,service
@@ -26,12 +26,12 @@ class Part:
     """One program of this package."""
 
     arguments: tuple[str, ...]
-    """Its module and own options."""
+    """The module of the program, and options for it."""
     minutes: int
-    """Time of a full run on two cores."""
+    """Duration of a full run on two cores."""
     quick_minutes: int
     environments: tuple[str, ...] = ()
-    """Those that it installs."""
+    """Names of the environments that it installs."""
 
 
 RUNTIMES, SERVERS = ("onnxruntime", "openvino"), ("litserve", "bentoml")

@@ -1,9 +1,9 @@
-"""How far logits move with padding, neighbours and precision: the largest differences over many texts.
+"""Equality of logits: the largest differences by padding, other texts in the batch, and precision, over many texts.
 
     python -m benchmarks.equality --artifact models/default --texts 1000
 
-The texts are random ids, so that every token of the vocabulary, also the padding's, stands at any place. With
-`--data FILE` they are the texts of a labelled file, cut to what the model reads at once.
+The texts are random ids, so that every token of the vocabulary may be at any place, even the one used as padding. With
+`--data FILE` they are the texts of a labelled file, cut to the tokens that the model reads at once.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Settings, routes, batcher and model are the service's own; only the engine is wrapped, so that no test hook stands in
 production code. A text that has one of the marks below in it makes the model fail in that way, for its windows or for
-the batch that they are in. For soaks and tests of faults, never for callers.
+the batch that they are in. This service is for soaks and tests of faults, never for callers.
 """
 
 import argparse
@@ -53,14 +53,14 @@ CLOCK: Final = "qzfaultclock"
 """The wall clock jumps: a day ahead, and with the next such text a day back."""
 
 MARKS: Final = (RAISE, NAN, MEMORY, PANIC, HANG)
-"""Of which the model sees something."""
+"""The marks that have an effect in the model; the others have one elsewhere."""
 
 HOLD_POLL_S = 0.01
 DAY_S = 86_400.0
 
 
 class Panic(BaseException):
-    """As pyo3's PanicException: not an Exception."""
+    """An error that is no Exception, like pyo3's PanicException."""
 
 
 class _Marked(list[int]):

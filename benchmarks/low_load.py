@@ -1,4 +1,4 @@
-"""What the service adds to the model's own time for a single text, when nothing else is asked.
+"""The time that the service adds to the model's own time for a single text, without other requests.
 
     python -m benchmarks.low_load
 

@@ -1,4 +1,4 @@
-"""This project's service when far too much is asked of it, and a short text beside a flood of long ones.
+"""This project's service under far more load than its capacity, and short texts beside many long ones.
 
     python -m benchmarks.overload --seconds 60 --times 10
 

@@ -1,6 +1,6 @@
 """Write openapi.yaml from the application, or with --check print how the file differs from it.
 
-Needs neither torch nor a model.
+It needs neither torch nor a model.
 """
 
 from __future__ import annotations

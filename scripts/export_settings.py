@@ -48,7 +48,7 @@ def render(document: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0 written or equal, 1 different, 2 unknown argument."""
+    """Return the exit status: 0 written or equal, 1 different, 2 unknown argument."""
     if argv not in ([], ["--check"]):
         print("usage: export_settings.py [--check]", file=sys.stderr)
         return 2

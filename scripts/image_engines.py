@@ -34,7 +34,7 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Start:
-    """How a container is started."""
+    """Options for starting a container."""
 
     image: str
     arguments: Sequence[str] = ()
@@ -45,9 +45,9 @@ class Start:
     """Directory of this machine -> directory in the container, with ":ro" at the end for a read-only one."""
     user: int = 0
     read_only: bool = False
-    """Whether the root file system is read-only and the process has no capabilities."""
+    """The root file system is read-only, and the process has no capabilities."""
     tmp: bool = True
-    """Whether a container with a read-only root has a writable /tmp in memory."""
+    """A container with a read-only root has a writable /tmp in memory."""
     memory_mb: int = 0
 
 

@@ -16,7 +16,7 @@ Scores = Mapping[str, float | None]
 """Labels of an answer with their probabilities; None where the form has no probabilities."""
 
 Reading = Scores | str
-"""What an answer says about one text: its scores, or the kind of its error."""
+"""The content of an answer for one text: its scores, or the kind of its error."""
 
 Read = Callable[[bytes], Sequence[Reading]]
 """Reads the body of an answer; raises what parsing raises."""

@@ -50,7 +50,7 @@ class Refusal:
     """The statuses that it may get, each with its kind of error."""
     wires: Sequence[bytes]
     last: bool = False
-    """Whether the service closes the connection after the answer."""
+    """The service closes the connection after the answer."""
 
 
 REFUSALS = {
@@ -85,7 +85,7 @@ LATE = {504: _error("deadline_exceeded"), 429: _error("overloaded")}
 
 
 class FaultyRequestMaker:
-    """Makes requests that must not be answered by 200, or not at all.
+    """Makes requests that must be refused, or whose clients leave before the answer.
 
     Args:
         maker: Provides the texts.

@@ -30,7 +30,7 @@ IDLE_S = 30.0
 """Seconds after the last answer in which the queue must empty and connections must close."""
 
 EVERY_S = 1.0
-"""Between samples of the process."""
+"""Seconds between samples of the process."""
 
 SAY_EVERY_S = 10.0
 MAX_BODY_BYTES = 100_000
@@ -38,7 +38,7 @@ MAX_BODY_BYTES = 100_000
 
 MAX_GROWTH = 0.02
 JUDGED_FROM = 20_000
-"""The least requests for which memory is judged: a tenth of fewer does not let it settle."""
+"""Fewest requests for which memory is judged. With fewer, memory does not settle in the first tenth of them."""
 
 SPARE_DESCRIPTORS = 2
 """Descriptors that the interpreter may open later than at the start."""

@@ -13,7 +13,7 @@ from benchmarks.soak.answers import Expected, KnownText, Read
 from benchmarks.tools.http1 import get, post, post_chunks, post_json
 
 Right = tuple[Read, Sequence[Expected]]
-"""How the body of an answer is read, and what it has to say."""
+"""The reader of an answer's body, and the content that the body must have."""
 
 JSON, JSON_LINES, CSV, PLAIN = "application/json", "application/jsonlines", "text/csv", "text/plain"
 ONE_TEXT_FORMS: tuple[tuple[str, Read], ...] = (
@@ -43,12 +43,12 @@ class SoakRequest:
     """The statuses that it may get; None: any body will do."""
     leaving: Leaving | None = None
     last: bool = False
-    """Whether the client closes the connection after the answer."""
+    """The client closes the connection after the answer."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What the makers of requests need to know about the service."""
+    """The facts about the service that the makers of requests need."""
 
     name: str
     labels: Sequence[str]

@@ -23,15 +23,15 @@ from benchmarks.tools.machine import describe
 TEXTS = 500
 WORDS_A_LINE = (2, 5)
 EMPTY_EACH = 997
-"""Every so many lines one is empty; an error takes its place."""
+"""One line of this many is empty, and is answered by an error."""
 
 LINES_A_PIECE = 100
 EVERY_S = 0.25
-"""Between samples of the process."""
+"""Seconds between samples of the process."""
 
 MAX_GROWTH = 0.05
 JUDGED_FROM = 50_000
-"""The least lines for which memory is judged."""
+"""Fewest lines for which memory is judged."""
 
 SAY_EACH = 20_000
 

@@ -1,4 +1,4 @@
-"""What was sent, what came back, which promises were kept; and the summary that says so."""
+"""Counts of requests and answers, the promises that were kept or broken, and the summary of both."""
 
 import json
 from array import array
@@ -16,7 +16,7 @@ from benchmarks.tools.markdown import table
 from benchmarks.tools.statistics import percentile
 
 EXAMPLES = 20
-"""Failures that are kept in full."""
+"""Number of failures that are kept in full."""
 
 NOT_SHOWN = ("samples", "examples", "machine", "title", "command")
 """Figures that are in the JSON file only."""
@@ -41,7 +41,7 @@ class Tally:
 
     tolerance: float
     sent: Counter[str] = field(default_factory=Counter)
-    """For each kind of request."""
+    """Number of requests of each kind."""
     statuses: Counter[int] = field(default_factory=Counter)
     left: int = 0
     """Requests whose client closed the connection on purpose."""

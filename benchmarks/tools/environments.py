@@ -14,7 +14,7 @@ from benchmarks.tools.errors import Unavailable
 
 REQUIREMENTS = ROOT / "benchmarks" / "requirements"
 DOWNLOAD_MB = {"onnxruntime": 300, "openvino": 80, "litserve": 260, "bentoml": 290}
-"""What pip downloads for each environment when its cache is empty, torch's CPU build included."""
+"""Megabytes that pip downloads for each environment if its cache is empty, including torch's CPU build."""
 
 STAMP = ".made"
 """File with the hash of the installed requirements, written last."""

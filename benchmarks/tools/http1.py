@@ -49,7 +49,7 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether a further request can use this connection."""
+        """True while a further request can use this connection."""
         return self._streams is not None
 
     async def ask(self, request: bytes, *, last: bool = False) -> Response:

@@ -1,4 +1,4 @@
-"""What is measured: artifacts, made once under the work directory, and news articles.
+"""The inputs of the benchmarks: artifacts, which are made once under the work directory, and news articles.
 
 GPT-2 small with random weights is as fast as with trained ones and needs no download. Its matrices are three times as
 large as GPT-2's initial ones: with those, all texts have nearly the same logits, and a wrong forward would not show.

@@ -35,7 +35,7 @@ SPARE_FILES = 1024
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one request ended."""
+    """The outcome of one request."""
 
     status: int
     latency_s: float
@@ -49,7 +49,7 @@ class Load:
 
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
-    """From the first request to the last answer. Answers that arrive after sending ended count, and so does the time
+    """Time from the first request to the last answer. Answers that come after sending ended count, and so does the time
     until then: with batches of seconds, cutting at a fixed time would be off by a whole batch."""
 
     def summary(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Run inside the training image by image_test.py: the channel base_model, a GPT-2 of two layers, random weights."""
+"""Make the channel base_model, a GPT-2 of two layers with random weights. image_test.py runs it in the image."""
 
 import csv
 import json
