@@ -5,10 +5,7 @@ scenario would wait for ever, and `Deadlock` is raised.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Awaitable, Callable
 
 
 class Deadlock(AssertionError):
@@ -33,21 +30,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]
 
 
-def run(scenario: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a scenario to its end in virtual time."""
-    loop = VirtualTimeLoop()
-    try:
-        return loop.run_until_complete(scenario())
-    finally:
-        loop.run_until_complete(_cancel_all())
-        loop.close()
-
-
-async def _cancel_all() -> None:
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+VIRTUAL_TIME = ("asyncio", {"loop_factory": VirtualTimeLoop})
+"""What a module's fixture `anyio_backend` returns, so that its tests run in virtual time."""
 
 
 def taking(seconds: Callable[[], float]) -> Callable[[Callable[[], object]], Awaitable[object]]:

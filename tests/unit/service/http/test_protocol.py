@@ -27,7 +27,15 @@ from service.inference.pipeline import Answer, AnswerOrError
 from service.settings import Settings
 from tests.support.fake_engine import FakeEngine
 from tests.support.raw_http import KEEP_ALIVE_S, Wire, connection
-from tests.support.virtual_time import run
+from tests.support.virtual_time import VIRTUAL_TIME
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return VIRTUAL_TIME
+
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -123,104 +131,74 @@ def error_kind(wire: Wire) -> str:
 
 
 class TestTime:
-    def test_a_caller_who_connects_and_sends_nothing_is_let_go_without_a_word(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(echo)
-            assert await wire.ended() == pytest.approx(HEAD_S, abs=0.5)
-            assert wire.answers == []
-
-        run(scenario)
+    async def test_a_caller_who_connects_and_sends_nothing_is_let_go_without_a_word(self) -> None:
+        wire = Wire(echo)
+        assert await wire.ended() == pytest.approx(HEAD_S, abs=0.5)
+        assert wire.answers == []
 
     @pytest.mark.parametrize("before", [b"", GET])
-    def test_a_head_has_its_time_however_it_drips(self, before: bytes) -> None:
-        async def scenario() -> None:
-            wire = Wire(echo)
-            await wire.send(before)
-            for byte in GET[:-1]:
-                await wire.send(bytes([byte]))
-                await asyncio.sleep(0.9)
-                if wire.ended_at is not None:
-                    break
-            assert await wire.ended() == pytest.approx(HEAD_S, abs=0.5)
-            assert error_kind(wire) == "request_timeout" and len(wire.answers) == 1 + bool(before)
-
-        run(scenario)
+    async def test_a_head_has_its_time_however_it_drips(self, before: bytes) -> None:
+        wire = Wire(echo)
+        await wire.send(before)
+        for byte in GET[:-1]:
+            await wire.send(bytes([byte]))
+            await asyncio.sleep(0.9)
+            if wire.ended_at is not None:
+                break
+        assert await wire.ended() == pytest.approx(HEAD_S, abs=0.5)
+        assert error_kind(wire) == "request_timeout" and len(wire.answers) == 1 + bool(before)
 
     @pytest.mark.parametrize("lonely", [b"", b"\r\n"])
-    def test_a_kept_connection_ends_whatever_line_breaks_come(self, lonely: bytes) -> None:
-        async def scenario() -> None:
-            wire = Wire(echo)
-            await wire.send(GET)
-            assert await wire.drip(lonely, 5.0) == pytest.approx(KEEP_ALIVE_S, abs=0.5)
-            assert statuses(wire) == [200]
+    async def test_a_kept_connection_ends_whatever_line_breaks_come(self, lonely: bytes) -> None:
+        wire = Wire(echo)
+        await wire.send(GET)
+        assert await wire.drip(lonely, 5.0) == pytest.approx(KEEP_ALIVE_S, abs=0.5)
+        assert statuses(wire) == [200]
 
-        run(scenario)
+    @pytest.mark.parametrize(
+        ("sent", "then", "every_s", "ended_at"),
+        [
+            (post(b"x" * 10) + b"xx", b"", 0.5, BODY_IDLE_S),
+            (post(b"x" * 1000), b"x", BODY_IDLE_S / 2 + 0.3, BODY_S),
+            (CHUNKED, b"0", 1.5, BODY_IDLE_S),
+        ],
+        ids=["stops", "trickles", "only the sizes of chunks come"],
+    )
+    async def test_a_body_without_progress_is_cut(
+        self, sent: bytes, then: bytes, every_s: float, ended_at: float
+    ) -> None:
+        wire = Wire(echo)
+        await wire.send(sent)
+        assert await wire.drip(then, every_s) == pytest.approx(ended_at, abs=0.5)
+        assert error_kind(wire) == "request_timeout"
 
-    def test_a_body_that_stops_is_cut(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(echo)
-            await wire.send(post(b"x" * 10) + b"xx")
-            assert await wire.ended() == pytest.approx(BODY_IDLE_S, abs=0.5)
-            assert error_kind(wire) == "request_timeout"
+    async def test_an_answer_may_take_the_service_as_long_as_it_takes(self) -> None:
+        wire = Wire(slow(1_000.0))
+        await wire.send(post(b"xx") + b"xx")
+        await asyncio.sleep(1_001.0)
+        assert statuses(wire) == [200] and wire.ended_at is None
 
-        run(scenario)
-
-    def test_a_body_that_trickles_is_cut(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(echo)
-            await wire.send(post(b"x" * 1000))
-            assert await wire.drip(b"x", BODY_IDLE_S / 2 + 0.3) == pytest.approx(BODY_S, abs=0.5)
-            assert error_kind(wire) == "request_timeout"
-
-        run(scenario)
-
-    def test_sizes_of_chunks_are_no_progress(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(echo)
-            await wire.send(CHUNKED)
-            assert await wire.drip(b"0", 1.5) == pytest.approx(BODY_IDLE_S, abs=0.5)
-
-        run(scenario)
-
-    def test_an_answer_may_take_the_service_as_long_as_it_takes(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(slow(1_000.0))
-            await wire.send(post(b"xx") + b"xx")
-            await asyncio.sleep(1_001.0)
-            assert statuses(wire) == [200] and wire.ended_at is None
-
-        run(scenario)
-
-    def test_an_early_answer_is_the_only_one_if_the_body_never_comes(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(early)
-            await wire.send(post(b"x" * 10))
-            assert statuses(wire) == [413]
-            assert await wire.ended() == pytest.approx(BODY_IDLE_S, abs=0.5)
-            assert statuses(wire) == [413]
-
-        run(scenario)
+    async def test_an_early_answer_is_the_only_one_if_the_body_never_comes(self) -> None:
+        wire = Wire(early)
+        await wire.send(post(b"x" * 10))
+        assert statuses(wire) == [413]
+        assert await wire.ended() == pytest.approx(BODY_IDLE_S, abs=0.5)
+        assert statuses(wire) == [413]
 
     @pytest.mark.parametrize("request_head", [post(b"x" * 10_000), STREAM])
-    def test_the_rest_of_a_body_that_was_answered_is_taken_for_a_while(self, request_head: bytes) -> None:
-        async def scenario() -> None:
-            wire = Wire(early)
-            await wire.send(request_head)
-            assert await wire.drip(b"x\n", 1.7) == pytest.approx(DISCARD_S, abs=2.0)
-            assert statuses(wire) == [413]
+    async def test_the_rest_of_a_body_that_was_answered_is_taken_for_a_while(self, request_head: bytes) -> None:
+        wire = Wire(early)
+        await wire.send(request_head)
+        assert await wire.drip(b"x\n", 1.7) == pytest.approx(DISCARD_S, abs=2.0)
+        assert statuses(wire) == [413]
 
-        run(scenario)
-
-    def test_after_an_early_answer_and_its_body_the_connection_goes_on(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(early)
-            await wire.send(post(b"x" * 10))
-            await asyncio.sleep(BODY_IDLE_S / 2)
-            await wire.send(b"x" * 10 + GET)
-            assert statuses(wire) == [413, 413]
-            assert await wire.ended() == pytest.approx(BODY_IDLE_S / 2 + KEEP_ALIVE_S, abs=0.5)
-
-        run(scenario)
+    async def test_after_an_early_answer_and_its_body_the_connection_goes_on(self) -> None:
+        wire = Wire(early)
+        await wire.send(post(b"x" * 10))
+        await asyncio.sleep(BODY_IDLE_S / 2)
+        await wire.send(b"x" * 10 + GET)
+        assert statuses(wire) == [413, 413]
+        assert await wire.ended() == pytest.approx(BODY_IDLE_S / 2 + KEEP_ALIVE_S, abs=0.5)
 
 
 def large(size: int) -> Callable[..., Awaitable[None]]:
@@ -233,286 +211,208 @@ def large(size: int) -> Callable[..., Awaitable[None]]:
 
 class TestAnswersThatAreNotTaken:
     @pytest.mark.parametrize("size", [10, 1_000_000])
-    def test_whoever_reads_nothing_is_cut_off(self, size: int) -> None:
-        async def scenario() -> None:
-            wire = Wire(large(size))
-            wire.taking = False
-            await wire.send(GET)
-            assert await wire.ended() <= KEEP_ALIVE_S + STUCK_S + 1
-            assert wire.aborted
-
-        run(scenario)
+    async def test_whoever_reads_nothing_is_cut_off(self, size: int) -> None:
+        wire = Wire(large(size))
+        wire.taking = False
+        await wire.send(GET)
+        assert await wire.ended() <= KEEP_ALIVE_S + STUCK_S + 1
+        assert wire.aborted
 
     @pytest.mark.parametrize("connection", [b"", b"Connection: close\r\n"])
-    def test_whoever_reads_slowly_gets_all(self, connection: bytes) -> None:
-        async def scenario() -> None:
-            wire = Wire(large(1_000_000))
-            wire.taking = False
-            await wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + connection + b"\r\n")
-            for _ in range(120):
-                await asyncio.sleep(STUCK_S / 2)
-                wire.take(10_000)
-            assert [len(a.body) for a in wire.answers] == [1_000_000] and not wire.aborted
-            assert wire.ended_at is not None
+    async def test_whoever_reads_slowly_gets_all(self, connection: bytes) -> None:
+        wire = Wire(large(1_000_000))
+        wire.taking = False
+        await wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + connection + b"\r\n")
+        for _ in range(120):
+            await asyncio.sleep(STUCK_S / 2)
+            wire.take(10_000)
+        assert [len(a.body) for a in wire.answers] == [1_000_000] and not wire.aborted
+        assert wire.ended_at is not None
 
-        run(scenario)
-
-    def test_a_stream_that_is_not_read_is_cut_off_although_it_sends(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(streaming(0.0))
-            wire.taking = False
-            await wire.send(STREAM)
-            ended_at = await wire.drip(b"x" * 1_000 + b"\n", 1.0)
-            assert wire.aborted and 2 * STUCK_S < ended_at < 3 * STUCK_S  # full after 65 lines
-
-        run(scenario)
+    async def test_a_stream_that_is_not_read_is_cut_off_although_it_sends(self) -> None:
+        wire = Wire(streaming(0.0))
+        wire.taking = False
+        await wire.send(STREAM)
+        ended_at = await wire.drip(b"x" * 1_000 + b"\n", 1.0)
+        assert wire.aborted and 2 * STUCK_S < ended_at < 3 * STUCK_S  # full after 65 lines
 
 
 class TestStreams:
     @pytest.mark.parametrize("path", ["/batch", "/batch?a=b", "http://x/batch", "/%62atch"])
-    def test_are_known_however_their_path_is_written(self, path: str) -> None:
-        async def scenario() -> None:
-            wire = Wire(streaming(0))
-            await wire.send(post(b"first\n", "application/x-ndjson", path) + b"first\n")
-            assert [answer.body for answer in wire.answers] == [b"first!\n"]
+    async def test_are_known_however_their_path_is_written(self, path: str) -> None:
+        wire = Wire(streaming(0))
+        await wire.send(post(b"first\n", "application/x-ndjson", path) + b"first\n")
+        assert [answer.body for answer in wire.answers] == [b"first!\n"]
 
-        run(scenario)
-
-    def test_a_stream_goes_on_as_long_as_lines_come(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(streaming(0.0))
-            await wire.send(STREAM)
-            for _ in range(1_000):
-                await wire.send(b"line\n")
-                await asyncio.sleep(BODY_IDLE_S - 1)
-            assert wire.ended_at is None and wire.answers[0].body == b"line!\n" * 1_000
-
-        run(scenario)
-
-    def test_a_caller_in_lock_step_waits_as_long_as_the_answer_takes(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(streaming(5 * BODY_S))
-            await wire.send(STREAM)
-            for sent in range(1, 10):
-                await wire.send(b"line\n")
-                await asyncio.sleep(5 * BODY_S + BODY_IDLE_S - 1)
-                assert wire.answers[0].body == b"line!\n" * sent and wire.ended_at is None
-
-        run(scenario)
-
-    def test_a_caller_who_is_owed_nothing_is_cut_without_a_second_answer(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(streaming(100.0))
-            await wire.send(STREAM)
+    async def test_a_stream_goes_on_as_long_as_lines_come(self) -> None:
+        wire = Wire(streaming(0.0))
+        await wire.send(STREAM)
+        for _ in range(1_000):
             await wire.send(b"line\n")
-            assert await wire.ended() == pytest.approx(100.0 + BODY_IDLE_S, abs=0.5)
-            assert [(a.status, a.body, a.whole) for a in wire.answers] == [(200, b"line!\n", False)]
+            await asyncio.sleep(BODY_IDLE_S - 1)
+        assert wire.ended_at is None and wire.answers[0].body == b"line!\n" * 1_000
 
-        run(scenario)
+    async def test_a_caller_in_lock_step_waits_as_long_as_the_answer_takes(self) -> None:
+        wire = Wire(streaming(5 * BODY_S))
+        await wire.send(STREAM)
+        for sent in range(1, 10):
+            await wire.send(b"line\n")
+            await asyncio.sleep(5 * BODY_S + BODY_IDLE_S - 1)
+            assert wire.answers[0].body == b"line!\n" * sent and wire.ended_at is None
 
-    def test_a_line_that_trickles_is_cut(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(streaming(0.0))
-            await wire.send(STREAM + b"first\n")
-            await asyncio.sleep(BODY_IDLE_S / 2)
-            await wire.send(b"second\n")
-            assert await wire.drip(b" ", 3.0) == pytest.approx(BODY_IDLE_S / 2 + BODY_S, abs=3.0)
+    async def test_a_caller_who_is_owed_nothing_is_cut_without_a_second_answer(self) -> None:
+        wire = Wire(streaming(100.0))
+        await wire.send(STREAM)
+        await wire.send(b"line\n")
+        assert await wire.ended() == pytest.approx(100.0 + BODY_IDLE_S, abs=0.5)
+        assert [(a.status, a.body, a.whole) for a in wire.answers] == [(200, b"line!\n", False)]
 
-        run(scenario)
+    async def test_a_line_that_trickles_is_cut(self) -> None:
+        wire = Wire(streaming(0.0))
+        await wire.send(STREAM + b"first\n")
+        await asyncio.sleep(BODY_IDLE_S / 2)
+        await wire.send(b"second\n")
+        assert await wire.drip(b" ", 3.0) == pytest.approx(BODY_IDLE_S / 2 + BODY_S, abs=3.0)
 
-    def test_the_service_says_what_it_owes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_the_service_says_what_it_owes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def classify(texts: list[str], *_: Any) -> list[AnswerOrError]:
             await asyncio.sleep(5 * BODY_IDLE_S)
             return [Answer(Prediction((("sport", 1.0),), False), 1, 1, 1) for _ in texts]
 
-        async def scenario() -> None:
-            app = create_app(settings=Settings(), load_engine=lambda *_: FakeEngine())
-            runtime = app.state.lifecycle
-            monkeypatch.setattr(runtime, "current_pipeline", lambda: SimpleNamespace(classify=classify))
-            wire = Wire(app)
-            await wire.send(STREAM)
-            for sent in range(1, 4):
-                await wire.send(b'"the match"\n')
-                await asyncio.sleep(6 * BODY_IDLE_S - 1)
-                assert len(wire.answers[0].body.splitlines()) == sent and wire.ended_at is None
-            assert await wire.ended() == pytest.approx(3 * 6 * BODY_IDLE_S - 3 + 1, abs=0.6)
-
-        run(scenario)
+        app = create_app(settings=Settings(), load_engine=lambda *_: FakeEngine())
+        runtime = app.state.lifecycle
+        monkeypatch.setattr(runtime, "current_pipeline", lambda: SimpleNamespace(classify=classify))
+        wire = Wire(app)
+        await wire.send(STREAM)
+        for sent in range(1, 4):
+            await wire.send(b'"the match"\n')
+            await asyncio.sleep(6 * BODY_IDLE_S - 1)
+            assert len(wire.answers[0].body.splitlines()) == sent and wire.ended_at is None
+        assert await wire.ended() == pytest.approx(3 * 6 * BODY_IDLE_S - 3 + 1, abs=0.6)
 
 
 class TestPipelines:
-    def test_a_fault_never_enters_an_answer_that_is_under_way(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(slow(30.0))
-            await wire.send(post(b"xx") + b"xx" + GET)
-            await wire.send(b"no HTTP\r\n\r\n")
-            await wire.send(GET)  # too late
-            assert await wire.ended() == pytest.approx(60.0, abs=0.5)
-            assert [(a.status, a.body, a.closes) for a in wire.answers] == [(200, b"2", False), (200, b"0", True)]
+    async def test_a_fault_never_enters_an_answer_that_is_under_way(self) -> None:
+        wire = Wire(slow(30.0))
+        await wire.send(post(b"xx") + b"xx" + GET)
+        await wire.send(b"no HTTP\r\n\r\n")
+        await wire.send(GET)  # too late
+        assert await wire.ended() == pytest.approx(60.0, abs=0.5)
+        assert [(a.status, a.body, a.closes) for a in wire.answers] == [(200, b"2", False), (200, b"0", True)]
 
-        run(scenario)
+    @pytest.mark.parametrize(
+        ("answer_s", "second", "ended_at", "answered"),
+        [
+            (30.0, b"GET / HT", 30.0, [200]),
+            (HEAD_S / 2, b"GET / HT", HEAD_S, [200, 408]),
+            (3 * BODY_S, post(b"xx") + b"x", 3 * BODY_S + BODY_IDLE_S, [200, 408]),
+        ],
+        ids=["the answer takes longer than a head may", "a head after the answer", "a body from its turn on"],
+    )
+    async def test_an_unfinished_second_request_has_its_time(
+        self, answer_s: float, second: bytes, ended_at: float, answered: list[int]
+    ) -> None:
+        wire = Wire(slow(answer_s))
+        await wire.send(GET + second)
+        assert await wire.ended() == pytest.approx(ended_at, abs=0.5)
+        assert statuses(wire) == answered and wire.answers[-1].closes
 
-    def test_a_slow_head_behind_an_answer_waits_for_it_to_end(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(slow(30.0))
-            await wire.send(GET + b"GET / HT")
-            assert await wire.ended() == pytest.approx(30.0, abs=0.5)
-            assert [(a.status, a.closes) for a in wire.answers] == [(200, True)]
+    async def test_a_request_that_breaks_before_its_turn_never_has_it(self) -> None:
+        seen: list[Any] = []
+        wire = Wire(slow(30.0, seen))
+        await wire.send(GET + post(b"yy") + b"yy" + CHUNKED + b"no chunk\r\n")
+        assert await wire.ended() == pytest.approx(60.0, abs=0.5)
+        assert [(a.status, a.body) for a in wire.answers] == [(200, b"0"), (200, b"2")]
+        assert seen == [b"", b"yy"]
 
-        run(scenario)
+    async def test_requests_in_wait_are_bounded_and_those_that_fit_are_answered(self) -> None:
+        wire = Wire(slow(1.0))
+        await wire.send(GET * 200)
+        await wire.ended()
+        assert statuses(wire) == [200] * (1 + MAX_PIPELINED) and wire.answers[-1].closes
 
-    def test_a_slow_head_after_the_answer_gets_its_error(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(slow(HEAD_S / 2))
-            await wire.send(GET + b"GET / HT")
-            assert await wire.ended() == pytest.approx(HEAD_S, abs=0.5)
-            assert statuses(wire) == [200, 408]
+    async def test_a_departure_is_told_to_the_request_that_is_under_way(self) -> None:
+        seen: list[Any] = []
+        wire = Wire(slow(1_000.0, seen))
+        await wire.send(GET + GET)
+        await wire.leave()
+        assert seen == ["left"]
 
-        run(scenario)
+    async def test_an_answer_that_has_begun_is_broken_off_if_its_request_breaks(self) -> None:
+        wire = Wire(streaming(0.0))
+        head = b"POST /batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/jsonl\r\n"
+        await wire.send(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n")
+        await wire.send(b"no chunk\r\n")
+        await wire.ended()
+        assert [(a.status, a.body, a.whole) for a in wire.answers] == [(200, b"a!\n", False)]
 
-    def test_a_body_in_wait_has_its_time_from_its_turn_on(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(slow(3 * BODY_S))
-            await wire.send(GET + post(b"xx") + b"x")
-            assert await wire.ended() == pytest.approx(3 * BODY_S + BODY_IDLE_S, abs=0.5)
-            assert statuses(wire) == [200, 408]
-
-        run(scenario)
-
-    def test_a_request_that_breaks_before_its_turn_never_has_it(self) -> None:
-        async def scenario() -> None:
-            seen: list[Any] = []
-            wire = Wire(slow(30.0, seen))
-            await wire.send(GET + post(b"yy") + b"yy" + CHUNKED + b"no chunk\r\n")
-            assert await wire.ended() == pytest.approx(60.0, abs=0.5)
-            assert [(a.status, a.body) for a in wire.answers] == [(200, b"0"), (200, b"2")]
-            assert seen == [b"", b"yy"]
-
-        run(scenario)
-
-    def test_requests_in_wait_are_bounded_and_those_that_fit_are_answered(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(slow(1.0))
-            await wire.send(GET * 200)
-            await wire.ended()
-            assert statuses(wire) == [200] * (1 + MAX_PIPELINED) and wire.answers[-1].closes
-
-        run(scenario)
-
-    def test_a_departure_is_told_to_the_request_that_is_under_way(self) -> None:
-        async def scenario() -> None:
-            seen: list[Any] = []
-            wire = Wire(slow(1_000.0, seen))
-            await wire.send(GET + GET)
-            await wire.leave()
-            assert seen == ["left"]
-
-        run(scenario)
-
-    def test_an_answer_that_has_begun_is_broken_off_if_its_request_breaks(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(streaming(0.0))
-            head = b"POST /batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/jsonl\r\n"
-            await wire.send(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n")
-            await wire.send(b"no chunk\r\n")
-            await wire.ended()
-            assert [(a.status, a.body, a.whole) for a in wire.answers] == [(200, b"a!\n", False)]
-
-        run(scenario)
-
-    def test_an_application_that_answers_later_is_not_heard(self) -> None:
+    async def test_an_application_that_answers_later_is_not_heard(self) -> None:
         async def late(scope: Any, receive: Any, send: Any) -> None:
             await asyncio.sleep(BODY_IDLE_S)
             await answer(send, b"late")
 
-        async def scenario() -> None:
-            wire = Wire(late)
-            wire.taking = False
-            await wire.send(CHUNKED + b"no chunk\r\n")
-            await asyncio.sleep(BODY_IDLE_S + 1)
-            wire.take(10_000)
-            assert statuses(wire) == [400]
+        wire = Wire(late)
+        wire.taking = False
+        await wire.send(CHUNKED + b"no chunk\r\n")
+        await asyncio.sleep(BODY_IDLE_S + 1)
+        wire.take(10_000)
+        assert statuses(wire) == [400]
 
-        run(scenario)
+
+TOO_MUCH = {
+    "whole, in one read": b"GET / HTTP/1.1\r\nX-Long: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n",
+    "endless": b"GET / HTTP/1.1\r\nX-Long: " + b"y" * (MAX_HEAD_BYTES + PIECE_BYTES),
+    "one field": b"GET / HTTP/1.1\r\nX-Long: " + b"y" * 200_000 + b"\r\n\r\n",
+    "path": b"GET /" + b"y" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "fields": b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (MAX_FIELDS + 1) + b"\r\n",
+    "endless trailer": CHUNKED + b"1\r\nx\r\n0\r\nX-Long: " + b"y" * (MAX_HEAD_BYTES + PIECE_BYTES),
+    "trailer": CHUNKED + b"1\r\nx\r\n0\r\nX-Long: " + b"y" * 200_000 + b"\r\n\r\n",
+    "trailers": CHUNKED + b"1\r\nx\r\n0\r\n" + b"a:\r\n" * MAX_FIELDS + b"\r\n",
+    "extension": CHUNKED + b"1;extension=" + b"y" * 200_000 + b"\r\nx\r\n0\r\n\r\n",
+}
 
 
 class TestSizes:
-    @pytest.mark.parametrize(
-        "request_head",
-        [
-            b"GET / HTTP/1.1\r\nX-Long: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n",  # whole, in one read
-            b"GET / HTTP/1.1\r\nX-Long: " + b"y" * (MAX_HEAD_BYTES + PIECE_BYTES),
-            b"GET / HTTP/1.1\r\nX-Long: " + b"y" * 200_000 + b"\r\n\r\n",
-            b"GET /" + b"y" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-            b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (MAX_FIELDS + 1) + b"\r\n",
-            CHUNKED + b"1\r\nx\r\n0\r\nX-Long: " + b"y" * (MAX_HEAD_BYTES + PIECE_BYTES),
-            CHUNKED + b"1\r\nx\r\n0\r\nX-Long: " + b"y" * 200_000 + b"\r\n\r\n",
-            CHUNKED + b"1\r\nx\r\n0\r\n" + b"a:\r\n" * MAX_FIELDS + b"\r\n",
-            CHUNKED + b"1;extension=" + b"y" * 200_000 + b"\r\nx\r\n0\r\n\r\n",
-        ],
-        ids=[
-            "just above",
-            "endless",
-            "one field",
-            "path",
-            "fields",
-            "endless trailer",
-            "trailer",
-            "trailers",
-            "extension",
-        ],
-    )
+    @pytest.mark.parametrize("request_head", TOO_MUCH.values(), ids=TOO_MUCH)
     @pytest.mark.parametrize("step", [1_000, 256_000])
-    def test_what_is_no_body_is_bounded_in_whatever_pieces_it_comes(self, request_head: bytes, step: int) -> None:
-        async def scenario() -> None:
-            wire = Wire(echo)
-            for start in range(0, len(request_head), step):
-                if wire.ended_at is None:
-                    await wire.send(request_head[start : start + step])
-            assert await wire.ended() < 1
-            assert error_kind(wire) == "headers_too_large" and len(wire.answers) == 1
+    async def test_what_is_no_body_is_bounded_in_whatever_pieces_it_comes(self, request_head: bytes, step: int) -> None:
+        wire = Wire(echo)
+        for start in range(0, len(request_head), step):
+            if wire.ended_at is None:
+                await wire.send(request_head[start : start + step])
+        assert await wire.ended() < 1
+        assert error_kind(wire) == "headers_too_large" and len(wire.answers) == 1
 
-        run(scenario)
+    async def test_as_much_as_is_allowed_passes(self) -> None:
+        wire = Wire(echo)
+        await wire.send(b"GET / HTTP/1.1\r\n" + b"a: " + b"y" * 30_000 + b"\r\n" + b"a:\r\n" * 99 + b"\r\n")
+        await wire.send(CHUNKED + b"1\r\nx\r\n" * 100_000 + b"0\r\nX-T: 1\r\n\r\n")
+        assert [a.body for a in wire.answers] == [b"0", b"100000"]
 
-    def test_as_much_as_is_allowed_passes(self) -> None:
-        async def scenario() -> None:
-            wire = Wire(echo)
-            await wire.send(b"GET / HTTP/1.1\r\n" + b"a: " + b"y" * 30_000 + b"\r\n" + b"a:\r\n" * 99 + b"\r\n")
-            await wire.send(CHUNKED + b"1\r\nx\r\n" * 100_000 + b"0\r\nX-T: 1\r\n\r\n")
-            assert [a.body for a in wire.answers] == [b"0", b"100000"]
-
-        run(scenario)
-
-    def test_trailers_do_not_become_headers(self) -> None:
+    async def test_trailers_do_not_become_headers(self) -> None:
         async def names(scope: Any, receive: Any, send: Any) -> None:
             await read_body(receive)
             await answer(send, b" ".join(name for name, _ in scope["headers"]))
 
-        async def scenario() -> None:
-            wire = Wire(names)
-            await wire.send(CHUNKED + b"1\r\nx\r\n0\r\nX-API-Key: secret\r\n\r\n" + GET)
-            assert [a.body for a in wire.answers] == [b"host transfer-encoding", b"host"]
-
-        run(scenario)
+        wire = Wire(names)
+        await wire.send(CHUNKED + b"1\r\nx\r\n0\r\nX-API-Key: secret\r\n\r\n" + GET)
+        assert [a.body for a in wire.answers] == [b"host transfer-encoding", b"host"]
 
 
-def test_an_offered_upgrade_is_answered_like_any_request(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        wire = Wire(echo)
-        for protocol in (b"h2c", b"websocket"):
-            offer = b"Host: x\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nUpgrade: " + protocol + b"\r\n\r\n"
-            await wire.send(b"GET / HTTP/1.1\r\n" + offer)
-            await wire.send(b"POST / HTTP/1.1\r\nContent-Length: 20000\r\n" + offer + b"x" * 12_000)
-            await wire.send(b"x" * 8_000 + GET)
-            chunks = b"2\r\nxx\r\n0\r\n\r\n"
-            await wire.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + offer[:30])
-            await wire.send(offer[30:] + chunks[:5])
-            await wire.send(chunks[5:])
-        await wire.send(GET)
-        assert statuses(wire) == [200] * 9 and wire.ended_at is None
-        assert [answer.body for answer in wire.answers] == [b"0", b"20000", b"0", b"2"] * 2 + [b"0"]
-
-    run(scenario)
+async def test_an_offered_upgrade_is_answered_like_any_request(caplog: pytest.LogCaptureFixture) -> None:
+    wire = Wire(echo)
+    for protocol in (b"h2c", b"websocket"):
+        offer = b"Host: x\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nUpgrade: " + protocol + b"\r\n\r\n"
+        await wire.send(b"GET / HTTP/1.1\r\n" + offer)
+        await wire.send(b"POST / HTTP/1.1\r\nContent-Length: 20000\r\n" + offer + b"x" * 12_000)
+        await wire.send(b"x" * 8_000 + GET)
+        chunks = b"2\r\nxx\r\n0\r\n\r\n"
+        await wire.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + offer[:30])
+        await wire.send(offer[30:] + chunks[:5])
+        await wire.send(chunks[5:])
+    await wire.send(GET)
+    assert statuses(wire) == [200] * 9 and wire.ended_at is None
+    assert [answer.body for answer in wire.answers] == [b"0", b"20000", b"0", b"2"] * 2 + [b"0"]
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not warned, "uvicorn says something about an upgrade it does not know"
 
@@ -533,7 +433,7 @@ async def answered(reader: asyncio.StreamReader) -> int:
     return int(await reader.readexactly(length))
 
 
-@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 class TestSockets:
     """The same over a socket, whose transport is asyncio's."""
 

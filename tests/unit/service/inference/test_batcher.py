@@ -1,7 +1,7 @@
 """The batcher over a fake model, in virtual time: a batch takes one second, unless a test says otherwise."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,15 @@ from service.inference.engine import EncodedWindow, Logits
 from service.inference.queue import MAX_PASSED_OVER, Lane, WindowResult
 from service.telemetry import Metrics
 from tests.support.fake_engine import LABELS, FakeEngine, item
-from tests.support.virtual_time import Deadlock, VirtualTimeLoop, run, taking
+from tests.support.virtual_time import VIRTUAL_TIME, Deadlock, VirtualTimeLoop, taking
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return VIRTUAL_TIME
+
 
 LIMITS = QueueLimits(max_windows=100, max_tokens=1000, max_batch_tokens=20)
 BATCH_S = 1.0
@@ -77,19 +85,16 @@ class Bench:
         return (self.batcher.load.windows, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
 
 
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
 async def answered(*tasks: "asyncio.Task[list[WindowResult]]") -> list[list[WindowResult]]:
     return await asyncio.gather(*tasks)
 
 
-def in_virtual_time(scenario: Coroutine[Any, Any, None]) -> None:
-    run(lambda: scenario)
-
-
-async def task_result(task: "asyncio.Task[list[WindowResult]]") -> list[WindowResult]:
-    return await task
-
-
-async def refused(request: Coroutine[Any, Any, object], kind: str) -> ServiceError:
+async def refused(request: Awaitable[object], kind: str) -> ServiceError:
     with pytest.raises(ServiceError) as caught:
         await request
     assert caught.value.kind == kind
@@ -97,147 +102,90 @@ async def refused(request: Coroutine[Any, Any, object], kind: str) -> ServiceErr
 
 
 class TestBatches:
-    def test_an_idle_batcher_starts_at_once_and_answers_in_order(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            assert labels(await bench.submit("a", "bb", "ccc")) == ["politics", "sport", "business"]
-            assert bench.batches == [["a", "bb", "ccc"]]
-            assert asyncio.get_running_loop().time() == BATCH_S
-            assert bench.empty()
+    async def test_an_idle_batcher_starts_at_once_and_answers_in_order(self, bench: Bench) -> None:
+        assert labels(await bench.submit("a", "bb", "ccc")) == ["politics", "sport", "business"]
+        assert bench.batches == [["a", "bb", "ccc"]]
+        assert asyncio.get_running_loop().time() == BATCH_S
+        assert bench.empty()
 
-        run(scenario)
+    async def test_what_arrives_while_the_model_is_busy_shares_the_next_batch(self, bench: Bench) -> None:
+        await answered(await bench.busy(), bench.later("b"), bench.later("c d"), bench.later("e"))
+        assert bench.batches == [["busy"], ["b", "c d", "e"]]
 
-    def test_what_arrives_while_the_model_is_busy_shares_the_next_batch(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            await answered(await bench.busy(), bench.later("b"), bench.later("c d"), bench.later("e"))
-            assert bench.batches == [["busy"], ["b", "c d", "e"]]
+    async def test_budget_is_kept_and_each_batch_begins_with_the_oldest(self, bench: Bench) -> None:
+        sizes = [12, 9, 3, 7, 19, 1]
+        await answered(await bench.busy(), *(bench.later(words(n)) for n in sizes))
+        assert bench.lengths[1:] == [[12, 3, 1], [9, 7], [19]]
 
-        run(scenario)
+    async def test_what_is_computed_counts_not_what_is_read(self, bench: Bench) -> None:
+        padded = [EncodedWindow(1, f"p{i}", computed_tokens=9, key=i) for i in range(5)]
+        await bench.batcher.submit(padded, Deadline.after(100))
+        assert list(map(len, bench.batches)) == [2, 2, 1]
+        assert bench.metrics.padding_tokens._value.get() == 40
 
-    def test_budget_is_kept_and_each_batch_begins_with_the_oldest(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            sizes = [12, 9, 3, 7, 19, 1]
-            await answered(await bench.busy(), *(bench.later(words(n)) for n in sizes))
-            assert bench.lengths[1:] == [[12, 3, 1], [9, 7], [19]]
-
-        run(scenario)
-
-    def test_what_is_computed_counts_not_what_is_read(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            padded = [EncodedWindow(1, f"p{i}", computed_tokens=9, key=i) for i in range(5)]
-            await bench.batcher.submit(padded, Deadline.after(100))
-            assert list(map(len, bench.batches)) == [2, 2, 1]
-            assert bench.metrics.padding_tokens._value.get() == 40
-
-        run(scenario)
-
-    def test_item_larger_than_the_budget_runs_alone(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            await bench.submit("a", words(50), "b")
-            assert bench.lengths == [[1, 1], [50]]
-
-        run(scenario)
+    async def test_item_larger_than_the_budget_runs_alone(self, bench: Bench) -> None:
+        await bench.submit("a", words(50), "b")
+        assert bench.lengths == [[1, 1], [50]]
 
 
 class TestLanes:
-    def test_interactive_goes_first(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            bulk = bench.later(*(words(20, f"bulk{i}") for i in range(3)), lane="bulk")
-            await asyncio.sleep(0.1)
-            first = await bench.busy()  # the first of bulk is in the model, "busy" waits
-            late = bench.later(words(20, "late"))
-            await answered(bulk, first, late)
-            assert [batch[0].split()[0] for batch in bench.batches] == ["bulk0", "busy", "late", "bulk1", "bulk2"]
+    async def test_interactive_goes_first(self, bench: Bench) -> None:
+        bulk = bench.later(*(words(20, f"bulk{i}") for i in range(3)), lane="bulk")
+        await asyncio.sleep(0.1)
+        first = await bench.busy()  # the first of bulk is in the model, "busy" waits
+        late = bench.later(words(20, "late"))
+        await answered(bulk, first, late)
+        assert [batch[0].split()[0] for batch in bench.batches] == ["bulk0", "busy", "late", "bulk1", "bulk2"]
 
-        run(scenario)
+    async def test_bulk_fills_what_interactive_leaves(self, bench: Bench) -> None:
+        await answered(await bench.busy(), bench.later(words(5, "b"), lane="bulk"), bench.later("i"))
+        assert bench.batches[1] == ["i", words(5, "b")]
 
-    def test_bulk_fills_what_interactive_leaves(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            await answered(await bench.busy(), bench.later(words(5, "b"), lane="bulk"), bench.later("i"))
-            assert bench.batches[1] == ["i", words(5, "b")]
-
-        run(scenario)
-
-    def test_bulk_does_not_starve(self) -> None:
+    async def test_bulk_does_not_starve(self, bench: Bench) -> None:
         """Under more interactive work than the model can do, one batch of five is led by bulk."""
+        first = await bench.busy()
+        flood = [bench.later(words(20, f"i{n}")) for n in range(30)]
+        bulk = bench.later(*(words(20, f"b{n}") for n in range(4)), lane="bulk")
+        await answered(first, *flood, bulk)
+        led = [batch[0][0] for batch in bench.batches[1:]]
+        assert led[:20] == [*"iiii", "b"] * 4
+        assert led.index("b") == MAX_PASSED_OVER
 
-        async def scenario() -> None:
-            bench = Bench()
-            first = await bench.busy()
-            flood = [bench.later(words(20, f"i{n}")) for n in range(30)]
-            bulk = bench.later(*(words(20, f"b{n}") for n in range(4)), lane="bulk")
-            await answered(first, *flood, bulk)
-            led = [batch[0][0] for batch in bench.batches[1:]]
-            assert led[:20] == [*"iiii", "b"] * 4
-            assert led.index("b") == MAX_PASSED_OVER
-
-        run(scenario)
-
-    def test_short_text_waits_for_two_bulk_batches_at_most(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            bulk = bench.later(*(words(20, f"b{n}") for n in range(20)), lane="bulk")
-            loop, worst = asyncio.get_running_loop(), 0.0
-            for n in range(12):
-                await asyncio.sleep(0.37)
-                asked = loop.time()
-                await bench.submit(f"short{n}")
-                worst = max(worst, loop.time() - asked)
-            assert worst <= 3 * BATCH_S
-            await bulk
-
-        run(scenario)
+    async def test_short_text_waits_for_two_bulk_batches_at_most(self, bench: Bench) -> None:
+        bulk = bench.later(*(words(20, f"b{n}") for n in range(20)), lane="bulk")
+        loop, worst = asyncio.get_running_loop(), 0.0
+        for n in range(12):
+            await asyncio.sleep(0.37)
+            asked = loop.time()
+            await bench.submit(f"short{n}")
+            worst = max(worst, loop.time() - asked)
+        assert worst <= 3 * BATCH_S
+        await bulk
 
 
 class TestAdmission:
-    def test_request_is_admitted_whole_or_refused_whole(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            first = bench.later(*(f"a{i}" for i in range(60)))
-            await asyncio.sleep(0)
-            error = await refused(bench.submit(*(f"b{i}" for i in range(41))), "overloaded")
-            assert error.status == 429 and error.retry_after_s is not None
-            assert bench.batcher.load.windows == 60
-            second = bench.later(*(f"b{i}" for i in range(40)))
-            assert [len(r) for r in await answered(first, second)] == [60, 40]
+    async def test_request_is_admitted_whole_or_refused_whole(self, bench: Bench) -> None:
+        first = bench.later(*(f"a{i}" for i in range(60)))
+        await asyncio.sleep(0)
+        error = await refused(bench.submit(*(f"b{i}" for i in range(41))), "overloaded")
+        assert error.status == 429 and error.retry_after_s is not None
+        assert bench.batcher.load.windows == 60
+        second = bench.later(*(f"b{i}" for i in range(40)))
+        assert [len(r) for r in await answered(first, second)] == [60, 40]
 
-        run(scenario)
+    async def test_tokens_are_limited_too(self, bench: Bench) -> None:
+        first = bench.later(words(990))
+        await asyncio.sleep(0)
+        assert "990 tokens" in str(await refused(bench.submit(words(11)), "overloaded"))
+        await first
 
-    def test_tokens_are_limited_too(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            first = bench.later(words(990))
-            await asyncio.sleep(0)
-            assert "990 tokens" in str(await refused(bench.submit(words(11)), "overloaded"))
-            await first
-
-        run(scenario)
-
-    def test_empty_batcher_takes_a_request_above_its_limits(self) -> None:
-        """Refused now, it would be refused for ever."""
-
-        async def scenario() -> None:
-            assert len(await Bench().submit(*(f"a{i}" for i in range(150)))) == 150
-
-        run(scenario)
-
-    def test_retry_after_is_the_time_until_all_is_done(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            assert bench.batcher.retry_after_s() == 1.0
-            await known_rate(bench)
-            tasks = [bench.later(words(20, f"t{i}")) for i in range(3)]
-            await asyncio.sleep(0)
-            assert bench.batcher.retry_after_s() == pytest.approx(3.0)
-            await answered(*tasks)
-
-        run(scenario)
+    async def test_retry_after_is_the_time_until_all_is_done(self, bench: Bench) -> None:
+        assert bench.batcher.retry_after_s() == 1.0
+        await known_rate(bench)
+        tasks = [bench.later(words(20, f"t{i}")) for i in range(3)]
+        await asyncio.sleep(0)
+        assert bench.batcher.retry_after_s() == pytest.approx(3.0)
+        await answered(*tasks)
 
 
 async def known_rate(bench: Bench) -> None:
@@ -248,423 +196,308 @@ async def known_rate(bench: Bench) -> None:
 
 class TestOverload:
     @pytest.mark.parametrize("lane", ["interactive", "bulk"])
-    def test_ten_times_too_much_is_refused_and_the_rest_answered_in_time(self, lane: Lane) -> None:
+    async def test_ten_times_too_much_is_refused_and_the_rest_answered_in_time(self, lane: Lane) -> None:
         """Texts of two windows, so that half of an answer can be computed in vain."""
+        bench = Bench(QueueLimits(max_windows=10**6, max_tokens=10**6, max_batch_tokens=20))
+        outcomes: list[str] = []
 
-        async def scenario() -> None:
-            bench = Bench(QueueLimits(max_windows=10**6, max_tokens=10**6, max_batch_tokens=20))
-            outcomes: list[str] = []
+        async def ask(n: int) -> None:
+            try:
+                await bench.submit(words(10, f"a{n}"), words(10, f"b{n}"), timeout_s=10.0, lane=lane)
+            except ServiceError as exc:
+                assert exc.kind != "overloaded" or exc.retry_after_s is not None
+                outcomes.append(exc.kind)
+            else:
+                outcomes.append("answered")
 
-            async def ask(n: int) -> None:
-                try:
-                    await bench.submit(words(10, f"a{n}"), words(10, f"b{n}"), timeout_s=10.0, lane=lane)
-                except ServiceError as exc:
-                    assert exc.kind != "overloaded" or exc.retry_after_s is not None
-                    outcomes.append(exc.kind)
-                else:
-                    outcomes.append("answered")
+        asked = []
+        for n in range(1000):  # 10 a second for 100 seconds, one of which can be answered
+            asked.append(asyncio.ensure_future(ask(n)))
+            await asyncio.sleep(0.1)
+        await asyncio.gather(*asked)
+        assert outcomes.count("answered") >= 90
+        assert outcomes.count("deadline_exceeded") <= 10 * FIRST_BATCHES, "before the rate was known"
 
-            asked = []
-            for n in range(1000):  # 10 a second for 100 seconds, one of which can be answered
-                asked.append(asyncio.ensure_future(ask(n)))
-                await asyncio.sleep(0.1)
-            await asyncio.gather(*asked)
-            assert outcomes.count("answered") >= 90
-            assert outcomes.count("deadline_exceeded") <= 10 * FIRST_BATCHES, "before the rate was known"
+    async def test_single_texts_are_not_refused_for_a_long_bulk_queue(self, bench: Bench) -> None:
+        await known_rate(bench)
+        bulk = bench.later(*(words(20, f"b{n}") for n in range(40)), lane="bulk")
+        await asyncio.sleep(0.5)
+        assert labels(await bench.submit("short", timeout_s=5.0)) == [LABELS[5 % 3]]
+        await refused(bench.submit("short too", timeout_s=5.0, lane="bulk"), "overloaded")
+        await bulk
 
-        run(scenario)
+    async def test_an_empty_batcher_tries_whatever_it_takes(self) -> None:
+        bench = Bench(replace(LIMITS, tokens_per_s=20.0))
+        await refused(bench.submit(*(words(20, f"b{n}") for n in range(50)), timeout_s=5.0), "deadline_exceeded")
 
-    def test_single_texts_are_not_refused_for_a_long_bulk_queue(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            await known_rate(bench)
-            bulk = bench.later(*(words(20, f"b{n}") for n in range(40)), lane="bulk")
-            await asyncio.sleep(0.5)
-            assert labels(await bench.submit("short", timeout_s=5.0)) == [LABELS[5 % 3]]
-            await refused(bench.submit("short too", timeout_s=5.0, lane="bulk"), "overloaded")
-            await bulk
+    async def test_a_low_estimate_recovers_by_small_batches(self) -> None:
+        bench = Bench(replace(LIMITS, max_batch_tokens=1000, tokens_per_s=0.5))
+        for n in range(20):
+            await bench.submit(words(20, f"w{n}"))
+        assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
 
-        run(scenario)
-
-    def test_an_empty_batcher_tries_whatever_it_takes(self) -> None:
-        async def scenario() -> None:
-            bench = Bench(replace(LIMITS, tokens_per_s=20.0))
-            await refused(bench.submit(*(words(20, f"b{n}") for n in range(50)), timeout_s=5.0), "deadline_exceeded")
-
-        run(scenario)
-
-    def test_a_low_estimate_recovers_by_small_batches(self) -> None:
-        async def scenario() -> None:
-            bench = Bench(replace(LIMITS, max_batch_tokens=1000, tokens_per_s=0.5))
-            for n in range(20):
-                await bench.submit(words(20, f"w{n}"))
-            assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
-
-        run(scenario)
-
-    def test_one_slow_first_batch_is_no_reason_to_refuse(self) -> None:
+    async def test_one_slow_first_batch_is_no_reason_to_refuse(self) -> None:
         """Found on a busy machine: the first batch took a second, and the queue behind it was refused."""
+        bench = Bench(replace(LIMITS, max_batch_tokens=20))
+        for n in range(FIRST_BATCHES - 1):
+            await bench.submit(words(20, f"w{n}"))
+            assert bench.batcher.load.tokens_per_s == bench.batcher.retry_after_s() - 1 == 0
+        await bench.submit(words(20, "last"))
+        assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
 
-        async def scenario() -> None:
-            bench = Bench(replace(LIMITS, max_batch_tokens=20))
-            for n in range(FIRST_BATCHES - 1):
-                await bench.submit(words(20, f"w{n}"))
-                assert bench.batcher.load.tokens_per_s == bench.batcher.retry_after_s() - 1 == 0
-            await bench.submit(words(20, "last"))
-            assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
-
-        run(scenario)
-
-    def test_the_rate_is_that_of_full_batches(self) -> None:
-        async def scenario() -> None:
-            bench = Bench(replace(LIMITS, tokens_per_s=100.0))
-            for n in range(20):
-                await bench.submit(f"short{n}")
-            assert bench.batcher.load.tokens_per_s == 100.0
-            for n in range(20):
-                await bench.submit(words(20, f"w{n}"))
-            assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
-
-        run(scenario)
+    async def test_the_rate_is_that_of_full_batches(self) -> None:
+        bench = Bench(replace(LIMITS, tokens_per_s=100.0))
+        for n in range(20):
+            await bench.submit(f"short{n}")
+        assert bench.batcher.load.tokens_per_s == 100.0
+        for n in range(20):
+            await bench.submit(words(20, f"w{n}"))
+        assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
 
 
 class TestSharing:
-    def test_equal_texts_in_flight_are_computed_once(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            first = await bench.busy()
-            same = [bench.later("same", "other", "same") for _ in range(5)]
-            results = await answered(first, *same)
-            assert bench.batches == [["busy"], ["same", "other"]]
-            assert all(labels(r) == labels(results[1]) for r in results[1:])
-            assert bench.empty()
+    async def test_equal_texts_in_flight_are_computed_once(self, bench: Bench) -> None:
+        first = await bench.busy()
+        same = [bench.later("same", "other", "same") for _ in range(5)]
+        results = await answered(first, *same)
+        assert bench.batches == [["busy"], ["same", "other"]]
+        assert all(labels(r) == labels(results[1]) for r in results[1:])
+        assert bench.empty()
 
-        run(scenario)
+    async def test_equal_text_joins_one_that_is_in_the_model(self, bench: Bench) -> None:
+        await answered(await bench.busy(), bench.later("busy"))
+        assert bench.batches == [["busy"]]
 
-    def test_equal_text_joins_one_that_is_in_the_model(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            await answered(await bench.busy(), bench.later("busy"))
-            assert bench.batches == [["busy"]]
+    async def test_one_who_leaves_does_not_take_the_answer_with_him(self, bench: Bench) -> None:
+        first = await bench.busy()
+        leaves, stays = bench.later("same"), bench.later("same")
+        await asyncio.sleep(0)
+        leaves.cancel()
+        assert labels((await answered(first, stays))[1]) == ["politics"]
+        assert bench.dropped("departed") == 0 and bench.empty()
 
-        run(scenario)
+    async def test_interactive_caller_takes_equal_bulk_work_along(self, bench: Bench) -> None:
+        first = await bench.busy()
+        bulk = bench.later(*(words(20, f"b{n}") for n in range(4)), lane="bulk")
+        await asyncio.sleep(0)
+        now = bench.later(words(20, "b3"))
+        await answered(first, bulk, now)
+        assert bench.batches[1] == [words(20, "b3")]
+        assert len(bench.batches) == 5
 
-    def test_one_who_leaves_does_not_take_the_answer_with_him(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            first = await bench.busy()
-            leaves, stays = bench.later("same"), bench.later("same")
-            await asyncio.sleep(0)
-            leaves.cancel()
-            assert labels((await answered(first, stays))[1]) == ["politics"]
-            assert bench.dropped("departed") == 0 and bench.empty()
+    async def test_windows_without_a_key_are_never_shared(self, bench: Bench) -> None:
+        await bench.batcher.submit([EncodedWindow(1, "a", 1), EncodedWindow(1, "a", 1)], Deadline.after(100))
+        assert bench.batches == [["a", "a"]]
 
-        run(scenario)
+    async def test_cache_answers_at_once_and_is_bounded(self) -> None:
+        bench = Bench(QueueLimits(100, 1000, 20, cache_windows=2))
+        for text in ("a", "b", "a", "c", "a", "b"):  # a is used again before c comes, so that b is let go
+            await bench.submit(text)
+        assert bench.batches == [["a"], ["b"], ["c"], ["b"]]
+        assert asyncio.get_running_loop().time() == 4 * BATCH_S
+        assert bench.empty()
 
-    def test_interactive_caller_takes_equal_bulk_work_along(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            first = await bench.busy()
-            bulk = bench.later(*(words(20, f"b{n}") for n in range(4)), lane="bulk")
-            await asyncio.sleep(0)
-            now = bench.later(words(20, "b3"))
-            await answered(first, bulk, now)
-            assert bench.batches[1] == [words(20, "b3")]
-            assert len(bench.batches) == 5
-
-        run(scenario)
-
-    def test_windows_without_a_key_are_never_shared(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            await bench.batcher.submit([EncodedWindow(1, "a", 1), EncodedWindow(1, "a", 1)], Deadline.after(100))
-            assert bench.batches == [["a", "a"]]
-
-        run(scenario)
-
-    def test_cache_answers_at_once_and_is_bounded(self) -> None:
-        async def scenario() -> None:
-            bench = Bench(QueueLimits(100, 1000, 20, cache_windows=2))
-            for text in ("a", "b", "a", "c", "a", "b"):  # a is used again before c comes, so that b is let go
-                await bench.submit(text)
-            assert bench.batches == [["a"], ["b"], ["c"], ["b"]]
-            assert asyncio.get_running_loop().time() == 4 * BATCH_S
-            assert bench.empty()
-
-        run(scenario)
-
-    def test_failures_and_nan_are_not_cached(self) -> None:
-        async def scenario() -> None:
-            bench = Bench(QueueLimits(100, 1000, 20, cache_windows=9))
-            for text in ("nan", "nan", "poison", "poison"):
-                await bench.submit(text)
-            assert bench.batches == [["nan"], ["nan"], ["poison"], ["poison"]]
-
-        run(scenario)
+    async def test_failures_and_nan_are_not_cached(self) -> None:
+        bench = Bench(QueueLimits(100, 1000, 20, cache_windows=9))
+        for text in ("nan", "nan", "poison", "poison"):
+            await bench.submit(text)
+        assert bench.batches == [["nan"], ["nan"], ["poison"], ["poison"]]
 
 
 class TestLeaving:
-    def test_expired_caller_is_told_at_his_deadline_and_his_work_dropped(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            first = await bench.busy()
-            error = await refused(bench.submit("late", timeout_s=0.3), "deadline_exceeded")
-            assert error.status == 504 and "within 300 ms" in error.message
-            assert asyncio.get_running_loop().time() == pytest.approx(0.8)
-            await first
-            await bench.submit("b")
-            assert bench.batches == [["busy"], ["b"]]
-            assert bench.dropped("deadline") == 1 and bench.empty()
+    async def test_expired_caller_is_told_at_his_deadline_and_his_work_dropped(self, bench: Bench) -> None:
+        first = await bench.busy()
+        error = await refused(bench.submit("late", timeout_s=0.3), "deadline_exceeded")
+        assert error.status == 504 and "within 300 ms" in error.message
+        assert asyncio.get_running_loop().time() == pytest.approx(0.8)
+        await first
+        await bench.submit("b")
+        assert bench.batches == [["busy"], ["b"]]
+        assert bench.dropped("deadline") == 1 and bench.empty()
 
-        run(scenario)
+    async def test_time_spent_before_counts(self, bench: Bench) -> None:
+        error = await refused(bench.submit("a", timeout_s=2.0, spent_s=2.0), "deadline_exceeded")
+        assert "within 2000 ms" in error.message
 
-    def test_time_spent_before_counts(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            error = await refused(bench.submit("a", timeout_s=2.0, spent_s=2.0), "deadline_exceeded")
-            assert "within 2000 ms" in error.message
+    async def test_callers_that_gave_up_take_nobodys_place(self, bench: Bench) -> None:
+        first = await bench.busy()
+        await refused(bench.submit(*(f"l{i}" for i in range(99)), timeout_s=0.1), "deadline_exceeded")
+        assert (bench.batcher.load.windows, bench.batcher.load.tokens) == (1, 1)
+        await answered(first, bench.later(*(f"n{i}" for i in range(99))))
 
-        run(scenario)
+    async def test_departed_caller_costs_nothing(self, bench: Bench) -> None:
+        first = await bench.busy()
+        gone = bench.later("gone")
+        await asyncio.sleep(0)
+        gone.cancel()
+        await answered(first, bench.later("b"))
+        assert bench.batches == [["busy"], ["b"]]
+        assert bench.dropped("departed") == 1 and bench.empty()
 
-    def test_callers_that_gave_up_take_nobodys_place(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            first = await bench.busy()
-            await refused(bench.submit(*(f"l{i}" for i in range(99)), timeout_s=0.1), "deadline_exceeded")
-            assert (bench.batcher.load.windows, bench.batcher.load.tokens) == (1, 1)
-            await answered(first, bench.later(*(f"n{i}" for i in range(99))))
-
-        run(scenario)
-
-    def test_departed_caller_costs_nothing(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            first = await bench.busy()
-            gone = bench.later("gone")
-            await asyncio.sleep(0)
-            gone.cancel()
-            await answered(first, bench.later("b"))
-            assert bench.batches == [["busy"], ["b"]]
-            assert bench.dropped("departed") == 1 and bench.empty()
-
-        run(scenario)
-
-    def test_halves_that_nobody_wants_any_more_are_not_run(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            first = await bench.busy()
-            poison, gone = bench.later("poison"), bench.later("gone", timeout_s=1.2)
-            results = await asyncio.gather(first, poison, gone, return_exceptions=True)
-            assert isinstance(results[2], ServiceError)
-            assert bench.batches == [["busy"], ["poison", "gone"], ["poison"]] and bench.empty()
-
-        run(scenario)
+    async def test_halves_that_nobody_wants_any_more_are_not_run(self, bench: Bench) -> None:
+        first = await bench.busy()
+        poison, gone = bench.later("poison"), bench.later("gone", timeout_s=1.2)
+        results = await asyncio.gather(first, poison, gone, return_exceptions=True)
+        assert isinstance(results[2], ServiceError)
+        assert bench.batches == [["busy"], ["poison", "gone"], ["poison"]] and bench.empty()
 
 
 class TestFailures:
-    def test_culprits_are_found_and_the_others_answered(self) -> None:
+    async def test_culprits_are_found_and_the_others_answered(self) -> None:
         """The issue's case: 32 texts, one raises, one is not a number, one runs out of memory."""
+        bench = Bench(QueueLimits(100, 1000, 64))
+        for culprit, kind in (("poison", "inference_failed"), ("greedy", "inference_failed"), ("nan", "nan")):
+            texts = [f"t{'x' * i}" for i in range(32)]
+            texts[11] = culprit
+            results = await bench.submit(*texts)
+            for place, (text, result) in enumerate(zip(texts, results, strict=True)):
+                if place == 11 and kind == "nan":
+                    assert not isinstance(result, ServiceError) and result[0] != result[0]
+                else:
+                    assert labels([result]) == [kind if place == 11 else LABELS[len(text) % 3]]
+            assert bench.batcher.healthy and bench.empty()
 
-        async def scenario() -> None:
-            bench = Bench(QueueLimits(100, 1000, 64))
-            for culprit, kind in (("poison", "inference_failed"), ("greedy", "inference_failed"), ("nan", "nan")):
-                texts = [f"t{'x' * i}" for i in range(32)]
-                texts[11] = culprit
-                results = await bench.submit(*texts)
-                for place, (text, result) in enumerate(zip(texts, results, strict=True)):
-                    if place == 11 and kind == "nan":
-                        assert not isinstance(result, ServiceError) and result[0] != result[0]
-                    else:
-                        assert labels([result]) == [kind if place == 11 else LABELS[len(text) % 3]]
-                assert bench.batcher.healthy and bench.empty()
+    async def test_budget_shrinks_when_memory_runs_out_and_recovers(self) -> None:
+        bench = Bench(QueueLimits(1000, 10_000, 512))
+        [result] = await bench.submit(words(512, "greedy"))
+        assert isinstance(result, ServiceError) and "not enough memory for 512 tokens" in result.message
+        assert bench.batcher.budget.tokens == 256
+        await bench.submit(*(words(100, f"w{i}") for i in range(6)))
+        assert [len(batch) for batch in bench.batches[1:]] == [2, 2, 2]
+        for i in range(GOOD_BATCHES):
+            await bench.submit(f"t{i}")
+        assert bench.batcher.budget.tokens == 512
+        for i in range(GOOD_BATCHES):
+            await bench.submit(f"u{i}")
+        assert bench.batcher.budget.tokens == 512
 
-        run(scenario)
+    async def test_broken_model_turns_unhealthy_and_recovers(self, bench: Bench) -> None:
+        bench.engine.broken = True
+        assert labels(await bench.submit("a", "b")) == ["inference_failed"] * 2
+        assert not await bench.batcher.recheck() and not bench.batcher.healthy
+        bench.engine.broken = False
+        assert all(await asyncio.gather(*(bench.batcher.recheck() for _ in range(5))))
+        # a and b together, a, b, the probe that the first recheck joins, and one for five rechecks
+        assert asyncio.get_running_loop().time() == 5 * BATCH_S
+        assert labels(await bench.submit("a")) == ["politics"]
 
-    def test_budget_shrinks_when_memory_runs_out_and_recovers(self) -> None:
-        async def scenario() -> None:
-            bench = Bench(QueueLimits(1000, 10_000, 512))
-            [result] = await bench.submit(words(512, "greedy"))
-            assert isinstance(result, ServiceError) and "not enough memory for 512 tokens" in result.message
-            assert bench.batcher.budget.tokens == 256
-            await bench.submit(*(words(100, f"w{i}") for i in range(6)))
-            assert [len(batch) for batch in bench.batches[1:]] == [2, 2, 2]
-            for i in range(GOOD_BATCHES):
-                await bench.submit(f"t{i}")
-            assert bench.batcher.budget.tokens == 512
-            for i in range(GOOD_BATCHES):
-                await bench.submit(f"u{i}")
-            assert bench.batcher.budget.tokens == 512
-
-        run(scenario)
-
-    def test_broken_model_turns_unhealthy_and_recovers(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            bench.engine.broken = True
-            assert labels(await bench.submit("a", "b")) == ["inference_failed"] * 2
-            assert not await bench.batcher.recheck() and not bench.batcher.healthy
-            bench.engine.broken = False
-            assert all(await asyncio.gather(*(bench.batcher.recheck() for _ in range(5))))
-            # a and b together, a, b, the probe that the first recheck joins, and one for five rechecks
-            assert asyncio.get_running_loop().time() == 5 * BATCH_S
-            assert labels(await bench.submit("a")) == ["politics"]
-
-        run(scenario)
-
-    def test_a_text_on_which_the_model_fails_does_not_make_it_unhealthy(self) -> None:
+    async def test_a_text_on_which_the_model_fails_does_not_make_it_unhealthy(self, bench: Bench) -> None:
         """Found by a soak: one readiness probe of 20,000 requests said 503 beside a batch with such a text."""
+        task = bench.later("poison", "a", "b", "c")
+        healthy = []
+        while not task.done():
+            healthy.append(await bench.batcher.recheck())
+            await asyncio.sleep(BATCH_S / 4)
+        assert labels(await task) == ["inference_failed", "politics", "politics", "politics"]
+        assert len(healthy) > 8 and all(healthy)
 
-        async def scenario() -> None:
-            bench = Bench()
-            task = bench.later("poison", "a", "b", "c")
-            healthy = []
-            while not task.done():
-                healthy.append(await bench.batcher.recheck())
-                await asyncio.sleep(BATCH_S / 4)
-            assert labels(await task) == ["inference_failed", "politics", "politics", "politics"]
-            assert len(healthy) > 8 and all(healthy)
+    async def test_recheck_does_not_wait_for_a_batch(self, bench: Bench) -> None:
+        bench.engine.broken = True
+        await bench.submit("a")
+        await asyncio.sleep(2 * BATCH_S)  # the probe fails, too
+        bench.engine.broken = False
+        task = bench.later("b")
+        await asyncio.sleep(0.1)
+        before = asyncio.get_running_loop().time()
+        assert not await bench.batcher.recheck()
+        assert asyncio.get_running_loop().time() == before
+        await task
+        assert bench.batcher.healthy
 
-        run(scenario)
+    async def test_engine_that_loses_a_row_fails_loudly(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bench.engine, "infer", lambda items: [])
+        assert labels(await bench.submit("a")) == ["inference_failed"]
 
-    def test_recheck_does_not_wait_for_a_batch(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            bench.engine.broken = True
-            await bench.submit("a")
-            await asyncio.sleep(2 * BATCH_S)  # the probe fails, too
-            bench.engine.broken = False
-            task = bench.later("b")
-            await asyncio.sleep(0.1)
-            before = asyncio.get_running_loop().time()
-            assert not await bench.batcher.recheck()
-            assert asyncio.get_running_loop().time() == before
-            await task
-            assert bench.batcher.healthy
+    async def test_stuck_model_is_not_healthy(self) -> None:
+        bench = Bench(QueueLimits(100, 1000, 20, stuck_s=0.5))
+        task = bench.later("a")
+        await asyncio.sleep(0.4)
+        healthy = [bench.batcher.healthy]
+        await asyncio.sleep(0.2)
+        healthy.append(bench.batcher.healthy)
+        await task
+        healthy.append(bench.batcher.healthy)
+        assert healthy == [True, False, True]
 
-        run(scenario)
+    async def test_worker_that_fails_is_started_again_but_not_for_ever(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = bench.batcher._next_batch
 
-    def test_engine_that_loses_a_row_fails_loudly(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            monkeypatch.setattr(bench.engine, "infer", lambda items: [])
-            assert labels(await bench.submit("a")) == ["inference_failed"]
+        def fault() -> list[Any]:
+            raise RuntimeError("a fault of the batcher itself")
 
-        run(scenario)
-
-    def test_stuck_model_is_not_healthy(self) -> None:
-        async def scenario() -> None:
-            bench = Bench(QueueLimits(100, 1000, 20, stuck_s=0.5))
-            task = bench.later("a")
-            await asyncio.sleep(0.4)
-            healthy = [bench.batcher.healthy]
-            await asyncio.sleep(0.2)
-            healthy.append(bench.batcher.healthy)
-            await task
-            healthy.append(bench.batcher.healthy)
-            assert healthy == [True, False, True]
-
-        run(scenario)
-
-    def test_worker_that_fails_is_started_again_but_not_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            real = bench.batcher._next_batch
-
-            def fault() -> list[Any]:
-                raise RuntimeError("a fault of the batcher itself")
-
-            for _ in range(MAX_FAULTS - 1):
-                monkeypatch.setattr(bench.batcher, "_next_batch", fault)
-                await refused(bench.submit("a"), "internal")
-                assert (bench.empty(), bench.batcher.healthy) == (True, False)
-                monkeypatch.setattr(bench.batcher, "_next_batch", real)
-                assert await bench.batcher.recheck()
-            assert labels(await bench.submit("a")) == ["politics"]  # a good batch: faults are counted anew
+        for _ in range(MAX_FAULTS - 1):
             monkeypatch.setattr(bench.batcher, "_next_batch", fault)
-            for _ in range(MAX_FAULTS):
-                await refused(bench.submit("a"), "internal")
-            await refused(bench.submit("b"), "not_ready")
-            assert (bench.batcher.healthy, await bench.batcher.recheck()) == (False, False)
-
-        run(scenario)
+            await refused(bench.submit("a"), "internal")
+            assert (bench.empty(), bench.batcher.healthy) == (True, False)
+            monkeypatch.setattr(bench.batcher, "_next_batch", real)
+            assert await bench.batcher.recheck()
+        assert labels(await bench.submit("a")) == ["politics"]  # a good batch: faults are counted anew
+        monkeypatch.setattr(bench.batcher, "_next_batch", fault)
+        for _ in range(MAX_FAULTS):
+            await refused(bench.submit("a"), "internal")
+        await refused(bench.submit("b"), "not_ready")
+        assert (bench.batcher.healthy, await bench.batcher.recheck()) == (False, False)
 
 
 class TestClosing:
-    def test_a_batch_that_was_given_up_ends_without_a_trace(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            task = await bench.busy()
-            bench.batcher.give_up()
-            await refused(task_result(task), "draining")
-            worker = bench.batcher._worker
-            assert worker is not None
-            await asyncio.sleep(2 * BATCH_S)
-            assert bench.batches == [["busy"]]
-            assert (bench.empty(), worker.done()) == (True, False)
+    async def test_a_batch_that_was_given_up_ends_without_a_trace(self, bench: Bench) -> None:
+        task = await bench.busy()
+        bench.batcher.give_up()
+        await refused(task, "draining")
+        worker = bench.batcher._worker
+        assert worker is not None
+        await asyncio.sleep(2 * BATCH_S)
+        assert bench.batches == [["busy"]]
+        assert (bench.empty(), worker.done()) == (True, False)
 
-        run(scenario)
-
-    def test_everyone_who_waits_is_told(self) -> None:
-        async def scenario() -> None:
-            bench = Bench()
-            tasks = [await bench.busy(), bench.later("b")]
-            await asyncio.sleep(0)
-            await bench.batcher.close()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [r.kind for r in results if isinstance(r, ServiceError)] == ["draining", "draining"]
-            await refused(bench.submit("c"), "draining")
-            assert bench.empty()
-
-        asyncio.run(scenario())  # real time: closing waits for a real thread
-
-
-def test_a_request_waits_for_room_if_it_asks_to() -> None:
-    async def scenario() -> None:
-        bench = Bench(replace(LIMITS, max_windows=2))
-        busy = await bench.busy()
-        other = bench.later("other")
-        waiting = bench.later("one", "two", wait_for_room=True)
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # real time: closing waits for a real thread
+    async def test_closing_tells_everyone_who_waits(self, bench: Bench) -> None:
+        tasks = [await bench.busy(), bench.later("b")]
         await asyncio.sleep(0)
-        await refused(bench.submit("three"), "overloaded")
-        await answered(busy, other, waiting)
-        assert bench.batches == [["busy"], ["other"], ["one", "two"]]
+        await bench.batcher.close()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [r.kind for r in results if isinstance(r, ServiceError)] == ["draining", "draining"]
+        await refused(bench.submit("c"), "draining")
         assert bench.empty()
 
-    in_virtual_time(scenario())
+
+async def test_a_request_waits_for_room_if_it_asks_to() -> None:
+    bench = Bench(replace(LIMITS, max_windows=2))
+    busy = await bench.busy()
+    other = bench.later("other")
+    waiting = bench.later("one", "two", wait_for_room=True)
+    await asyncio.sleep(0)
+    await refused(bench.submit("three"), "overloaded")
+    await answered(busy, other, waiting)
+    assert bench.batches == [["busy"], ["other"], ["one", "two"]]
+    assert bench.empty()
 
 
-def test_patience_ends_with_the_time_allowed() -> None:
-    async def scenario() -> None:
-        bench = Bench(replace(LIMITS, max_windows=1))
-        busy = await bench.busy()
-        await refused(bench.submit("one", wait_for_room=True, timeout_s=BATCH_S / 4), "deadline_exceeded")
-        await answered(busy)
-        assert bench.batches == [["busy"]] and bench.empty()
-
-    in_virtual_time(scenario())
+async def test_patience_ends_with_the_time_allowed() -> None:
+    bench = Bench(replace(LIMITS, max_windows=1))
+    busy = await bench.busy()
+    await refused(bench.submit("one", wait_for_room=True, timeout_s=BATCH_S / 4), "deadline_exceeded")
+    await answered(busy)
+    assert bench.batches == [["busy"]] and bench.empty()
 
 
-def test_patience_does_not_outlive_the_batcher() -> None:
-    async def scenario() -> None:
-        bench = Bench(replace(LIMITS, max_windows=1))
-        busy = await bench.busy()
-        waiting = bench.later("one", wait_for_room=True)
-        await asyncio.sleep(0)
-        closing = asyncio.ensure_future(bench.batcher.close())
-        with pytest.raises(ServiceError) as caught:
-            await waiting
-        assert caught.value.kind == "draining"
-        await asyncio.gather(busy, closing, return_exceptions=True)
-
-    in_virtual_time(scenario())
+async def test_patience_does_not_outlive_the_batcher() -> None:
+    bench = Bench(replace(LIMITS, max_windows=1))
+    busy = await bench.busy()
+    waiting = bench.later("one", wait_for_room=True)
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(bench.batcher.close())
+    await refused(waiting, "draining")
+    await asyncio.gather(busy, closing, return_exceptions=True)
 
 
 def test_the_clock_finds_a_deadlock() -> None:
-    async def scenario() -> None:
-        await asyncio.get_running_loop().create_future()
-
+    loop = VirtualTimeLoop()
     with pytest.raises(Deadlock):
-        run(scenario)
+        loop.run_until_complete(loop.create_future())
+    loop.close()
 
 
 TEXTS = ["a", "bb c", "d e f", "nan", "poison", "greedy", words(7), words(25), words(13, "y")]
