@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from classifier.artifact import Artifact
     from classifier.model import GPT2Classifier
-    from tests.support.app import ServiceFactory
+    from tests.support.app import Service, ServiceFactory
     from tests.support.fake_engine import FakeEngine
 
 SETTINGS = ("SERVICE_", "CLASSIFIER_", "SAGEMAKER_", "SM_", "OTEL_")
@@ -149,6 +149,13 @@ def service_with(engine: "FakeEngine") -> "ServiceFactory":
     from tests.support.app import service_factory
 
     return service_factory(engine)
+
+
+@pytest.fixture
+async def service(service_with: "ServiceFactory") -> AsyncIterator["Service"]:
+    """A ready service over the fake engine with the default settings."""
+    async with service_with() as service:
+        yield service
 
 
 @pytest.fixture

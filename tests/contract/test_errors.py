@@ -17,7 +17,7 @@ from service.http import protocol
 from service.inference.engine import Engine
 from service.settings import Settings
 from tests.support import ROOT
-from tests.support.app import Service, ServiceFactory, reached
+from tests.support.app import Service, ServiceFactory
 from tests.support.raw_http import connection
 
 pytestmark = pytest.mark.anyio
@@ -40,14 +40,9 @@ def get(path: str, **headers: str) -> Provoke:
 
 
 async def while_busy(service: Service, provoke: Provoke) -> httpx.Response:
-    """With a batch in the model that does not end."""
-    service.engine.gate.clear()
-    first = asyncio.create_task(service.client.post("/predict", json={"text": "a"}))
-    await reached(service.engine)
-    response = await provoke(service)
-    service.engine.gate.set()
-    await first
-    return response
+    """Provoke the error while a batch is in the model."""
+    async with service.busy():
+        return await provoke(service)
 
 
 async def draining(service: Service) -> httpx.Response:
@@ -209,12 +204,12 @@ SOCKET_CASES = [
 
 @pytest.mark.parametrize(("kind", "how", "sent"), SOCKET_CASES, ids=[f"{c[0]}: {c[1]}" for c in SOCKET_CASES])
 async def test_error_of_the_protocol(
-    service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch, kind: str, how: str, sent: bytes
+    service: Service, monkeypatch: pytest.MonkeyPatch, kind: str, how: str, sent: bytes
 ) -> None:
     if kind == "request_timeout":
         monkeypatch.setattr(protocol, "HEAD_S", 0.05)
         monkeypatch.setattr(protocol, "BODY_IDLE_S", 0.05)
-    async with service_with() as service, connection(service.app) as (reader, writer):
+    async with connection(service.app) as (reader, writer):
         writer.write(sent)
         head, _, body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
@@ -229,27 +224,25 @@ def test_every_kind_is_provoked() -> None:
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/ping", "/health", "/", "/info", "/v2/health/ready"])
-async def test_head_is_get_without_its_body(service_with: ServiceFactory, path: str) -> None:
-    async with service_with() as service:
-        got, head = await service.client.get(path), await service.client.head(path)
-        assert (head.status_code, head.content) == (got.status_code, b"") == (200, b"")
-        assert head.headers["content-length"] == got.headers["content-length"]
-        assert (await service.client.head("/predict")).headers["allow"] == "POST"
-        assert await service.metric(f'classifier_requests_total{{code="200",endpoint="{path}"}}') == 2.0
+async def test_head_is_get_without_its_body(service: Service, path: str) -> None:
+    got, head = await service.client.get(path), await service.client.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"") == (200, b"")
+    assert head.headers["content-length"] == got.headers["content-length"]
+    assert (await service.client.head("/predict")).headers["allow"] == "POST"
+    assert await service.metric(f'classifier_requests_total{{code="200",endpoint="{path}"}}') == 2.0
 
 
-async def test_head_over_a_socket_leaves_the_connection_in_order(service_with: ServiceFactory) -> None:
-    async with service_with() as service, connection(service.app) as (reader, writer):
+async def test_head_over_a_socket_leaves_the_connection_in_order(service: Service) -> None:
+    async with connection(service.app) as (reader, writer):
         for _ in range(2):
             writer.write(b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
             assert head.startswith(b"HTTP/1.1 200 ") and b"content-length: 18" in head.lower()
 
 
-async def test_a_body_of_200_000_unknown_fields_is_refused_in_a_few_details(service_with: ServiceFactory) -> None:
+async def test_a_body_of_200_000_unknown_fields_is_refused_in_a_few_details(service: Service) -> None:
     body = {"text": "a"} | {f"field-{i:012}": 1 for i in range(200_000)}
-    async with service_with() as service:
-        response = await post("/predict", body)(service)
+    response = await post("/predict", body)(service)
     error = ErrorBody.model_validate_json(response.content)
     assert error.kind == "invalid_request" and error.details and len(error.details) == 20
     assert "(and 199999 more, the first 20 are in details)" in error.error and len(response.content) < 3_000

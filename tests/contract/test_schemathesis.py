@@ -125,7 +125,7 @@ UNDECLARED = (None, "", ";")
 OTHER_TYPES = (
     *UNDECLARED,
     "text/html",
-    "application/xml",
+    "nonsense",
     "multipart/form-data; boundary=x",
     "application/x-www-form-urlencoded",
     "application/jsonx",

@@ -32,6 +32,16 @@ class Service:
     async def post(self, path: str, body: Any) -> httpx.Response:
         return await self.client.post(path, json=body)
 
+    @asynccontextmanager
+    async def busy(self) -> AsyncIterator[None]:
+        """Hold a batch in the model; its caller gets the answer at the end."""
+        self.engine.gate.clear()
+        held = asyncio.create_task(self.post("/predict", {"text": "busy"}))
+        await reached(self.engine)
+        yield
+        self.engine.gate.set()
+        assert (await held).status_code == 200
+
     async def metric(self, line_start: str) -> float:
         """Return the value of the first line of /metrics that begins so."""
         text = (await self.client.get("/metrics")).text

@@ -18,26 +18,24 @@ def one_hot(text: str) -> list[float]:
 
 
 @pytest.mark.parametrize("path", ["/classify", "/v1/classify"])
-async def test_vllms_classify(service_with: ServiceFactory, path: str) -> None:
-    async with service_with() as service:
-        body = (await service.post(path, {"model": "any", "input": ["a", "", "bb"], "user": "somebody"})).json()
-        assert (body["object"], body["model"], body["id"][:9]) == ("list", "fake", "classify-")
-        first, error, last = body["data"]
-        assert first == {"index": 0, "label": expected_label("a"), "probs": one_hot("a"), "num_classes": 3}
-        assert error["kind"] == "empty_text" and last["index"] == 2 and last["probs"] == one_hot("bb")
-        assert body["usage"] == {"prompt_tokens": 2, "total_tokens": 2, "completion_tokens": 0}
-        assert len((await service.post(path, {"input": "a"})).json()["data"]) == 1
-        assert (await service.post(path, {"input": []})).json()["kind"] == "invalid_request"
-        assert (await service.post(path, {"input": ""})).status_code == 422
+async def test_vllms_classify(service: Service, path: str) -> None:
+    body = (await service.post(path, {"model": "any", "input": ["a", "", "bb"], "user": "somebody"})).json()
+    assert (body["object"], body["model"], body["id"][:9]) == ("list", "fake", "classify-")
+    first, error, last = body["data"]
+    assert first == {"index": 0, "label": expected_label("a"), "probs": one_hot("a"), "num_classes": 3}
+    assert error["kind"] == "empty_text" and last["index"] == 2 and last["probs"] == one_hot("bb")
+    assert body["usage"] == {"prompt_tokens": 2, "total_tokens": 2, "completion_tokens": 0}
+    assert len((await service.post(path, {"input": "a"})).json()["data"]) == 1
+    assert (await service.post(path, {"input": []})).json()["kind"] == "invalid_request"
+    assert (await service.post(path, {"input": ""})).status_code == 422
 
 
-async def test_hugging_faces_root(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        body = (await service.post("/", {"inputs": "a", "parameters": {"top_k": 1}, "options": {}})).json()
-        assert body == [[{"label": expected_label("a"), "score": 1.0}]]
-        several = (await service.post("/", {"inputs": ["a", "poison", "bb"]})).json()
-        assert [len(several[0]), several[1]["kind"], len(several[2])] == [3, "inference_failed", 3]
-        assert (await service.post("/", {"inputs": ""})).status_code == 422
+async def test_hugging_faces_root(service: Service) -> None:
+    body = (await service.post("/", {"inputs": "a", "parameters": {"top_k": 1}, "options": {}})).json()
+    assert body == [[{"label": expected_label("a"), "score": 1.0}]]
+    several = (await service.post("/", {"inputs": ["a", "poison", "bb"]})).json()
+    assert [len(several[0]), several[1]["kind"], len(several[2])] == [3, "inference_failed", 3]
+    assert (await service.post("/", {"inputs": ""})).status_code == 422
 
 
 def tensor(*texts: str, **changes: Any) -> dict[str, Any]:
@@ -45,24 +43,23 @@ def tensor(*texts: str, **changes: Any) -> dict[str, Any]:
     return {"id": "7", "inputs": [one | changes]}
 
 
-async def test_open_inference_protocol(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        get = service.client.get
-        assert (await get("/v2")).json()["extensions"][0] == "binary_tensor_data"
-        assert (await get("/v2/health/live")).json() == {"live": True}
-        assert (await get("/v2/health/ready")).json()["ready"] is True
-        assert (await get("/v2/models/fake/ready")).status_code == 200
-        for path in ("/v2/models/fake", "/v2/models/fake/versions/0123456789ab"):
-            assert (await get(path)).json()["outputs"][2]["shape"] == [-1, 3]
-        for path in (INFER, "/v2/models/fake/versions/0123456789ab/infer"):
-            body = (await service.post(path, tensor("a", "bb"))).json()
-            assert (body["id"], body["model_name"], body["model_version"]) == ("7", "fake", "0123456789ab")
-            outputs = {output["name"]: output for output in body["outputs"]}
-            assert outputs["label"]["data"] == [expected_label("a"), expected_label("bb")]
-            assert outputs["probabilities"]["data"] == one_hot("a") + one_hot("bb")
-            assert outputs["probabilities"]["shape"] == [2, 3] and outputs["score"]["data"] == [1.0, 1.0]
-        nested = (await service.post(INFER, tensor("a", "bb", shape=[2, 1], data=[["a"], ["bb"]]))).json()
-        assert nested["outputs"][0]["shape"] == [2]
+async def test_open_inference_protocol(service: Service) -> None:
+    get = service.client.get
+    assert (await get("/v2")).json()["extensions"][0] == "binary_tensor_data"
+    assert (await get("/v2/health/live")).json() == {"live": True}
+    assert (await get("/v2/health/ready")).json()["ready"] is True
+    assert (await get("/v2/models/fake/ready")).status_code == 200
+    for path in ("/v2/models/fake", "/v2/models/fake/versions/0123456789ab"):
+        assert (await get(path)).json()["outputs"][2]["shape"] == [-1, 3]
+    for path in (INFER, "/v2/models/fake/versions/0123456789ab/infer"):
+        body = (await service.post(path, tensor("a", "bb"))).json()
+        assert (body["id"], body["model_name"], body["model_version"]) == ("7", "fake", "0123456789ab")
+        outputs = {output["name"]: output for output in body["outputs"]}
+        assert outputs["label"]["data"] == [expected_label("a"), expected_label("bb")]
+        assert outputs["probabilities"]["data"] == one_hot("a") + one_hot("bb")
+        assert outputs["probabilities"]["shape"] == [2, 3] and outputs["score"]["data"] == [1.0, 1.0]
+    nested = (await service.post(INFER, tensor("a", "bb", shape=[2, 1], data=[["a"], ["bb"]]))).json()
+    assert nested["outputs"][0]["shape"] == [2]
 
 
 @pytest.mark.parametrize(
@@ -79,29 +76,24 @@ async def test_open_inference_protocol(service_with: ServiceFactory) -> None:
         (tensor("a", ""), 422, "empty_text"),
     ],
 )
-async def test_tensors_that_cannot_be_answered(
-    service_with: ServiceFactory, body: dict[str, Any], status: int, kind: str
-) -> None:
-    async with service_with() as service:
-        response = await service.post(INFER, body)
-        assert (response.status_code, response.json()["kind"]) == (status, kind)
+async def test_tensors_that_cannot_be_answered(service: Service, body: dict[str, Any], status: int, kind: str) -> None:
+    response = await service.post(INFER, body)
+    assert (response.status_code, response.json()["kind"]) == (status, kind)
     if kind == "empty_text":
         assert response.json()["error"].startswith("text 1: ")
 
 
-async def test_other_models_are_not_here(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        for path in ("/v2/models/other", "/v2/models/other/ready", "/v2/models/fake/versions/2"):
-            response = await service.client.get(path)
-            assert (response.status_code, response.json()["kind"]) == (404, "not_found")
-        assert (await service.post("/v2/models/other/infer", tensor("a"))).status_code == 404
+async def test_other_models_are_not_here(service: Service) -> None:
+    for path in ("/v2/models/other", "/v2/models/other/ready", "/v2/models/fake/versions/2"):
+        response = await service.client.get(path)
+        assert (response.status_code, response.json()["kind"]) == (404, "not_found")
+    assert (await service.post("/v2/models/other/infer", tensor("a"))).status_code == 404
 
 
-async def test_not_ready_is_said_in_the_protocols_words(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        service.lifecycle.drain()
-        response = await service.client.get("/v2/health/ready")
-        assert (response.status_code, response.json()) == (503, {"ready": False})
+async def test_not_ready_is_said_in_the_protocols_words(service: Service) -> None:
+    service.lifecycle.drain()
+    response = await service.client.get("/v2/health/ready")
+    assert (response.status_code, response.json()) == (503, {"ready": False})
 
 
 async def binary(service: Service, tail: bytes, **header: str) -> Any:
@@ -116,10 +108,9 @@ def element(text: str) -> bytes:
     return len(text.encode()).to_bytes(4, "little") + text.encode()
 
 
-async def test_the_binary_extension(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        response = await binary(service, element("a") + element("é word"))
-        assert response.json()["outputs"][0]["data"] == [expected_label("a"), expected_label("é word")]
+async def test_the_binary_extension(service: Service) -> None:
+    response = await binary(service, element("a") + element("é word"))
+    assert response.json()["outputs"][0]["data"] == [expected_label("a"), expected_label("é word")]
 
 
 async def test_more_strings_than_a_request_may_have_are_not_even_read(
@@ -131,18 +122,16 @@ async def test_more_strings_than_a_request_may_have_are_not_even_read(
         assert (response.status_code, response.json()["kind"]) == (413, "too_many_texts")
 
 
-async def test_json_without_a_content_type_as_tritons_client_sends_it(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        response = await service.client.post(INFER, content=json.dumps(tensor("a")).encode())
-        assert response.json()["outputs"][0]["data"] == [expected_label("a")]
+async def test_json_without_a_content_type_as_tritons_client_sends_it(service: Service) -> None:
+    response = await service.client.post(INFER, content=json.dumps(tensor("a")).encode())
+    assert response.json()["outputs"][0]["data"] == [expected_label("a")]
 
 
-async def test_only_the_outputs_asked_for(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        body = (await service.post(INFER, tensor("a") | {"outputs": [{"name": "score"}]})).json()
-        assert [output["name"] for output in body["outputs"]] == ["score"]
-        refused = await service.post(INFER, tensor("a") | {"outputs": [{"name": "other"}]})
-        assert refused.json()["kind"] == "invalid_request"
+async def test_only_the_outputs_asked_for(service: Service) -> None:
+    body = (await service.post(INFER, tensor("a") | {"outputs": [{"name": "score"}]})).json()
+    assert [output["name"] for output in body["outputs"]] == ["score"]
+    refused = await service.post(INFER, tensor("a") | {"outputs": [{"name": "other"}]})
+    assert refused.json()["kind"] == "invalid_request"
 
 
 @pytest.mark.parametrize(
@@ -158,9 +147,6 @@ async def test_only_the_outputs_asked_for(service_with: ServiceFactory) -> None:
         (b"", {"inference-header-content-length": "3"}, "invalid_json"),
     ],
 )
-async def test_broken_binary_bodies(
-    service_with: ServiceFactory, tail: bytes, header: dict[str, str], kind: str
-) -> None:
-    async with service_with() as service:
-        response = await binary(service, tail, **header)
-        assert response.json()["kind"] == kind
+async def test_broken_binary_bodies(service: Service, tail: bytes, header: dict[str, str], kind: str) -> None:
+    response = await binary(service, tail, **header)
+    assert response.json()["kind"] == kind

@@ -14,10 +14,12 @@ import pytest
 
 from service.errors import STATUS
 from service.telemetry import JsonFormatter
-from tests.support.app import Service, ServiceFactory, reached
+from tests.support.app import Service, ServiceFactory
 from tests.support.fake_engine import LABELS, FakeEngine, expected_label
 
 pytestmark = pytest.mark.anyio
+
+JSON = {"content-type": "application/json"}
 
 
 def check_error(response: httpx.Response, kind: str) -> dict[str, Any]:
@@ -28,41 +30,36 @@ def check_error(response: httpx.Response, kind: str) -> dict[str, Any]:
     return body
 
 
-async def test_predict_answers_with_everything_documented(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        response = await service.post("/predict", {"text": "the minister said"})
-        body = response.json()
-        assert response.status_code == 200
-        assert body["label"] == expected_label("the minister said")
-        assert body["scores"][0]["label"] == body["label"] and len(body["scores"]) == 3
-        assert (body["tokens"], body["tokens_read"], body["truncated"], body["windows"]) == (3, 3, False, 1)
-        assert body["model"] == {"name": "fake", "version": "0123456789ab"}
-        assert set(body["timing"]) == {"tokenize_ms", "model_ms", "total_ms"} and body["unsure"] is False
+async def test_predict_answers_with_everything_documented(service: Service) -> None:
+    response = await service.post("/predict", {"text": "the minister said"})
+    body = response.json()
+    assert response.status_code == 200
+    assert body["label"] == expected_label("the minister said")
+    assert body["scores"][0]["label"] == body["label"] and len(body["scores"]) == 3
+    assert (body["tokens"], body["tokens_read"], body["truncated"], body["windows"]) == (3, 3, False, 1)
+    assert body["model"] == {"name": "fake", "version": "0123456789ab"}
+    assert set(body["timing"]) == {"tokenize_ms", "model_ms", "total_ms"} and body["unsure"] is False
 
 
-async def test_predict_options(service_with: ServiceFactory) -> None:
+async def test_predict_options(service: Service) -> None:
     long = "word " * 60
-    async with service_with() as service:
-        assert len((await service.post("/predict", {"text": "a", "top_k": 2})).json()["scores"]) == 2
-        assert len((await service.post("/predict", {"text": "a", "top_k": 99})).json()["scores"]) == 3
-        windows = (await service.post("/predict", {"text": long})).json()
-        assert (windows["windows"], windows["truncated"]) == (2, False)
-        cut = (await service.post("/predict", {"text": long, "on_long": "truncate"})).json()
-        assert (cut["windows"], cut["truncated"], cut["tokens"], cut["tokens_read"]) == (1, True, 60, 50)
-        check_error(await service.post("/predict", {"text": long, "on_long": "error"}), "text_too_long")
-        assert (await service.post("/predict", {"text": "an unsure one"})).json()["unsure"] is True
+    assert len((await service.post("/predict", {"text": "a", "top_k": 2})).json()["scores"]) == 2
+    assert len((await service.post("/predict", {"text": "a", "top_k": 99})).json()["scores"]) == 3
+    windows = (await service.post("/predict", {"text": long})).json()
+    assert (windows["windows"], windows["truncated"]) == (2, False)
+    cut = (await service.post("/predict", {"text": long, "on_long": "truncate"})).json()
+    assert (cut["windows"], cut["truncated"], cut["tokens"], cut["tokens_read"]) == (1, True, 60, 50)
+    check_error(await service.post("/predict", {"text": long, "on_long": "error"}), "text_too_long")
+    assert (await service.post("/predict", {"text": "an unsure one"})).json()["unsure"] is True
 
 
 async def test_batch_keeps_order_and_good_texts_beside_bad_ones(service_with: ServiceFactory) -> None:
     texts = ["good one", "", "x\ud800", "poison", "a nan here", "another good", "y" * 101]
     async with service_with(max_text_chars=100) as service:
-        response = await service.client.post(
-            "/batch", content=json.dumps({"texts": texts, "top_k": 1}), headers={"content-type": "application/json"}
-        )
+        response = await service.client.post("/batch", content=json.dumps({"texts": texts, "top_k": 1}), headers=JSON)
     body = response.json()
     assert response.status_code == 200
-    kinds = [result.get("kind", "answer") for result in body["results"]]
-    assert kinds == [
+    assert [result.get("kind", "answer") for result in body["results"]] == [
         "answer", "empty_text", "invalid_text", "inference_failed", "inference_failed", "answer", "text_too_large",
     ]  # fmt: skip
     for text, result in zip(texts, body["results"], strict=True):
@@ -74,36 +71,33 @@ async def test_batch_keeps_order_and_good_texts_beside_bad_ones(service_with: Se
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "kind", "field"),
+    ("path", "body", "field"),
     [
-        ("/predict", {}, "invalid_request", "text"),
-        ("/predict", {"text": 5}, "invalid_request", "text"),
-        ("/predict", {"text": None}, "invalid_request", "text"),
-        ("/predict", {"text": ["a"]}, "invalid_request", "text"),
-        ("/predict", {"text": "a", "top_k": 0}, "invalid_request", "top_k"),
-        ("/predict", {"text": "a", "top_k": "2"}, "invalid_request", "top_k"),
-        ("/predict", {"text": "a", "top_k": True}, "invalid_request", "top_k"),
-        ("/predict", {"text": "a", "on_long": "cut"}, "invalid_request", "on_long"),
-        ("/predict", {"text": "a", "timeout_ms": 0}, "invalid_request", "timeout_ms"),
-        ("/predict", {"text": "a", "txet": "b"}, "invalid_request", "txet"),
-        ("/predict", [1], "invalid_request", "the body"),
-        ("/predict", "text", "invalid_request", "the body"),
-        ("/predict", {"text": "a", "body": 1, "shape:text": 2}, "invalid_request", "body"),
-        ("/batch", {"texts": []}, "invalid_request", "texts"),
-        ("/batch", {"texts": "a"}, "invalid_request", "texts"),
-        ("/batch", {"texts": ["a", 7]}, "invalid_request", "texts.1"),
-        ("/invocations", {}, "invalid_request", "text"),
-        ("/invocations", {"inputs": 5}, "invalid_request", "inputs"),
-        ("/invocations", {"inputs": "a", "parameters": {"topk": 1}}, "invalid_request", "parameters.topk"),
+        ("/predict", {}, "text"),
+        ("/predict", {"text": 5}, "text"),
+        ("/predict", {"text": None}, "text"),
+        ("/predict", {"text": ["a"]}, "text"),
+        ("/predict", {"text": "a", "top_k": 0}, "top_k"),
+        ("/predict", {"text": "a", "top_k": "2"}, "top_k"),
+        ("/predict", {"text": "a", "top_k": True}, "top_k"),
+        ("/predict", {"text": "a", "on_long": "cut"}, "on_long"),
+        ("/predict", {"text": "a", "timeout_ms": 0}, "timeout_ms"),
+        ("/predict", {"text": "a", "txet": "b"}, "txet"),
+        ("/predict", [1], "the body"),
+        ("/predict", "text", "the body"),
+        ("/predict", {"text": "a", "body": 1, "shape:text": 2}, "body"),
+        ("/batch", {"texts": []}, "texts"),
+        ("/batch", {"texts": "a"}, "texts"),
+        ("/batch", {"texts": ["a", 7]}, "texts.1"),
+        ("/invocations", {}, "text"),
+        ("/invocations", {"inputs": 5}, "inputs"),
+        ("/invocations", {"inputs": "a", "parameters": {"topk": 1}}, "parameters.topk"),
     ],
 )
-async def test_wrong_fields_are_named(
-    service_with: ServiceFactory, path: str, body: Any, kind: str, field: str
-) -> None:
-    async with service_with() as service:
-        error = check_error(await service.post(path, body), kind)
-        assert field in [detail["field"] for detail in error["details"]]
-        assert (await service.post("/predict", {"text": "still here"})).status_code == 200
+async def test_wrong_fields_are_named(service: Service, path: str, body: Any, field: str) -> None:
+    error = check_error(await service.post(path, body), "invalid_request")
+    assert field in [detail["field"] for detail in error["details"]]
+    assert (await service.post("/predict", {"text": "still here"})).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -128,60 +122,22 @@ async def test_requests_that_cannot_be_answered(service_with: ServiceFactory, pa
         assert (await service.post("/predict", {"text": "still here"})).status_code == 200
 
 
-async def test_unpaired_surrogate_alone_is_invalid_text(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        response = await service.client.post(
-            "/predict", content=rb'{"text": "x\ud800"}', headers={"content-type": "application/json"}
-        )
-        check_error(response, "invalid_text")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b'{"text": "a"} x', b"[1,"])
-async def test_broken_json_is_400_or_422(service_with: ServiceFactory, content: bytes) -> None:
-    async with service_with() as service:
-        response = await service.client.post("/predict", content=content, headers={"content-type": "application/json"})
-        check_error(response, "invalid_json" if content else "invalid_request")
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe", b'{"text": "' + b"\xff" + b'"}', b"[" * 90_000 + b"]" * 90_000])
-async def test_bytes_that_no_parser_takes(service_with: ServiceFactory, content: bytes) -> None:
-    async with service_with() as service:
-        response = await service.client.post("/predict", content=content, headers={"content-type": "application/json"})
-        check_error(response, "invalid_json")
-
-
-@pytest.mark.parametrize("declared", ["text/plain", "application/x-www-form-urlencoded", "", "nonsense"])
-@pytest.mark.parametrize("path", ["/predict", "/batch", "/tokenize", "/classify", "/"])
-async def test_other_content_types_are_415(service_with: ServiceFactory, path: str, declared: str) -> None:
-    async with service_with() as service:
-        response = await service.client.post(path, content=b'{"text": "a"}', headers={"content-type": declared})
-        check_error(response, "unsupported_media_type")
+@pytest.mark.parametrize("content", [b"", b'{"text": "a"} x', b"[1,", b"\xff\xfe", b"[" * 90_000 + b"]" * 90_000])
+async def test_broken_json_is_400_and_no_body_422(service: Service, content: bytes) -> None:
+    response = await service.client.post("/predict", content=content, headers=JSON)
+    check_error(response, "invalid_json" if content else "invalid_request")
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "Deflate", "identity, gzip"])
 @pytest.mark.parametrize("path", ["/predict", "/batch", "/invocations", "/v2/models/fake/infer"])
-async def test_compressed_bodies_are_415_and_not_called_broken(
-    service_with: ServiceFactory, path: str, coding: str
-) -> None:
-    async with service_with() as service:
-        headers = {"content-type": "application/json", "content-encoding": coding}
-        response = await service.client.post(path, content=gzip.compress(b'{"text": "a"}'), headers=headers)
-        check_error(response, "unsupported_media_type")
-        assert f"Content-Encoding is '{coding.lower()}'" in response.json()["error"]
-
-
-@pytest.mark.parametrize("coding", ["identity", ""])
-async def test_bodies_that_say_they_are_plain_are_read(service_with: ServiceFactory, coding: str) -> None:
-    async with service_with() as service:
-        response = await service.client.post("/predict", json={"text": "a"}, headers={"content-encoding": coding})
-        assert response.status_code == 200
-
-
-@pytest.mark.parametrize("declared", ["application/json; charset=utf-8", "Application/JSON", "application/vnd.x+json"])
-async def test_json_in_any_dress_is_read(service_with: ServiceFactory, declared: str) -> None:
-    async with service_with() as service:
-        response = await service.client.post("/predict", content=b'{"text": "a"}', headers={"content-type": declared})
-        assert response.status_code == 200
+async def test_compressed_bodies_are_415_and_not_called_broken(service: Service, path: str, coding: str) -> None:
+    headers = JSON | {"content-encoding": coding}
+    response = await service.client.post(path, content=gzip.compress(b'{"text": "a"}'), headers=headers)
+    error = check_error(response, "unsupported_media_type")
+    assert f"Content-Encoding is '{coding.lower()}'" in error["error"]
+    for plain in ("identity", ""):
+        headers = {"content-encoding": plain}
+        assert (await service.client.post("/predict", json={"text": "a"}, headers=headers)).status_code == 200
 
 
 async def test_body_without_length_is_limited_while_it_is_read(service_with: ServiceFactory) -> None:
@@ -194,99 +150,85 @@ async def test_body_without_length_is_limited_while_it_is_read(service_with: Ser
             yield b"x" * 1000
 
     async with service_with(max_body_bytes=10_000) as service:
-        response = await service.client.post(
-            "/predict", content=endless(), headers={"content-type": "application/json"}
-        )
-        check_error(response, "body_too_large")
+        check_error(await service.client.post("/predict", content=endless(), headers=JSON), "body_too_large")
     assert sent <= 12
 
 
-async def test_unknown_paths_and_methods(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        check_error(await service.client.get("/nothing"), "not_found")
-        check_error(await service.post("/predict/", {"text": "a"}), "not_found")
-        response = await service.client.get("/predict")
-        check_error(response, "method_not_allowed")
-        assert response.headers["allow"] == "POST"
+async def test_unknown_paths_and_methods(service: Service) -> None:
+    check_error(await service.client.get("/nothing"), "not_found")
+    check_error(await service.post("/predict/", {"text": "a"}), "not_found")
+    response = await service.client.get("/predict")
+    check_error(response, "method_not_allowed")
+    assert response.headers["allow"] == "POST"
 
 
 async def test_queue_full_is_429_with_retry_after(service_with: ServiceFactory) -> None:
     async with service_with(max_queue_items=1) as service:
-        service.engine.gate.clear()
-        first = asyncio.create_task(service.post("/predict", {"text": "a"}))
-        await reached(service.engine)
-        response = await service.post("/predict", {"text": "b"})
+        async with service.busy():
+            response = await service.post("/predict", {"text": "b"})
         check_error(response, "overloaded")
         assert int(response.headers["retry-after"]) >= 1
-        service.engine.gate.set()
-        assert (await first).status_code == 200
 
 
 async def test_too_many_requests_in_flight_are_429_and_health_still_answers(service_with: ServiceFactory) -> None:
     async with service_with(max_requests=2) as service:
-        service.engine.gate.clear()
-        held = [asyncio.create_task(service.post("/predict", {"text": text})) for text in "ab"]
-        await reached(service.engine)
-        body = check_error(await service.post("/predict", {"text": "c"}), "overloaded")
-        assert body["error"] == "2 requests are in flight, SERVICE_MAX_REQUESTS allows no more"
-        for path in ("/ping", "/livez", "/readyz", "/metrics", "/info", "/v2/health/ready"):
-            assert (await service.client.get(path)).status_code == 200
-        service.engine.gate.set()
-        assert [(await task).status_code for task in held] == [200, 200]
+        async with service.busy():
+            second = asyncio.create_task(service.post("/predict", {"text": "b"}))
+            while service.lifecycle.in_flight < 2:
+                await asyncio.sleep(0)
+            body = check_error(await service.post("/predict", {"text": "c"}), "overloaded")
+            assert body["error"] == "2 requests are in flight, SERVICE_MAX_REQUESTS allows no more"
+            for path in ("/ping", "/livez", "/readyz", "/metrics", "/info", "/v2/health/ready"):
+                assert (await service.client.get(path)).status_code == 200
+        assert (await second).status_code == 200
         assert (await service.post("/predict", {"text": "c"})).status_code == 200
 
 
-async def test_deadline_is_504(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        service.engine.gate.clear()
-        check_error(await service.post("/predict", {"text": "a", "timeout_ms": 1}), "deadline_exceeded")
+async def test_deadline_holds_while_tokenising(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_encode = threading.Event()
+    monkeypatch.setattr(service.engine, "encode", lambda *_: may_encode.wait(30))
+    body = check_error(await service.post("/predict", {"text": "a", "timeout_ms": 20}), "deadline_exceeded")
+    assert "within 20 ms" in body["error"]
+    may_encode.set()
 
 
-async def test_deadline_holds_while_tokenising(service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with service_with() as service:
-        may_encode = threading.Event()
-        monkeypatch.setattr(service.engine, "encode", lambda *_: may_encode.wait(30))
-        body = check_error(await service.post("/predict", {"text": "a", "timeout_ms": 20}), "deadline_exceeded")
-        assert "within 20 ms" in body["error"]
-        may_encode.set()
+def hold_encode(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, order: list[str] | None = None
+) -> tuple[threading.Event, threading.Event]:
+    """Hold every tokenisation until the second event; the first is set when one begins, whose text joins `order`."""
+    encode, entered, go_on = engine.encode, threading.Event(), threading.Event()
+
+    def held(texts: list[str], *how: Any) -> Any:
+        if order is not None:
+            order.append(texts[0])
+        entered.set()
+        assert go_on.wait(30)
+        return encode(texts, *how)
+
+    monkeypatch.setattr(engine, "encode", held)
+    return entered, go_on
 
 
 async def test_small_request_waits_for_a_stretch_of_a_large_one_only(
-    service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with service_with() as service:
-        encode, order = service.engine.encode, []
-        first, go_on = threading.Event(), threading.Event()
-
-        def traced(texts: list[str], *how: Any) -> Any:
-            order.append(texts[0][:5])
-            first.set()
-            assert go_on.wait(30)
-            return encode(texts, *how)
-
-        monkeypatch.setattr(service.engine, "encode", traced)
-        large = asyncio.create_task(service.post("/batch", {"texts": ["large" * 20_000] * 4}))
-        await asyncio.to_thread(first.wait, 30)
-        small = asyncio.create_task(service.post("/predict", {"text": "small"}))
-        while service.lifecycle._tokenizers._work_queue.qsize() < 1:
-            await asyncio.sleep(0)
-        go_on.set()
-        assert [r.status_code for r in await asyncio.gather(large, small)] == [200, 200]
-        assert order.index("small") == 1
+    order: list[str] = []
+    entered, go_on = hold_encode(service.engine, monkeypatch, order)
+    large = asyncio.create_task(service.post("/batch", {"texts": ["large" * 20_000] * 4}))
+    await asyncio.to_thread(entered.wait, 30)
+    small = asyncio.create_task(service.post("/predict", {"text": "small"}))
+    while service.lifecycle._tokenizers._work_queue.qsize() < 1:
+        await asyncio.sleep(0)
+    go_on.set()
+    assert [r.status_code for r in await asyncio.gather(large, small)] == [200, 200]
+    assert [text[:5] for text in order].index("small") == 1
 
 
 async def test_what_waits_to_be_tokenised_is_bounded(
     service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with service_with(max_queue_tokens=100) as service:
-        encode, entered, go_on = service.engine.encode, threading.Event(), threading.Event()
-
-        def held(texts: list[str], *how: Any) -> Any:
-            entered.set()
-            assert go_on.wait(30)
-            return encode(texts, *how)
-
-        monkeypatch.setattr(service.engine, "encode", held)
+        entered, go_on = hold_encode(service.engine, monkeypatch)
         first = asyncio.create_task(service.post("/predict", {"text": "x" * 390}))
         await asyncio.to_thread(entered.wait, 30)
         check_error(await service.post("/predict", {"text": "x" * 20}), "overloaded")
@@ -294,40 +236,14 @@ async def test_what_waits_to_be_tokenised_is_bounded(
         assert (await first).status_code == 200
 
 
-async def test_thousands_of_wrong_items_get_a_short_answer(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        for path, body in (("/batch", {"texts": [1] * 50_000}), ("/invocations", {"inputs": [1] * 50_000})):
-            error = check_error(await service.post(path, body), "invalid_request")
-            assert len(json.dumps(error)) < 3_000
-        unknown = {"text": "a"} | {f"{i}" * 50: 1 for i in range(1000)}
-        error = check_error(await service.post("/predict", unknown), "invalid_request")
-        assert len(error["details"]) == 20 and "999 more" in error["error"]
-        assert all(len(detail["field"]) <= 100 for detail in error["details"])
-
-
-async def test_article_form_of_invocations(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        body = (await service.post("/invocations", {"text": "a goal"})).json()
-        assert set(body) == set(LABELS) and max(body, key=body.get) == expected_label("a goal")
-
-
-async def test_hugging_face_form_of_invocations(service_with: ServiceFactory) -> None:
-    """The four shapes of transformers' text-classification pipeline."""
-    label = expected_label("a goal")
-    top = {"label": label, "score": 1.0}
-    async with service_with() as service:
-
-        async def call(inputs: Any, **parameters: Any) -> Any:
-            return (await service.post("/invocations", {"inputs": inputs, "parameters": parameters})).json()
-
-        assert await call("a goal") == [top]
-        assert await call(["a goal", "a goal"]) == [top, top]
-        assert await call("a goal", top_k=1) == [top]
-        assert await call(["a goal"], top_k=1) == [[top]]
-        assert len((await call(["a goal"], top_k=None))[0]) == 3
-        mixed = await call(["", "a goal"], top_k=1)
-        assert mixed[0]["kind"] == "empty_text" and mixed[1] == [top]
-        assert (await call(["word " * 60], truncation=True))[0]["label"] == expected_label("word " * 60)
+async def test_thousands_of_wrong_items_get_a_short_answer(service: Service) -> None:
+    for path, body in (("/batch", {"texts": [1] * 50_000}), ("/invocations", {"inputs": [1] * 50_000})):
+        error = check_error(await service.post(path, body), "invalid_request")
+        assert len(json.dumps(error)) < 3_000
+    unknown = {"text": "a"} | {f"{i}" * 50: 1 for i in range(1000)}
+    error = check_error(await service.post("/predict", unknown), "invalid_request")
+    assert len(error["details"]) == 20 and "999 more" in error["error"]
+    assert all(len(detail["field"]) <= 100 for detail in error["details"])
 
 
 async def test_health_information_and_metrics(service_with: ServiceFactory) -> None:
@@ -338,9 +254,7 @@ async def test_health_information_and_metrics(service_with: ServiceFactory) -> N
         assert (await service.client.get("/readyz")).json() == {"status": "ready"}
         info = (await service.client.get("/info")).json()
         assert info["model"]["labels"] == list(LABELS) and info["limits"]["max_texts"] == 9
-        assert (
-            await service.metric("classifier_predictions_total{") == 0.0
-        )  # every label is there before the first request
+        assert await service.metric("classifier_predictions_total{") == 0, "each label is there before any request"
         await service.post("/batch", {"texts": ["a goal", "", "word " * 60]})
         assert await service.metric("classifier_texts_total") == 2
         assert await service.metric('classifier_text_failures_total{kind="empty_text"}') == 1
@@ -350,138 +264,104 @@ async def test_health_information_and_metrics(service_with: ServiceFactory) -> N
         assert await service.metric("classifier_model_info{") == 1
 
 
-async def test_paths_of_scanners_share_one_series(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        for path in ("/a", "/b", "/.env"):
-            await service.client.get(path)
-        assert await service.metric('classifier_requests_total{code="404",endpoint="other"}') == 3
+async def test_paths_of_scanners_share_one_series(service: Service) -> None:
+    for path in ("/a", "/b", "/.env"):
+        await service.client.get(path)
+    assert await service.metric('classifier_requests_total{code="404",endpoint="other"}') == 3
 
 
-async def test_request_id_is_echoed_made_or_replaced(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        echoed = await service.client.get("/livez", headers={"x-request-id": "order-66"})
-        assert echoed.headers["x-request-id"] == "order-66"
-        made = (await service.client.get("/livez")).headers["x-request-id"]
-        assert re.fullmatch("[0-9a-f]{32}", made)
-        replaced = await service.client.get("/livez", headers={"x-request-id": "x" * 500})
-        assert re.fullmatch("[0-9a-f]{32}", replaced.headers["x-request-id"])
+async def test_request_id_is_echoed_made_or_replaced(service: Service) -> None:
+    for sent, came in (("order-66", "order-66"), (None, "[0-9a-f]{32}"), ("x" * 500, "[0-9a-f]{32}")):
+        response = await service.client.get("/livez", headers={"x-request-id": sent} if sent else {})
+        assert re.fullmatch(came, response.headers["x-request-id"])
 
 
-async def test_no_text_reaches_the_log(service_with: ServiceFactory, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_text_reaches_the_log_or_an_error(
+    service_with: ServiceFactory, caplog: pytest.LogCaptureFixture
+) -> None:
     secret = "confidential-memo"
     with caplog.at_level(logging.DEBUG):
         async with service_with() as service:
             await service.post("/predict", {"text": secret})
             await service.post("/predict", {"text": secret + " poison"})
             await service.post("/predict", {"text": secret, "top_k": secret})
-            await service.post("/batch", {"texts": [secret, 5]})
-    assert caplog.records
+            response = await service.post("/batch", {"texts": [secret, 5], "top_k": secret})
+    assert secret not in response.text and caplog.records
     for record in caplog.records:
         assert secret not in record.getMessage() + str(record.__dict__) + str(record.exc_info)
 
 
-async def test_error_details_do_not_send_the_text_back(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        response = await service.post("/batch", {"texts": ["confidential", 5], "top_k": "confidential"})
-        assert "confidential" not in response.text
+async def test_unexpected_fault_is_500_without_its_message(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.engine, "encode", lambda *_: 1 / 0)
+    body = check_error(await service.post("/predict", {"text": "a"}), "internal")
+    assert "division" not in body["error"] and body["request_id"] in body.values()
+    assert await service.metric('classifier_requests_total{code="500",endpoint="/predict"}') == 1
 
 
-async def test_unexpected_fault_is_500_without_its_message(
-    service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with service_with() as service:
-        monkeypatch.setattr(service.engine, "encode", lambda *_: 1 / 0)
-        body = check_error(await service.post("/predict", {"text": "a"}), "internal")
-        assert "division" not in body["error"] and body["request_id"] in body.values()
-        assert await service.metric('classifier_requests_total{code="500",endpoint="/predict"}') == 1
-
-
-async def test_concurrent_requests_each_get_their_own_answer(service_with: ServiceFactory) -> None:
+async def test_concurrent_requests_each_get_their_own_answer(service: Service) -> None:
     texts = [f"{'word ' * (i % 40 + 1)}{'x' * i}" for i in range(64)]
-    async with service_with() as service:
-        responses = await asyncio.gather(*(service.post("/predict", {"text": text}) for text in texts))
+    responses = await asyncio.gather(*(service.post("/predict", {"text": text}) for text in texts))
     assert [r.json()["label"] for r in responses] == [expected_label(text) for text in texts]
 
 
-async def test_broken_model_is_not_ready_until_it_works_again(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        service.engine.broken = True
-        check_error(await service.post("/predict", {"text": "a"}), "inference_failed")
-        assert (await service.client.get("/ping")).status_code == 503
-        assert (await service.client.get("/readyz")).json() == {"status": "unhealthy"}
-        assert (await service.client.get("/livez")).status_code == 200
-        service.engine.broken = False
-        assert (await service.client.get("/readyz")).status_code == 200
-
-
-async def drained(service: Service) -> None:
-    service.lifecycle.drain()
-    for path, body in (("/predict", {"text": "a"}), ("/batch", {"texts": ["a"]}), ("/invocations", {"text": "a"})):
-        response = await service.post(path, body)
-        check_error(response, "draining")
-        assert (response.headers["retry-after"], response.headers["connection"]) == ("1", "close")
-    assert (await service.client.get("/readyz")).json() == {"status": "draining"}
+async def test_broken_model_is_not_ready_until_it_works_again(service: Service) -> None:
+    service.engine.broken = True
+    check_error(await service.post("/predict", {"text": "a"}), "inference_failed")
     assert (await service.client.get("/ping")).status_code == 503
+    assert (await service.client.get("/readyz")).json() == {"status": "unhealthy"}
     assert (await service.client.get("/livez")).status_code == 200
+    service.engine.broken = False
+    assert (await service.client.get("/readyz")).status_code == 200
 
 
-async def test_draining_service_refuses_new_work_and_finishes_the_old(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        service.engine.gate.clear()
-        accepted = asyncio.create_task(service.post("/predict", {"text": "a"}))
-        await reached(service.engine)
-        await drained(service)
-        service.engine.gate.set()
-        assert (await accepted).status_code == 200
+async def test_draining_service_refuses_new_work_and_finishes_the_old(service: Service) -> None:
+    async with service.busy():
+        service.lifecycle.drain()
+        for path, body in (("/predict", {"text": "a"}), ("/batch", {"texts": ["a"]}), ("/invocations", {"text": "a"})):
+            response = await service.post(path, body)
+            check_error(response, "draining")
+            assert (response.headers["retry-after"], response.headers["connection"]) == ("1", "close")
+        assert (await service.client.get("/readyz")).json() == {"status": "draining"}
+        assert (await service.client.get("/ping")).status_code == 503
+        assert (await service.client.get("/livez")).status_code == 200
 
 
-async def test_spans_are_given_where_they_are_asked_for(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        long = "word " * 80
-        plain = (await service.post("/predict", {"text": long})).json()
-        asked = (await service.post("/predict", {"text": long, "spans": True})).json()
-        assert "spans" not in plain and plain["windows"] == len(asked["spans"]) == 2
-        assert set(asked["spans"][0]) == {"start", "end", "tokens", "label", "score"}
-        several = (await service.post("/batch", {"texts": [long, "a"], "spans": True})).json()["results"]
-        assert [len(result["spans"]) for result in several] == [2, 1]
+async def test_spans_are_given_where_they_are_asked_for(service: Service) -> None:
+    long = "word " * 80
+    plain = (await service.post("/predict", {"text": long})).json()
+    asked = (await service.post("/predict", {"text": long, "spans": True})).json()
+    assert "spans" not in plain and plain["windows"] == len(asked["spans"]) == 2
+    assert set(asked["spans"][0]) == {"start", "end", "tokens", "label", "score"}
+    several = (await service.post("/batch", {"texts": [long, "a"], "spans": True})).json()["results"]
+    assert [len(result["spans"]) for result in several] == [2, 1]
 
 
 async def test_batch_waits_behind_single_texts(service_with: ServiceFactory, engine: FakeEngine) -> None:
     """Each route's texts go into its own lane, wherever they come in."""
     engine.info = replace(engine.info, max_batch_tokens=1)
+    requests: list[tuple[str, Any]] = [
+        ("/batch", {"texts": ["bulk1"]}),
+        ("/invocations", {"inputs": ["bulk2"]}),
+        ("/predict", {"text": "single1"}),
+        ("/invocations", {"text": "single2"}),
+        ("/invocations", {"inputs": "single3"}),
+    ]
     async with service_with() as service:
-        service.engine.gate.clear()
-        busy = asyncio.create_task(service.post("/predict", {"text": "busy"}))
-        await reached(service.engine)
-        bulk = [
-            asyncio.create_task(service.post("/batch", {"texts": ["bulk1"]})),
-            asyncio.create_task(service.post("/invocations", {"inputs": ["bulk2"]})),
-        ]
-        await queued(service, 3)
-        single = [
-            asyncio.create_task(service.post("/predict", {"text": "single1"})),
-            asyncio.create_task(service.post("/invocations", {"text": "single2"})),
-            asyncio.create_task(service.post("/invocations", {"inputs": "single3"})),
-        ]
-        await queued(service, 6)
-        service.engine.gate.set()
-        await asyncio.gather(busy, *bulk, *single)
-        kinds = [batch[0][:4] for batch in service.engine.batches]
-        assert kinds == ["busy", "sing", "sing", "sing", "bulk", "bulk"]
+        batcher = service.lifecycle.current_pipeline().batcher
+        async with service.busy():
+            tasks = []
+            for waiting, (path, body) in enumerate(requests, start=2):
+                tasks.append(asyncio.create_task(service.post(path, body)))
+                while batcher.load.windows < waiting:
+                    await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+    assert [batch[0][:4] for batch in engine.batches] == ["busy", "sing", "sing", "sing", "bulk", "bulk"]
 
 
-async def queued(service: Service, items: int) -> None:
-    """Wait until so many windows are in the batcher."""
-    assert service.lifecycle.current_pipeline().batcher is not None
-    while service.lifecycle.current_pipeline().batcher.load.windows < items:
-        await asyncio.sleep(0)
-
-
-async def test_timing_is_in_a_header_too(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        for path, body in (("/predict", {"text": "a"}), ("/batch", {"texts": ["a"]})):
-            header = (await service.post(path, body)).headers["server-timing"]
-            assert re.fullmatch(r"tokenize;dur=[0-9.]+, model;dur=[0-9.]+, total;dur=[0-9.]+", header)
+async def test_timing_is_in_a_header_too(service: Service) -> None:
+    for path, body in (("/predict", {"text": "a"}), ("/batch", {"texts": ["a"]})):
+        header = (await service.post(path, body)).headers["server-timing"]
+        assert re.fullmatch(r"tokenize;dur=[0-9.]+, model;dur=[0-9.]+, total;dur=[0-9.]+", header)
 
 
 @pytest.mark.parametrize(
@@ -496,20 +376,10 @@ async def test_timing_is_in_a_header_too(service_with: ServiceFactory) -> None:
 async def test_the_callers_trace_is_in_the_log(
     service_with: ServiceFactory, caplog: pytest.LogCaptureFixture, traceparent: str | None, trace: str | None
 ) -> None:
-    lines: list[dict[str, Any]] = []
-
-    class Keeper(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(json.loads(JsonFormatter().format(record)))
-
-    keeper = Keeper()
-    logging.getLogger("service").addHandler(keeper)
+    caplog.handler.setFormatter(JsonFormatter())
     caplog.set_level(logging.INFO)
-    try:
-        async with service_with() as service:
-            headers = {"traceparent": traceparent} if traceparent else {}
-            await service.client.post("/predict", json={"text": "a"}, headers=headers)
-    finally:
-        logging.getLogger("service").removeHandler(keeper)
-    [line] = [line for line in lines if line["message"] == "request"]
+    async with service_with() as service:
+        headers = {"traceparent": traceparent} if traceparent else {}
+        await service.client.post("/predict", json={"text": "a"}, headers=headers)
+    [line] = [line for line in map(json.loads, caplog.text.splitlines()) if line["message"] == "request"]
     assert line.get("trace_id") == trace

@@ -27,20 +27,18 @@ async def stream(service: Service, lines: Iterable[str | bytes], headers: dict[s
     return [json.loads(line) for line in response.text.splitlines()]
 
 
-async def test_each_line_has_its_answer_in_order(service_with: ServiceFactory) -> None:
+async def test_each_line_has_its_answer_in_order(service: Service) -> None:
     texts = [f"{'x' * (i % 17)} word" for i in range(1000)]
-    async with service_with() as service:
-        answers = await stream(service, (json.dumps(text) for text in texts))
+    answers = await stream(service, (json.dumps(text) for text in texts))
     assert [a["label"] for a in answers] == [expected_label(text) for text in texts]
 
 
 @pytest.mark.parametrize("name", ["application/jsonl", "application/jsonlines", "Application/X-NDJSON; charset=utf-8"])
-async def test_other_names_of_the_type(service_with: ServiceFactory, name: str) -> None:
-    async with service_with() as service:
-        assert len(await stream(service, ['"a"'], {"content-type": name})) == 1
+async def test_other_names_of_the_type(service: Service, name: str) -> None:
+    assert len(await stream(service, ['"a"'], {"content-type": name})) == 1
 
 
-async def test_a_bad_line_never_ends_the_stream(service_with: ServiceFactory) -> None:
+async def test_a_bad_line_never_ends_the_stream(service: Service) -> None:
     lines: list[str | bytes] = [
         '"good"',
         "{broken",
@@ -55,8 +53,7 @@ async def test_a_bad_line_never_ends_the_stream(service_with: ServiceFactory) ->
         b"\xff",
         '"good"',
     ]
-    async with service_with() as service:
-        answers = await stream(service, lines)
+    answers = await stream(service, lines)
     kinds = [a.get("kind", "ok") for a in answers]
     assert kinds == [
         "ok",
@@ -75,14 +72,13 @@ async def test_a_bad_line_never_ends_the_stream(service_with: ServiceFactory) ->
     assert len(answers[2]["scores"]) == 1 and len(answers[0]["scores"]) == 3 and len(answers[9]["spans"]) == 2
 
 
-async def test_a_line_may_come_in_pieces_and_the_last_without_its_end(service_with: ServiceFactory) -> None:
+async def test_a_line_may_come_in_pieces_and_the_last_without_its_end(service: Service) -> None:
     async def body() -> AsyncIterator[bytes]:
         for byte in b'"one"\r\n\n"t':
             yield bytes([byte])
         yield b'wo"'
 
-    async with service_with() as service:
-        response = await service.client.post("/batch", content=body(), headers=LINES)
+    response = await service.client.post("/batch", content=body(), headers=LINES)
     assert len(response.text.splitlines()) == 2
 
 
@@ -99,11 +95,10 @@ async def test_a_full_queue_makes_a_stream_wait_not_fail(service_with: ServiceFa
     assert len(answers) == CHUNK_LINES * 6 and all("label" in a for a in answers)
 
 
-async def test_before_ready_and_while_draining_a_stream_is_refused(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        service.lifecycle.drain()
-        response = await service.client.post("/batch", content=b'"a"\n', headers=LINES)
-        assert (response.status_code, response.json()["kind"]) == (503, "draining")
+async def test_before_ready_and_while_draining_a_stream_is_refused(service: Service) -> None:
+    service.lifecycle.drain()
+    response = await service.client.post("/batch", content=b'"a"\n', headers=LINES)
+    assert (response.status_code, response.json()["kind"]) == (503, "draining")
 
 
 class Caller:
@@ -145,31 +140,29 @@ class Caller:
         await service.app(scope, self.receive, self.send)
 
 
-async def test_who_takes_no_answers_is_not_read_from(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        caller = Caller(takes=False)
-        call = asyncio.ensure_future(caller.call(service))
-        before = -1
-        while caller.sent != before:
-            before = caller.sent
-            await asyncio.to_thread(lambda: None)
-            for _ in range(200):
-                await asyncio.sleep(0)
-        assert caller.sent <= (IN_FLIGHT + 3) * CHUNK_LINES
-        caller.gone.set()
-        await call
-        assert service.lifecycle.in_flight == 0
+async def test_who_takes_no_answers_is_not_read_from(service: Service) -> None:
+    caller = Caller(takes=False)
+    call = asyncio.ensure_future(caller.call(service))
+    before = -1
+    while caller.sent != before:
+        before = caller.sent
+        await asyncio.to_thread(lambda: None)
+        for _ in range(200):
+            await asyncio.sleep(0)
+    assert caller.sent <= (IN_FLIGHT + 3) * CHUNK_LINES
+    caller.gone.set()
+    await call
+    assert service.lifecycle.in_flight == 0
 
 
-async def test_work_stops_when_the_caller_hangs_up(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        service.engine.gate.clear()
-        caller = Caller(takes=True)
-        call = asyncio.ensure_future(caller.call(service))
-        await reached(service.engine)
-        caller.gone.set()
-        await call
-        service.engine.gate.set()
-        assert (await service.post("/predict", {"text": "next"})).status_code == 200
-        assert len(service.engine.batches) == 2, "only the batch that was in the model went on"
-        assert service.lifecycle.in_flight == 0
+async def test_work_stops_when_the_caller_hangs_up(service: Service) -> None:
+    service.engine.gate.clear()
+    caller = Caller(takes=True)
+    call = asyncio.ensure_future(caller.call(service))
+    await reached(service.engine)
+    caller.gone.set()
+    await call
+    service.engine.gate.set()
+    assert (await service.post("/predict", {"text": "next"})).status_code == 200
+    assert len(service.engine.batches) == 2, "only the batch that was in the model went on"
+    assert service.lifecycle.in_flight == 0

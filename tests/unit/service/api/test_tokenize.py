@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from service.api.tokenize import TokenizeResponse
-from tests.support.app import ServiceFactory, longest_turn_of
+from tests.support.app import Service, ServiceFactory, longest_turn_of
 
 pytestmark = pytest.mark.anyio
 
@@ -23,9 +23,8 @@ async def test_tokenize(service_with: ServiceFactory) -> None:
         assert (await service.post("/tokenize", {"text": "x" * 501})).json()["kind"] == "text_too_large"
 
 
-async def test_many_tokens_leave_others_their_turn(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        response, longest_s = await longest_turn_of(service.post("/tokenize", {"text": "é " * 99_999 + '"'}))
+async def test_many_tokens_leave_others_their_turn(service: Service) -> None:
+    response, longest_s = await longest_turn_of(service.post("/tokenize", {"text": "é " * 99_999 + '"'}))
     body = TokenizeResponse.model_validate_json(response.content)
     assert [token.start for token in body.tokens] == list(range(0, 200_000, 2))
     assert (body.count, body.tokens[-1].text) == (100_000, '"')

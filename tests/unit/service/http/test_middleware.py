@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.settings import Settings, SettingsError, load_settings
-from tests.support.app import ServiceFactory, reached
+from tests.support.app import Service, ServiceFactory, reached
 
 pytestmark = pytest.mark.anyio
 
@@ -44,9 +44,8 @@ async def test_health_stays_open(service_with: ServiceFactory, path: str) -> Non
         assert (await service.client.get(path)).status_code == 200
 
 
-async def test_without_keys_the_service_is_open(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        assert (await service.client.get("/info")).status_code == 200
+async def test_without_keys_the_service_is_open(service: Service) -> None:
+    assert (await service.client.get("/info")).status_code == 200
 
 
 def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +56,7 @@ def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret-key" not in repr(Settings(api_keys="secret-key-0123456789"))
 
 
-async def test_a_caller_who_hangs_up_stops_the_work(service_with: ServiceFactory) -> None:
+async def test_a_caller_who_hangs_up_stops_the_work(service: Service) -> None:
     messages = [{"type": "http.request", "body": b'{"text": "a"}', "more_body": False}]
     gone = asyncio.Event()
 
@@ -80,12 +79,11 @@ async def test_a_caller_who_hangs_up_stops_the_work(service_with: ServiceFactory
         "query_string": b"",
         "headers": [(b"content-type", b"application/json")],
     }
-    async with service_with() as service:
-        service.engine.gate.clear()
-        call = asyncio.ensure_future(service.app(scope, receive, send))
-        await reached(service.engine)
-        assert service.lifecycle.in_flight == 1
-        gone.set()
-        await call
-        assert service.lifecycle.in_flight == 0
-        assert await service.metric('classifier_requests_total{code="499",endpoint="/predict"}') == 1
+    service.engine.gate.clear()
+    call = asyncio.ensure_future(service.app(scope, receive, send))
+    await reached(service.engine)
+    assert service.lifecycle.in_flight == 1
+    gone.set()
+    await call
+    assert service.lifecycle.in_flight == 0
+    assert await service.metric('classifier_requests_total{code="499",endpoint="/predict"}') == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.inference.engine import Prediction
 from service.inference.explain import MAX_PARTS, log_odds, parts_of, sentences
-from tests.support.app import ServiceFactory
+from tests.support.app import Service, ServiceFactory
 from tests.support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -112,23 +112,21 @@ async def test_each_sentence_is_left_out_in_turn(service_with: ServiceFactory) -
     assert found["sum"] == pytest.approx(3) and found["remainder"] == pytest.approx(-math.log(2))
 
 
-async def test_one_sentence_has_no_contribution(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        answer = (await service.post("/predict", {"text": "One goal.", "explain": True})).json()
+async def test_one_sentence_has_no_contribution(service: Service) -> None:
+    answer = (await service.post("/predict", {"text": "One goal.", "explain": True})).json()
     [sentence] = answer["explanation"]["sentences"]
     assert set(sentence) == {"start", "end", "alone"} and sentence["alone"] == answer["explanation"]["log_odds"]
 
 
-async def test_a_rest_on_which_the_model_fails_has_none_either(service_with: ServiceFactory) -> None:
+async def test_a_rest_on_which_the_model_fails_has_none_either(service: Service) -> None:
     class Fragile(Counting):
         def infer(self, windows: Any) -> Any:
             if any("goal" not in window.payload for window in windows):
                 raise RuntimeError("no goal")
             return super().infer(windows)
 
-    async with service_with() as service:
-        service.lifecycle.current_pipeline().batcher.model_thread.model = Fragile()
-        answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True})
+    service.lifecycle.current_pipeline().batcher.model_thread.model = Fragile()
+    answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True})
     assert answer.status_code == 200
     assert [set(s) for s in answer.json()["explanation"]["sentences"]] == [
         {"start", "end", "alone"},
@@ -136,15 +134,14 @@ async def test_a_rest_on_which_the_model_fails_has_none_either(service_with: Ser
     ]
 
 
-async def test_the_time_allowed_is_for_all_of_it(service_with: ServiceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_time_allowed_is_for_all_of_it(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.inference.pipeline.Timing.total_ms", 60_000.0)
-    async with service_with() as service:
-        answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True})
-        assert (answer.status_code, answer.json()["kind"]) == (504, "deadline_exceeded")
-        assert (await service.post("/predict", {"text": "A goal. Nothing."})).status_code == 200
+    answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True})
+    assert (answer.status_code, answer.json()["kind"]) == (504, "deadline_exceeded")
+    assert (await service.post("/predict", {"text": "A goal. Nothing."})).status_code == 200
 
 
-async def test_time_that_runs_out_is_said_to_be_the_requests(service_with: ServiceFactory) -> None:
+async def test_time_that_runs_out_is_said_to_be_the_requests(service: Service) -> None:
     class Stalling(Counting):
         def infer(self, windows: Any) -> Any:
             if len(self.batches) == 1:  # the text itself is answered
@@ -152,19 +149,17 @@ async def test_time_that_runs_out_is_said_to_be_the_requests(service_with: Servi
             return super().infer(windows)
 
     engine = Stalling()
-    async with service_with() as service:
-        service.lifecycle.current_pipeline().batcher.model_thread.model = engine
-        answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True, "timeout_ms": 300})
-        engine.gate.set()
+    service.lifecycle.current_pipeline().batcher.model_thread.model = engine
+    answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True, "timeout_ms": 300})
+    engine.gate.set()
     assert (answer.status_code, answer.json()["kind"]) == (504, "deadline_exceeded")
     assert "no answer within 300 ms" in answer.json()["error"]
 
 
-async def test_only_predict_explains(service_with: ServiceFactory) -> None:
-    async with service_with() as service:
-        refused = await service.post("/batch", {"texts": ["a"], "explain": True})
-        assert (refused.status_code, refused.json()["details"][0]["field"]) == (422, "explain")
-        lines = await service.client.post(
-            "/batch", content=b'{"text": "a", "explain": true}\n', headers={"content-type": "application/x-ndjson"}
-        )
-        assert lines.json()["kind"] == "invalid_request"
+async def test_only_predict_explains(service: Service) -> None:
+    refused = await service.post("/batch", {"texts": ["a"], "explain": True})
+    assert (refused.status_code, refused.json()["details"][0]["field"]) == (422, "explain")
+    lines = await service.client.post(
+        "/batch", content=b'{"text": "a", "explain": true}\n', headers={"content-type": "application/x-ndjson"}
+    )
+    assert lines.json()["kind"] == "invalid_request"

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import weakref
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,12 @@ KEY = "an administrator's key"
 ADMIN = {"x-api-key": KEY}
 
 
+@pytest.fixture
+async def service(service_with: ServiceFactory) -> AsyncIterator[Service]:
+    async with service_with(admin_keys=KEY) as service:
+        yield service
+
+
 def other_engine(**changes: Any) -> FakeEngine:
     engine = FakeEngine()
     engine.info = replace(engine.info, **({"version": "ffffffffffff"} | changes))
@@ -39,7 +46,7 @@ class Shifted(FakeEngine):
 
 
 def next_is(service: Service, found: Engine | Exception) -> list[Settings]:
-    """What the next reload finds, and where the settings that it was asked with will be."""
+    """Set what the next reload finds; return a list to which each reload adds its settings."""
     asked: list[Settings] = []
 
     def load(settings: Settings, report: Progress) -> Engine:
@@ -58,6 +65,28 @@ async def reload(service: Service, **options: Any) -> httpx.Response:
     return await service.client.post("/admin/reload", json=options, headers=ADMIN)
 
 
+async def replace_model(service: Service, engine: Engine, **options: Any) -> dict[str, Any]:
+    next_is(service, engine)
+    answer = await reload(service, **options)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def held_while_comparing(service: Service) -> FakeEngine:
+    """Return the next reload's engine, which does not yet answer the recent text."""
+    other = other_engine()
+    await service.post("/predict", {"text": "a word"})
+    next_is(service, other)
+    other.gate.clear()
+    return other
+
+
+async def post_texts(service: Service, count: int) -> None:
+    for i in range(count):
+        await service.post("/predict", {"text": "word " * i + "end"})
+
+
 async def version(service: Service) -> str:
     answer = await service.post("/predict", {"text": "a word"})
     assert answer.status_code == 200
@@ -65,22 +94,20 @@ async def version(service: Service) -> str:
     return found
 
 
-async def test_the_other_model_answers_from_then_on(service_with: ServiceFactory) -> None:
-    async with service_with(admin_keys=KEY) as service:
-        for i in range(30):
-            await service.post("/predict", {"text": "word " * i + "end"})
-        asked = next_is(service, other_engine())
-        answer = await reload(service, model_dir="models/other")
-        assert answer.status_code == 200, answer.text
-        body = answer.json()
-        assert (body["previous"]["version"], body["model"]["version"]) == ("0123456789ab", "ffffffffffff")
-        assert body["compared"] == {"texts": 30, "flip_rate": 0, "mean_change": 0}
-        assert await version(service) == "ffffffffffff"
-        info = (await service.client.get("/info")).json()
-        assert info["model"]["version"] == "ffffffffffff"
-        assert await service.metric('classifier_model_info{name="fake",version="ffffffffffff"}') == 1
-        assert await service.metric('classifier_reloads_total{outcome="done"}') == 1
-        assert "0123456789ab" not in (await service.client.get("/metrics")).text
+async def test_the_other_model_answers_from_then_on(service: Service) -> None:
+    await post_texts(service, 30)
+    asked = next_is(service, other_engine())
+    answer = await reload(service, model_dir="models/other")
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["previous"]["version"], body["model"]["version"]) == ("0123456789ab", "ffffffffffff")
+    assert body["compared"] == {"texts": 30, "flip_rate": 0, "mean_change": 0}
+    assert await version(service) == "ffffffffffff"
+    info = (await service.client.get("/info")).json()
+    assert info["model"]["version"] == "ffffffffffff"
+    assert await service.metric('classifier_model_info{name="fake",version="ffffffffffff"}') == 1
+    assert await service.metric('classifier_reloads_total{outcome="done"}') == 1
+    assert "0123456789ab" not in (await service.client.get("/metrics")).text
     [settings] = asked
     assert str(settings.model_dir) == "models/other"
     assert (settings.precision, settings.max_batch_tokens) == ("float32", 4096), "as chosen at start"
@@ -97,21 +124,19 @@ async def test_info_still_says_after_a_reload_how_precision_and_batch_size_were_
     )
     async with service_with(admin_keys=KEY) as service:
         before = (await service.client.get("/info")).json()["model"]
-        next_is(service, other_engine())
         for _ in range(2):
-            assert (await reload(service)).status_code == 200
+            await replace_model(service, other_engine())
         after = (await service.client.get("/info")).json()["model"]
     assert after["version"] == "ffffffffffff"
     for field in ("precision_trials", "budget_trials", "tokens_per_s"):
         assert before[field] and after[field] == before[field]
 
 
-async def test_comparing_is_not_counted_as_traffic(service_with: ServiceFactory) -> None:
-    async with service_with(admin_keys=KEY) as service:
-        await service.post("/predict", {"text": "a word"})
-        next_is(service, other_engine())
-        await reload(service)
-        assert await service.metric("classifier_texts_total") == 1
+async def test_comparing_is_not_counted_as_traffic(service: Service) -> None:
+    await service.post("/predict", {"text": "a word"})
+    next_is(service, other_engine())
+    await reload(service)
+    assert await service.metric("classifier_texts_total") == 1
 
 
 async def test_what_the_old_model_has_is_finished_by_it(service_with: ServiceFactory) -> None:
@@ -120,8 +145,7 @@ async def test_what_the_old_model_has_is_finished_by_it(service_with: ServiceFac
         old.gate.clear()
         waiting = [asyncio.create_task(service.post("/predict", {"text": f"text {i}"})) for i in range(5)]
         await reached(old)
-        next_is(service, other_engine())
-        assert (await reload(service)).status_code == 200
+        await replace_model(service, other_engine())
         assert await version(service) == "ffffffffffff", "new requests do not wait for the old model"
         old.gate.set()
         answers = await asyncio.gather(*waiting)
@@ -132,7 +156,7 @@ async def test_what_the_old_model_has_is_finished_by_it(service_with: ServiceFac
 
 
 async def kept(service: Service, answer: httpx.Response) -> str:
-    """The reason; the running model still answers."""
+    """Check that the running model still answers; return the reason."""
     assert (answer.status_code, answer.json()["kind"]) == (422, "reload_refused"), answer.text
     assert await version(service) == "0123456789ab"
     assert await service.metric('classifier_reloads_total{outcome="refused"}') == 1
@@ -149,22 +173,17 @@ async def test_a_replaced_model_is_freed_at_once(
     silent = logging.Logger("silent")
     silent.disabled = True
     for module in ("batcher", "model_thread"):
-        monkeypatch.setattr(
-            f"service.inference.{module}.logger", silent
-        )  # pytest keeps what is logged, with its stacks
+        monkeypatch.setattr(f"service.inference.{module}.logger", silent)  # pytest keeps what is logged with its stacks
     async with service_with(admin_keys=KEY, cache_items=4) as service:
-        next_is(service, other_engine())
-        assert (await reload(service)).status_code == 200
+        await replace_model(service, other_engine())
         await service.post("/predict", {"text": last})
-        engine, batcher = (
-            weakref.ref(service.lifecycle.current_pipeline().engine),
-            weakref.ref(service.lifecycle.current_pipeline().batcher),
-        )
-        next_is(service, FakeEngine())
+        pipeline = service.lifecycle.current_pipeline()
+        engine, batcher = weakref.ref(pipeline.engine), weakref.ref(pipeline.batcher)
+        del pipeline
         gc.collect()
         gc.disable()
         try:
-            assert (await reload(service)).status_code == 200
+            await replace_model(service, FakeEngine())
             await asyncio.gather(*service.lifecycle._background_tasks)
             await asyncio.sleep(0)
             assert (engine(), batcher()) == (None, None)
@@ -172,110 +191,92 @@ async def test_a_replaced_model_is_freed_at_once(
             gc.enable()
 
 
-async def test_a_broken_artifact_is_refused(service_with: ServiceFactory) -> None:
-    async with service_with(admin_keys=KEY) as service:
-        next_is(service, EngineLoadError("artifact x: model.safetensors was altered"))
-        assert "was altered" in await kept(service, await reload(service))
+async def test_a_broken_artifact_is_refused(service: Service) -> None:
+    next_is(service, EngineLoadError("artifact x: model.safetensors was altered"))
+    assert "was altered" in await kept(service, await reload(service))
 
 
-async def test_a_fault_while_loading_keeps_the_running_model(service_with: ServiceFactory) -> None:
-    async with service_with(admin_keys=KEY) as service:
-        next_is(service, RuntimeError("a fault"))
-        answer = await reload(service)
-        assert (answer.status_code, answer.json()["kind"]) == (500, "internal")
-        assert await version(service) == "0123456789ab"
+async def test_a_fault_while_loading_keeps_the_running_model(service: Service) -> None:
+    next_is(service, RuntimeError("a fault"))
+    answer = await reload(service)
+    assert (answer.status_code, answer.json()["kind"]) == (500, "internal")
+    assert await version(service) == "0123456789ab"
 
 
-async def test_other_labels_are_refused_unless_asked_for(service_with: ServiceFactory) -> None:
-    async with service_with(admin_keys=KEY) as service:
-        next_is(service, other_engine(labels=(*LABELS, "weather")))
-        assert "weather" in await kept(service, await reload(service))
-        assert (await reload(service, other_labels=True)).status_code == 200
-        assert await service.metric('classifier_predictions_total{label="weather"}') == 0
+async def test_other_labels_are_refused_unless_asked_for(service: Service) -> None:
+    next_is(service, other_engine(labels=(*LABELS, "weather")))
+    assert "weather" in await kept(service, await reload(service))
+    assert (await reload(service, other_labels=True)).status_code == 200
+    assert await service.metric('classifier_predictions_total{label="weather"}') == 0
 
 
-async def test_too_many_other_answers_are_refused(service_with: ServiceFactory) -> None:
+async def test_too_many_other_answers_are_refused(service: Service) -> None:
     shifted = Shifted()
     shifted.info = replace(shifted.info, version="ffffffffffff")
-    async with service_with(admin_keys=KEY) as service:
-        for i in range(25):
-            await service.post("/predict", {"text": "word " * i + "end"})
-        next_is(service, shifted)
-        assert "25 of 25 recent texts" in await kept(service, await reload(service))
-        answer = await reload(service, max_flip_rate=1)
-        assert answer.json()["compared"] == {"texts": 26, "flip_rate": 1, "mean_change": 1}
+    await post_texts(service, 25)
+    next_is(service, shifted)
+    assert "25 of 25 recent texts" in await kept(service, await reload(service))
+    answer = await reload(service, max_flip_rate=1)
+    assert answer.json()["compared"] == {"texts": 26, "flip_rate": 1, "mean_change": 1}
 
 
-async def test_a_model_that_fails_on_recent_texts_is_refused(service_with: ServiceFactory) -> None:
+async def test_a_model_that_fails_on_recent_texts_is_refused(service: Service) -> None:
     broken = other_engine()
-    async with service_with(admin_keys=KEY) as service:
-        await service.post("/predict", {"text": "a word"})
-        broken.broken = True
-        next_is(service, broken)
-        assert "fails on 1 of 1" in await kept(service, await reload(service))
+    await service.post("/predict", {"text": "a word"})
+    broken.broken = True
+    next_is(service, broken)
+    assert "fails on 1 of 1" in await kept(service, await reload(service))
 
 
-async def test_one_reload_at_a_time_and_it_goes_on_without_its_caller(service_with: ServiceFactory) -> None:
-    other = other_engine()
-    async with service_with(admin_keys=KEY) as service:
-        await service.post("/predict", {"text": "a word"})
-        next_is(service, other)
-        other.gate.clear()
-        first = asyncio.create_task(reload(service))
-        await reached(other)  # comparing
-        assert (await reload(service)).json()["error"] == "another reload is under way"
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-        other.gate.set()
-        assert service.lifecycle._reloading is not None
-        await service.lifecycle._reloading
-        assert await version(service) == "ffffffffffff"
+async def test_one_reload_at_a_time_and_it_goes_on_without_its_caller(service: Service) -> None:
+    other = await held_while_comparing(service)
+    first = asyncio.create_task(reload(service))
+    await reached(other)  # comparing
+    assert (await reload(service)).json()["error"] == "another reload is under way"
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    other.gate.set()
+    assert service.lifecycle._reloading is not None
+    await service.lifecycle._reloading
+    assert await version(service) == "ffffffffffff"
 
 
-async def test_stopping_during_a_reload_keeps_the_old_model_and_ends(service_with: ServiceFactory) -> None:
-    other = other_engine()
-    async with service_with(admin_keys=KEY) as service:
-        await service.post("/predict", {"text": "a word"})
-        next_is(service, other)
-        other.gate.clear()
-        call = asyncio.create_task(reload(service))
-        await reached(other)
-        service.lifecycle.drain()
-        other.gate.set()
-        assert (await call).json()["kind"] == "draining"
+async def test_stopping_during_a_reload_keeps_the_old_model_and_ends(service: Service) -> None:
+    other = await held_while_comparing(service)
+    call = asyncio.create_task(reload(service))
+    await reached(other)
+    service.lifecycle.drain()
+    other.gate.set()
+    assert (await call).json()["kind"] == "draining"
 
 
 async def test_a_model_that_was_replaced_while_stuck_is_still_known_to_be_busy(
-    service_with: ServiceFactory, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    service: Service, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process must know when it ends, because the interpreter waits for threads, perhaps for ever."""
     monkeypatch.setattr("service.inference.model_thread.CLOSE_S", 0.0)
-    async with service_with(admin_keys=KEY) as service:
-        engine.gate.clear()
-        assert (await service.post("/predict", {"text": "a word", "timeout_ms": 50})).status_code == 504
-        next_is(service, other_engine())
-        assert (await reload(service)).status_code == 200
-        await asyncio.gather(*service.lifecycle._background_tasks)
-        assert service.lifecycle._loader is not None and service.lifecycle._loader._thread is not None
-        await asyncio.to_thread(service.lifecycle._loader._thread.join, 30)
-        assert service.lifecycle.busy
-        engine.gate.set()
-        assert await version(service) == "ffffffffffff"
+    engine.gate.clear()
+    assert (await service.post("/predict", {"text": "a word", "timeout_ms": 50})).status_code == 504
+    await replace_model(service, other_engine())
+    await asyncio.gather(*service.lifecycle._background_tasks)
+    assert service.lifecycle._loader is not None and service.lifecycle._loader._thread is not None
+    await asyncio.to_thread(service.lifecycle._loader._thread.join, 30)
+    assert service.lifecycle.busy
+    engine.gate.set()
+    assert await version(service) == "ffffffffffff"
 
 
 async def test_whoever_waits_for_the_old_model_is_told_when_time_is_up(
-    service_with: ServiceFactory, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    service: Service, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.inference.model_thread.CLOSE_S", 0.0)
-    async with service_with(admin_keys=KEY) as service:
-        engine.gate.clear()
-        call = asyncio.create_task(service.post("/predict", {"text": "a word"}))
-        await reached(engine)
-        next_is(service, other_engine())
-        assert (await reload(service)).status_code == 200
-        service.lifecycle.drain()
-        service.lifecycle.give_up()
-        assert (await call).json()["kind"] == "draining"
+    engine.gate.clear()
+    call = asyncio.create_task(service.post("/predict", {"text": "a word"}))
+    await reached(engine)
+    await replace_model(service, other_engine())
+    service.lifecycle.drain()
+    service.lifecycle.give_up()
+    assert (await call).json()["kind"] == "draining"
 
 
 @pytest.mark.parametrize(
@@ -290,37 +291,28 @@ async def test_only_administrators_reload(service_with: ServiceFactory, headers:
 
 async def test_without_administrators_the_path_is_closed(service_with: ServiceFactory) -> None:
     async with service_with() as service:
-        answer = await service.client.post("/admin/reload", json={}, headers=ADMIN)
-        assert answer.status_code == 401 and "closed" in answer.json()["error"]
+        answer = await reload(service)
+    assert answer.status_code == 401 and "closed" in answer.json()["error"]
 
 
-async def test_reload_soon_logs_and_never_raises(
-    service_with: ServiceFactory, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with service_with() as service:
-        next_is(service, EngineLoadError("artifact x: manifest.json is missing"))
-        service.lifecycle.reload_soon()
-        await asyncio.gather(*service.lifecycle._background_tasks)
-        assert "manifest.json is missing" in caplog.text
-        service.lifecycle.drain()
-        service.lifecycle.reload_soon()
-        await asyncio.gather(*service.lifecycle._background_tasks)
-        assert "no reload: the service is stopping" in caplog.text
+async def test_reload_soon_logs_and_never_raises(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    next_is(service, EngineLoadError("artifact x: manifest.json is missing"))
+    service.lifecycle.reload_soon()
+    await asyncio.gather(*service.lifecycle._background_tasks)
+    assert "manifest.json is missing" in caplog.text
+    service.lifecycle.drain()
+    service.lifecycle.reload_soon()
+    await asyncio.gather(*service.lifecycle._background_tasks)
+    assert "no reload: the service is stopping" in caplog.text
 
 
-async def test_a_signal_during_a_reload_does_not_go_unheard(
-    service_with: ServiceFactory, caplog: pytest.LogCaptureFixture
-) -> None:
-    other = other_engine()
-    async with service_with() as service:
-        await service.post("/predict", {"text": "a word"})
-        next_is(service, other)
-        other.gate.clear()
-        service.lifecycle.reload_soon()
-        await reached(other)
-        service.lifecycle.reload_soon()
-        await asyncio.sleep(0)
-        assert "no reload: another reload is under way" in caplog.text
-        other.gate.set()
-        await asyncio.gather(*service.lifecycle._background_tasks)
-        assert await version(service) == "ffffffffffff"
+async def test_a_signal_during_a_reload_does_not_go_unheard(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    other = await held_while_comparing(service)
+    service.lifecycle.reload_soon()
+    await reached(other)
+    service.lifecycle.reload_soon()
+    await asyncio.sleep(0)
+    assert "no reload: another reload is under way" in caplog.text
+    other.gate.set()
+    await asyncio.gather(*service.lifecycle._background_tasks)
+    assert await version(service) == "ffffffffffff"
