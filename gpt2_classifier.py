@@ -19,7 +19,7 @@ VERBS = {
     "sagemaker": ("training.sagemaker.__main__", "sagemaker"),
     **dict.fromkeys(("predict", "classify", "watch", "info", "ready"), CLIENT),
 }
-"""For each verb the module whose `main` runs it, and the extra of pyproject.toml that it needs."""
+"""Verbs, each with the module whose `main` runs it, and the extra of pyproject.toml that it needs."""
 
 NO_SUCH_VERB = NOT_INSTALLED = 2
 USAGE = f"usage: gpt2-classifier {{{','.join(VERBS)}}} ...; `gpt2-classifier VERB --help` explains one verb\n"

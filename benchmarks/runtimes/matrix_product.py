@@ -11,7 +11,7 @@ SHAPES = ((1024, 768, 3072), (2048, 2048, 2048))
 """Rows, inner, columns: GPT-2 small's widest layer over 1024 tokens, and a larger square one."""
 
 SECONDS = 0.5
-"""Time for each shape and precision; the fastest product of that time counts."""
+"""Seconds of measuring for each shape and precision; the fastest product in that time counts."""
 
 
 def best_gflops(shape: tuple[int, int, int], dtype: torch.dtype) -> float:

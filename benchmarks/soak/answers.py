@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "int8": 1e-4, "bfloat16": 5e-2}
-"""For each precision how far a probability may move with the rest of the batch; bfloat16 rounds by the size of sums."""
+"""Largest change of a probability by other texts in the batch, for each precision. bfloat16 rounds large sums more."""
 
 Scores = Mapping[str, float | None]
 """Labels of an answer with their probabilities; None where the form has no probabilities."""

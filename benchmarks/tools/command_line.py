@@ -12,7 +12,7 @@ from benchmarks.tools.errors import BenchmarkError
 from benchmarks.tools.machine import command, describe
 
 GPT2_SMALL = "gpt2-small"
-"""Stands for an artifact with random weights in the shape of GPT-2 small; see `benchmarks.tools.inputs`."""
+"""Name of an artifact with random weights in the shape of GPT-2 small; see `benchmarks.tools.inputs`."""
 
 WORK = ROOT / ".bench"
 DEFAULT_ARTIFACT = ROOT / "models" / "default"

@@ -22,8 +22,8 @@ from service.inference.engine import Prediction
 from service.inference.pipeline import Answer, Pipeline, RequestOptions, Timing
 
 MAX_PARTS = 64
-"""In a text of more sentences, stretches of several sentences are left out, because each part costs a classification of
-nearly the whole text."""
+"""Largest number of parts. A longer text is divided into stretches of sentences, because each part costs a
+classification of nearly the whole text."""
 
 _END = re.compile(r"""(?<![.!?])[.!?]++["'\u201d\u2019)\]]*+(?=\s)|\n\s*\n|[\u3002\uff01\uff1f]""")
 """The end of a sentence. Each run of full stops is tried once, from its beginning and without backtracking; otherwise

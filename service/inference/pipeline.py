@@ -82,7 +82,7 @@ class Timing:
     started: float = field(default_factory=time.perf_counter)
     tokenize_ms: float = 0.0
     model_ms: float = 0.0
-    """From the end of tokenising to the answer, the wait in the queue included."""
+    """Time from the end of tokenising to the answer, including the wait in the queue."""
 
     @property
     def total_ms(self) -> float:

@@ -40,7 +40,7 @@ class QueuedWindow:
     lane: Lane
     queued_at: float
     requests: "dict[QueuedRequest, list[int]]"
-    """For each request, the positions in its results that this window fills."""
+    """The requests that wait for this window, each with the positions in its results that the window fills."""
 
 
 @dataclass(eq=False, slots=True)

@@ -6,7 +6,7 @@ MAX_CHARS = 20_000
 """Longer texts are not kept."""
 
 REPLACE_EVERY = 16
-"""Once the sample is full, one text in this many replaces a random one, so that the sample spans more than a moment."""
+"""When the sample is full, one text in this many replaces a random one, so that the sample covers a longer time."""
 
 
 class RecentTexts:

@@ -20,7 +20,7 @@ ENOUGH = 0.95
 """The batch size is the smallest that reaches this share of the best rate. Larger batches would only add latency."""
 
 LONG_S = 0.25
-"""If a batch takes this many seconds, no larger one is tried: start would take long, and short texts would wait."""
+"""Seconds of a batch from which no larger one is tried: the start would take long, and short texts would wait."""
 
 QUICK_S = 0.05
 """A batch that takes fewer seconds is timed twice, because a short disturbance of the machine would matter."""

@@ -8,7 +8,7 @@ from service.inference.engine import EngineInfo
 from service.inference.pipeline import Answer, AnswerOrError
 
 ENOUGH_TEXTS = 20
-"""With fewer recent texts a share of them means little, and only the golden texts decide."""
+"""Fewest recent texts by which a reload is judged. With fewer, only the golden texts decide."""
 
 
 @dataclass(frozen=True)
