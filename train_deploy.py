@@ -38,7 +38,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
         places.add_argument(option, dest=variable, default=argparse.SUPPRESS, help=f"default: ${variable}")
     known, rest = parser.parse_known_args(arguments)
     given = vars(known)
-    # argparse would end the process where nobody looks: what it does not know is for the failure file
+    # unknown arguments go to the failure file, because nobody would see the message with which argparse exits
     unknown = {word[2:].partition("=")[0]: "" for word in rest if word.startswith("--")}
     moved = {name: str(given.pop(name)) for name in variables.values() if name in given}
     found = JobPaths.read()

@@ -214,7 +214,7 @@ def report(figures: dict[str, Any]) -> str:
             rows.append([name, record.get("unavailable", "no turn"), *[None] * 7])
             continue
         rate, least, most = measured[name]
-        # a contestant that ended early has fewer turns, the first ones
+        # a contestant that ended early has only its first turns
         ratio = median(t / o for t, o in zip(record["turns"], ours, strict=False)) if ours else float("nan")
         gflops = figures["flops"] / figures["tokens"] * rate / 1e9
         ceiling = max(ceilings.get("bfloat16" if "bfloat16" in name else "float32", [float("nan")]))

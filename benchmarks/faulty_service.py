@@ -73,7 +73,7 @@ class FaultyEngine:
     """An engine that does what the marks in texts say; see `service.inference.engine.Engine` for the contract.
 
     Args:
-        engine: what answers all other texts.
+        engine: the engine that answers all other texts.
         hold: while this file exists, `HANG` lasts.
     """
 

@@ -25,7 +25,7 @@ from classifier.errors import ArtifactError, LabelError, ModelError
 from classifier.labels import Labels
 from classifier.packed import PackedClassifier
 
-if TYPE_CHECKING:  # importing transformers takes as long as importing torch, and serving does without
+if TYPE_CHECKING:  # importing transformers takes as long as importing torch, and serving does not need it
     import torch
 
     from classifier.model import GPT2Classifier
@@ -160,7 +160,7 @@ class Artifact:
 
         Args:
             precision: the precision of matrix products.
-            device: where the model runs.
+            device: the device that the model runs on.
             keep: as in `PackedClassifier`.
 
         Raises:

@@ -144,7 +144,7 @@ class Encoder:
         cleaning: the clean-up.
         max_tokens: tokens of one window, at least 1.
         window_stride: tokens between the starts of neighbouring windows, 1..max_tokens.
-        on_long: how to treat longer texts unless the caller says otherwise.
+        on_long: treatment of longer texts unless the caller says otherwise.
     """
 
     def __init__(

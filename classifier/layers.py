@@ -115,8 +115,8 @@ def read_block(shape: Shape, open_weights: OpenWeights, make: ProductMaker, inde
     columns = (slice(0, width), slice(width, None)) if last else (slice(None),)
 
     def product(name: str, inputs: int, outputs: int, part: slice = slice(None), **kind: Any) -> MatrixProduct:
-        # Each product opens the file anew: a mapping that stays open for a weight used as stored would also keep in
-        # memory what was read of its neighbours.
+        # Each product opens the file anew. If a weight is used as stored, its mapping stays open, and would also keep
+        # in memory the parts of other weights that were read through it.
         with open_weights() as read:
             weight_io, bias_o = read(f"{prefix}{name}.weight"), read(f"{prefix}{name}.bias")
             if weight_io.shape != (inputs, outputs) or bias_o.shape != (outputs,):

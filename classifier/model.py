@@ -105,7 +105,7 @@ def load_base(
     Args:
         base_model: a Hugging Face name (`gpt2`, `distilgpt2`) or a local directory with `config.json`, weights in
             safetensors and `tokenizer.json`.
-        labels: become the configuration's `id2label`.
+        labels: the labels, which become the configuration's `id2label`.
         random_weights: use only the configuration of the base model, for tests and measurements of speed.
         kind: the class of the head.
         extra_config: more fields of the configuration, for that class.
@@ -135,7 +135,7 @@ def load_base(
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
         problem = OTHER_SIZES if "ignore_mismatched_sizes" in str(exc) else _first_line(exc)
         raise ModelError(f"base model {base_model!r}: its weights cannot be loaded: {problem}") from exc
-    # Everything but the head must come from the base: a layer left random would train to a bad model.
+    # Everything except the head must come from the base, because a random layer would make a bad model.
     missing = sorted(set(report["missing_keys"]) - {"score.weight", "score.bias"})
     if missing:
         raise ModelError(

@@ -55,7 +55,7 @@ class PackedClassifier:
         config: a GPT-2 configuration, as in config.json.
         open_weights: opens the weights, named as `GPT2ForSequenceClassification` names them.
         precision: the precision of matrix products.
-        device: where the weights are and the forward runs.
+        device: the device of the weights and of the forward.
         keep: keep all layers in memory. Otherwise each forward lays out one layer after the other and releases it,
             which needs little memory and is meant for a few forwards only.
 

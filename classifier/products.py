@@ -73,7 +73,7 @@ class ProductMaker:
 
 
 def _float32(weight_io: torch.Tensor, bias_o: torch.Tensor, activation: str | None) -> MatrixProduct:
-    # The weights stay as stored: in oneDNN's layout the products were no faster from 64 rows on, and needed a copy.
+    # The weights keep their layout, because oneDNN's needs a copy and made products of 64 rows or more no faster.
     act = ACTIVATIONS[activation] if activation else None
 
     def product(rows: torch.Tensor) -> torch.Tensor:

@@ -26,15 +26,15 @@ def main(url: str | None) -> None:
         answer = client.predict("The film won best picture.", top_k=2)
         print(f"{answer.label} {answer.score:.3f}{' (unsure)' if answer.unsure else ''}")
 
-        # many texts: any iterable, answers in order, an error in the place of a text that has none
+        # many texts from any iterable: answers come in order, and an error takes the place of a missing answer
         for text, outcome in zip(TEXTS, client.predict_many(TEXTS), strict=True):
             print(f"{text[:30]!r}: {outcome.label if outcome.ok else outcome.error}")
 
-        # texts that come one by one: each answer comes as soon as it is there
+        # texts that arrive one by one: each answer is yielded as soon as it is ready
         for outcome in client.stream(as_they_come()):
             print(outcome.label if outcome.ok else outcome.error)
 
-        # a program decides by an error's class what to do about it
+        # the class of an error tells a program what it can do about it
         try:
             client.predict("")
         except BadText as error:

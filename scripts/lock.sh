@@ -17,7 +17,7 @@ compile() { # compile NAME [OPTION...]: torch itself is left to requirements/tor
     CUSTOM_COMPILE_COMMAND="make lock" "$bin/pip-compile" --quiet --generate-hashes --unsafe-package torch --unsafe-package pip \
         --no-strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
         --output-file "$file" "$@" pyproject.toml 2>"$log" || { cat "$log" >&2; exit 1; }
-    # The closing warning (torch is not pinned here) is what we want; its advice is not.
+    # The warning at the end (torch is not pinned here) is intended; do not follow its advice.
     sed '/^# WARNING: The following packages were not pinned/,$d' "$file" >"$log" && cat "$log" >"$file"
     if grep -qE '^(nvidia|cuda|triton)[a-z0-9-]*==' "$file"; then
         echo "$file: CUDA packages got in; use TORCH_INDEX=https://download.pytorch.org/whl/cpu" >&2

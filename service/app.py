@@ -93,7 +93,7 @@ def create_app(
             "operation_spans": False,
             "exclude": lambda scope: scope.get("path") in QUIET,
         },
-        # A trailing slash is another path: a redirect would make clients send their body twice.
+        # A path with a trailing slash is not redirected, because clients would send their body twice.
         redirect_slashes=False,
     )
     app.state.lifecycle = lifecycle

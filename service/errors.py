@@ -109,7 +109,7 @@ def error_response(error: ServiceError, headers: Mapping[str, str] | None = None
     if error.kind == "unauthorized":
         sent["WWW-Authenticate"] = "Bearer"
     if error.kind == "draining":
-        sent["Connection"] = "close"  # so that the next request goes to an instance that stays
+        sent["Connection"] = "close"  # so that the next request goes to an instance that is not stopping
     return JSONResponse(error_body(error), status_code=error.status, headers=sent)
 
 

@@ -117,7 +117,7 @@ class BackgroundHandler(logging.Handler):
             if dropped:
                 record = logging.LogRecord("service", logging.WARNING, "", 0, "%d log lines dropped", (dropped,), None)
                 lines.append(self.format(record))
-            with suppress(OSError, ValueError):  # the disk is full or the reader has gone, and there is nobody to tell
+            with suppress(OSError, ValueError):  # the disk is full or the reader has gone: it cannot be reported
                 self._stream.write("\n".join(lines) + "\n")
                 self._stream.flush()
 

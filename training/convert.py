@@ -112,7 +112,7 @@ def convert(checkpoint: Path, output: Path, settings: Conversion, *, overwrite: 
 def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
     try:
         raw = _member(checkpoint) if tarfile.is_tarfile(checkpoint) else checkpoint.read_bytes()
-        # Only tensors are loaded: a checkpoint from elsewhere must not run code.
+        # Only tensors are loaded, because a checkpoint from elsewhere must not run code.
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except ConfigError:
         raise

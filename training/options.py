@@ -93,7 +93,7 @@ def from_options(kind: type[Settings], parsed: argparse.Namespace, required: Seq
 
     Args:
         kind: the dataclass whose options `add_options` added.
-        parsed: what the parser returned.
+        parsed: the namespace that the parser returned.
         required: names of the fields that must not be empty.
 
     Raises:
@@ -155,7 +155,7 @@ def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
     low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}, is {value!r}")
-    if low is not None and not value >= low:  # so written, it also refuses NaN
+    if low is not None and not value >= low:  # written in this way, it also refuses NaN
         raise ConfigError(f"{name} must be at least {low}, is {value}")
     if high is not None and not value <= high:
         raise ConfigError(f"{name} must be at most {high}, is {value}")

@@ -55,7 +55,7 @@ class Refusal:
 
 REFUSALS = {
     "not JSON": Refusal(0.5, {400: "invalid_json"}, [post(path, body) for path in JSON_PATHS for body in NOT_JSON]),
-    # a body without any bytes lacks its fields, too
+    # an empty body also lacks its fields
     "no body": Refusal(0.1, {400: "invalid_json", 422: "invalid_request"}, [post(path, b"") for path in JSON_PATHS]),
     "wrong type": Refusal(0.8, {422: "invalid_request"}, [post_json(path, body) for path, body in WRONG_TYPES]),
     "empty text": Refusal(0.3, {422: "empty_text"}, [post_json("/predict", {"text": " \n\t"})]),

@@ -164,7 +164,7 @@ async def open_loop(
     try:
         for at, request in zip(schedule, itertools.cycle(requests), strict=False):
             due = started + at
-            await asyncio.sleep(max(due - time.perf_counter(), 0))  # also when late: answers are read meanwhile
+            await asyncio.sleep(max(due - time.perf_counter(), 0))  # even if late, so that answers are read
             if len(in_flight) >= max_in_flight:
                 load.outcomes.append(Outcome(UNSENT, 0.0))
                 continue

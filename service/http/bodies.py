@@ -36,7 +36,7 @@ MEDIA_TYPES: Mapping[Form, tuple[str, ...]] = {
 }
 """Names of each form; answers declare the first one."""
 
-csv.field_size_limit(1 << 30)  # the body is bounded already, and the default is below the longest text allowed
+csv.field_size_limit(1 << 30)  # the body is bounded already, and csv's default is below the longest text allowed
 
 MAX_RANGES = 32
 """Media ranges of an Accept header that are read."""

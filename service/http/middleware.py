@@ -65,7 +65,7 @@ class RequestContext:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        posts = scope["method"] == "POST"  # others only look at the service, which must work also when it is full
+        posts = scope["method"] == "POST"  # other methods read the state, which must work even if the service is full
         self._posts_in_flight += posts
         try:
             limit = math.inf if is_stream(scope) else self._lifecycle.settings.max_body_bytes
@@ -162,7 +162,7 @@ class RequestContext:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         """Add the request to metrics and log."""
-        # The route's path, not the caller's: a scanner must not make a time series of each path that it tries.
+        # Metrics have the route's path, not the caller's, because a scanner would make a time series of every path.
         endpoint = getattr(scope.get("route"), "path", None) or "other"
         self._lifecycle.metrics.requests.labels(endpoint, str(status)).inc()
         self._lifecycle.metrics.request_seconds.labels(endpoint).observe(seconds)

@@ -174,7 +174,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _should_upgrade_to_ws(self) -> bool:
-        return False  # no path speaks it
+        return False  # no path has WebSockets
 
     def _unsupported_upgrade_warning(self) -> None:
         """Answer a request that offers an upgrade as if it offered none.

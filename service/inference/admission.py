@@ -104,7 +104,7 @@ class Admission:
             ServiceError: overloaded.
         """
         limits, queued_tokens = self._limits, self._queue.tokens
-        if not self.windows:  # an idle service takes any request: refused now, it would be refused for ever
+        if not self.windows:  # an idle service admits any request, because one refused now would always be refused
             return
         if self.windows + windows > limits.max_windows or queued_tokens + tokens > limits.max_tokens:
             raise ServiceError(

@@ -118,8 +118,8 @@ class Batcher:
 
         Args:
             windows: at least one.
-            deadline: of the request.
-            lane: where the windows wait.
+            deadline: the deadline of the request.
+            lane: the lane in which the windows wait.
             wait_for_room: if the queue is full, wait until the deadline instead of being refused.
 
         Raises:
@@ -158,7 +158,7 @@ class Batcher:
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
-            self._worker = None  # a cancelled task holds its stack, and so this batcher and its model
+            self._worker = None  # a cancelled task keeps its stack alive, and with it this batcher and its model
         self.give_up()
         await self.model_thread.close()
 

@@ -136,7 +136,7 @@ class Engine(Protocol):
 
         Args:
             texts: any number.
-            on_long: how to treat long texts; None: `info.on_long`.
+            on_long: treatment of long texts; None: `info.on_long`.
             spans: fill in `TextWindows.spans`.
 
         Returns:

@@ -86,14 +86,14 @@ class ModelThread:
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
-            self._probing = None  # a cancelled task holds its stack, and so this model
+            self._probing = None  # a cancelled task keeps its stack alive, and with it this model
         self._executor.shutdown(wait=False)
         deadline = asyncio.get_running_loop().time() + CLOSE_S
         while self.busy and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         if not self.busy:
-            self._latest = None  # a failed call holds its stack, too
-            self._executor.shutdown(wait=True)  # the idle thread ends at once and lets go of the model
+            self._latest = None  # a failed call keeps its stack alive, too
+            self._executor.shutdown(wait=True)  # the idle thread ends at once and releases the model
 
     async def _probe(self) -> None:
         try:

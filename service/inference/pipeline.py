@@ -95,7 +95,7 @@ class Pipeline:
     Args:
         engine: the loaded model.
         batcher: a started batcher over that engine.
-        info: what `/info` says of the model.
+        info: the description of the model for `/info`.
         tokenizers: the executor in which texts are tokenised, one call at a time.
         settings: limits.
         metrics: counters to fill.

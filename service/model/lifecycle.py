@@ -169,7 +169,7 @@ class ModelLifecycle:
         started = time.perf_counter()
         running = self.current_pipeline()
         assert self._loader is not None
-        # Measuring again would be wrong beside traffic: precision and batch size stay as they were chosen at start.
+        # Precision and batch size stay as they were chosen at start, because traffic would disturb a new measurement.
         chosen = {"precision": running.info.precision, "max_batch_tokens": running.info.max_batch_tokens}
         model_dir = Path(options.model_dir) if options.model_dir else self.settings.model_dir
         try:
@@ -241,7 +241,7 @@ class ModelLifecycle:
 
         Args:
             engine: the engine.
-            info: what `/info` says of it.
+            info: the description of its model for `/info`.
             tokens_per_s: the rate that admission begins with; None: the one in `info`.
         """
         settings = self.settings

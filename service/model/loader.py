@@ -45,8 +45,8 @@ class EngineLoader:
 
     def _load(self, settings: Settings) -> Engine:
         engine = self.load_engine(settings, self._report)
-        # The garbage collector leaves frozen objects alone: going through all of PyTorch's held the event loop for a
-        # tenth of a second each time.
+        # The garbage collector does not look at frozen objects. Looking at all of PyTorch's objects stopped the event
+        # loop for a tenth of a second each time.
         gc.collect()
         gc.freeze()
         tune_allocator()

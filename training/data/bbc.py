@@ -69,7 +69,7 @@ def prepare(
         output: the CSV, which is written whole or not at all.
         archive: a local archive; None: fetch it from the first of `urls` that answers.
         sha256: required SHA-256 of the archive. Without it the articles must be those of BBC News.
-        urls: where the archive is.
+        urls: URLs of the archive.
 
     Raises:
         DataError: the archive cannot be read, or its content is not the expected one. Nothing is written then.

@@ -53,7 +53,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         return self._file.tokens // self._block
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        # A new map each time: one that stays open counts every page that was ever read as this process's memory.
+        # The file is mapped anew each time, because an open map counts all pages read as memory of the process.
         tokens = np.memmap(self._file.path, dtype=self._file.dtype, mode="r")
         ids = torch.from_numpy(tokens[index * self._block : (index + 1) * self._block].astype(np.int64))
         return {"input_ids": ids, "labels": ids}

@@ -39,7 +39,7 @@ def classification_loss(
     if dense_from:
         asked_bt = (mask_bt == 1) & (mask_bt.long().cumsum(-1) >= dense_from)
         asked_bt[rows, last_b] = True
-        # not a product, because the loss in padding may be anything, NaN included
+        # a product would not do, because the loss of padding may be any number, even NaN
         inner_b = losses_bt.where(asked_bt, 0.0).sum(1) / asked_bt.sum(1)
         loss_b = 0.5 * loss_b + 0.5 * inner_b
     if weights_c is None:

@@ -77,7 +77,7 @@ class BestWeights(TrainerCallback):
     def __init__(self, directory: Path, patience: int = 0) -> None:
         self._patience = patience
         self._weights = directory / BEST
-        # One of torchrun's processes writes, but all must decide alike: each keeps the record in memory.
+        # Only one of torchrun's processes writes, but all must decide alike, so each keeps the record in memory.
         self._best = share((read_best(self._weights) if is_main() else None) or Evaluation())
 
     def load(self, checkpoint: Path) -> None:
@@ -121,7 +121,7 @@ class BestWeights(TrainerCallback):
     ) -> None:
         if metrics is None or model is None:
             return
-        if not metrics["eval_loss"] < self._best.loss:  # so written, NaN is no improvement either
+        if not metrics["eval_loss"] < self._best.loss:  # written in this way, NaN is no improvement either
             # Counted from the log, which checkpoints keep: a resumed run stops where an uninterrupted one does.
             since = sum("eval_loss" in entry and entry["step"] > self._best.step for entry in state.log_history)
             control.should_training_stop |= bool(self._patience and since >= self._patience)

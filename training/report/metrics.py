@@ -148,7 +148,7 @@ def unsure_threshold(probs_bc: ArrayLike, truth: Sequence[int], max_error: float
     confidence: NDArray[np.float64] = probs.max(axis=1)[order]
     wrong = np.cumsum(probs.argmax(axis=1)[order] != np.asarray(truth)[order])
     answered = np.arange(1, len(probs) + 1)
-    # A threshold cannot separate rows of equal confidence: only the last row of such a block counts.
+    # A threshold cannot separate rows of equal confidence, so only the last row of such a block counts.
     ends = np.flatnonzero(np.r_[confidence[1:] < confidence[:-1], True])
     allowed = ends[wrong[ends] / answered[ends] <= max_error]
     if len(allowed) == 0:

@@ -147,7 +147,7 @@ def predict_fn(data: TextBody | InputsBody | InstancesBody, model: ArtifactClass
     """Return the answer as plain data.
 
     Raises:
-        InvocationError: with status 400, if a lone text cannot be classified.
+        InvocationError: a lone text cannot be classified; the status is 400.
     """
     if isinstance(data, InstancesBody):
         texts = [one if isinstance(one, str) else one.text for one in data.instances]
@@ -178,7 +178,7 @@ def output_fn(prediction: Any, accept: str = JSON) -> tuple[str, str]:
     """Return the answer as JSON, and its media type.
 
     Raises:
-        InvocationError: with status 406, if the caller does not accept JSON.
+        InvocationError: the caller does not accept JSON; the status is 406.
     """
     ranges = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
     if not ranges & {JSON, "application/*", "*/*", ""}:

@@ -140,7 +140,7 @@ def _supervise(paths: JobPaths, command: list[str], environment: dict[str, str],
             break
         if stop.at is None:
             continue
-        # to the training processes themselves: torchrun would kill them after its own time and call that a failure
+        # signals go to the training processes, because torchrun would kill them after a while and report a failure
         begun = set((paths.work / "pids").glob("[!.]*"))
         _signal(begun - told, signal.SIGTERM)
         told |= begun
@@ -152,7 +152,7 @@ def _supervise(paths: JobPaths, command: list[str], environment: dict[str, str],
     ends = [outcome["outcome"] for outcome in outcomes.values()]
     if killed:
         return _stopped(f"no step ended within {STOP_S:g} s; the last complete checkpoint counts")
-    # torchrun's own code is not 0 where another host was done first
+    # torchrun's exit code is not 0 if another host was done first
     if code and (not outcomes or "failed" in ends or _silent(paths.work, outcomes)):
         message, expected = failure_cause(paths.work, code)
         return _failed(paths, message, INPUT_ERROR if expected else FAILED)

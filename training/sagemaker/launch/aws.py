@@ -62,7 +62,7 @@ class Aws:
         """Return boto3's client of a service, created when it is first needed."""
         if service not in self._clients:
             config = Config(retries={"mode": "standard"})
-            if service == "sagemaker-runtime":  # an answer that did not come in time would not come the next time
+            if service == "sagemaker-runtime":  # if an answer did not come in time, a second try would take as long
                 config = Config(read_timeout=ANSWER_S, connect_timeout=5, retries={"total_max_attempts": 1})
             with translated_errors():
                 self._clients[service] = self._session.client(service, config=config)
@@ -122,7 +122,7 @@ def translated_errors(operation: str = "") -> Iterator[None]:
         response: Mapping[str, Any] = getattr(exc, "response", None) or {}
         error = response.get("Error", {})
         code, message = error.get("Code") or type(exc).__name__, error.get("Message") or str(exc)
-        # SageMaker has no code for what does not exist: "Could not find endpoint", "Requested resource not found"
+        # SageMaker has no code for a missing resource, only "Could not find endpoint", "Requested resource not found"
         if code == "ValidationException" and ("not find" in message or "not found" in message):
             code = "ResourceNotFound"
         kind, template = next((found[:2] for found in _ERRORS if code in found[2]), (AwsError, _MESSAGE))

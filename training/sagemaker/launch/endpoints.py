@@ -140,7 +140,7 @@ def update_requests(options: UpdateOptions, role: str, serving: Mapping[str, Any
     """Return the requests for a model, a configuration, the alarms that roll back, and the update.
 
     Args:
-        options: what to serve, and how to get there.
+        options: the new model, and the steps of the update.
         role: ARN of the execution role.
         serving: the endpoint's current configuration, as DescribeEndpointConfig returns it.
         now: time in the new names.

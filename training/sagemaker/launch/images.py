@@ -34,7 +34,7 @@ def push(launcher: Launcher, options: PushOptions) -> int:
     target = f"{registry}/{options.repository}:{tag}"
     # the password goes through standard input, because everyone on this machine can see arguments
     login = [tool, "login", "--username", "AWS", "--password-stdin", registry]
-    # what the other tools build may have a format that older parts of AWS do not read
+    # images of the other tools may have a format that older parts of AWS do not read
     docker_format = [] if tool == "docker" else ["--format", "v2s2"]
     programs = [login, [tool, "tag", options.image, target], [tool, "push", *docker_format, target]]
     if aws is None:

@@ -88,7 +88,7 @@ def training_request(
     """Return the request for a training job. Raises LaunchError if the options contradict each other.
 
     Args:
-        options: what to run.
+        options: options of the job.
         role: ARN of the execution role.
         metrics: names and regular expressions of the figures in the job's log.
         now: time in the job's name.
