@@ -37,7 +37,7 @@ def write_artifact(
         tokenizer: stored as tokenizer.json.
         manifest: `files` is filled in here.
         card: the model card, Markdown.
-        overwrite: replace an artifact that is there. Nothing else that is there is ever replaced.
+        overwrite: replace an existing artifact. Other existing files or directories are never replaced.
 
     Raises:
         ArtifactError: something else is there, or the directory cannot be written.
@@ -120,7 +120,7 @@ def _write_model_files(directory: Path, model: "GPT2Classifier", tokenizer: Toke
 
 @contextmanager
 def _staging(directory: Path) -> Iterator[Path]:
-    """Make a hidden directory on the same file system and remove it afterwards, also after Ctrl-C."""
+    """Make a hidden directory on the same file system and remove it afterwards, even after Ctrl-C."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     place = directory if os.path.ismount(directory) else directory.parent
     staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=place))

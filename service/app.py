@@ -123,5 +123,5 @@ def openapi_document() -> dict[str, Any]:
 
 
 def _defaults() -> dict[str, Any]:
-    """Return the settings' defaults, whatever the environment says."""
+    """Return the settings' defaults without reading the environment."""
     return {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}

@@ -89,7 +89,7 @@ class EngineLoadError(Exception):
 
 
 def error_body(error: ServiceError) -> dict[str, Any]:
-    """Return an error in its wire shape, also for a place among results."""
+    """Return an error in its wire shape, as an answer or as one of several results."""
     body: dict[str, Any] = {"error": error.message, "kind": error.kind, "request_id": current_request_id()}
     if error.details:
         body["details"] = list(error.details)

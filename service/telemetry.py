@@ -69,7 +69,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class BackgroundHandler(logging.Handler):
-    """Writes log lines in a thread of its own, so that a log that nobody reads delays no request.
+    """Writes log lines in a thread of its own, so that a log without a reader does not delay requests.
 
     Lines are formatted by the caller, where the request's id is known. While `MAX_LINES` lines wait, further lines are
     dropped, and a line with their number is written later.
@@ -199,7 +199,7 @@ class Metrics:
         self.model_info = gauge("model_info", "Always 1; the labels name the model.", ["name", "version"])
 
     def start_labels(self, labels: Sequence[str]) -> None:
-        """Create every counter that has labels, at 0: Prometheus computes no rate over a series that is missing."""
+        """Create every labelled counter with the value 0, because Prometheus computes no rate over a missing series."""
         for label in labels:
             self.predictions.labels(label)
         for reason in ("deadline", "departed"):

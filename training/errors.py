@@ -22,7 +22,7 @@ class ConfigError(TrainingError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with the data: where it is, and what to do about it."""
+    """A problem of the data: its place, and what to do about it."""
 
     file: str | Path
     message: str

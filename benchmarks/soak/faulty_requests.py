@@ -158,7 +158,7 @@ class FaultyRequestMaker:
         return self._leaves("leaves while waiting", wire, Leaving(self._rng.uniform(0, 0.03)))
 
     def leaves_a_stream(self) -> SoakRequest:
-        """Return a request whose client leaves within the answer, and in half of all cases within its body, too."""
+        """Return a request whose client leaves during the answer; in half of the cases its body is incomplete, too."""
         lines = [json.dumps(self._maker.one().text).encode() + b"\n" for _ in range(self._rng.randint(80, 160))]
         wire = post_chunks("/batch", lines, "application/x-ndjson")
         if self._rng.random() < 0.5:

@@ -131,7 +131,7 @@ class _Soak:
         connection.drop()
 
     async def _tell(self, started: float) -> None:
-        """Print now and then how far the soak is."""
+        """Print the progress of the soak from time to time."""
         tally = self._tally
         while True:
             await asyncio.sleep(SAY_EVERY_S)

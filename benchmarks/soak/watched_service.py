@@ -1,4 +1,4 @@
-"""The soaked service: its process, what it takes of the machine, its own figures, and its answers to single texts."""
+"""The soaked service: its process, its use of memory and time, its own figures, and its answers to single texts."""
 
 import asyncio
 import json
@@ -63,7 +63,7 @@ class WatchedService:
             )
 
     async def watch(self, samples: list[Sample], done: Callable[[], int], every_s: float) -> None:
-        """Append a sample every so many seconds until this is cancelled or the process ends."""
+        """Append a sample at regular intervals until this is cancelled or the process ends."""
         with suppress(psutil.NoSuchProcess):
             while True:
                 samples.append(self.sample(done()))

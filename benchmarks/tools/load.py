@@ -188,7 +188,7 @@ async def metrics(port: int, *names: str) -> tuple[float, ...]:
 
 
 def allow_connections(count: int) -> None:
-    """Raise the limit of open files for so many connections, here and in the service, which inherits it.
+    """Raise the limit of open files for this number of connections, here and in the service, which inherits it.
 
     Raises:
         BenchmarkError: The system's hard limit is lower.

@@ -6,7 +6,7 @@ Cell = str | float | int | None
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
-    """Return a number with so many significant digits and commas between thousands; "-" for None and NaN."""
+    """Return a number with `digits` significant digits and commas between thousands; "-" for None and NaN."""
     if value is None or value != value:
         return "-"
     if value == 0:

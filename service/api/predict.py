@@ -159,7 +159,7 @@ def result_fields(answer: Answer, top_k: int | None) -> dict[str, Any]:
 
 
 def text_result(outcome: AnswerOrError, top_k: int | None) -> TextResult | wire.ErrorBody:
-    """Return the answer to one of several texts, or the error in its place."""
+    """Return the answer to one of several texts, or its error."""
     return wire.rendered(outcome, lambda answer: TextResult(**result_fields(answer, top_k)))
 
 

@@ -153,7 +153,7 @@ async def _answer_lines(lifecycle: ModelLifecycle, form: bodies.Form, wanted: bo
 
 
 def _parse_lines(lifecycle: ModelLifecycle, form: bodies.Form, body: bytes) -> Iterator[Invocation | ServiceError]:
-    """Yield the invocation of each line or row, or what is wrong with it."""
+    """Yield the invocation of each line or row, or the error that it has."""
     if form == "csv":
         for row in bodies.read_rows(body):
             yield row if isinstance(row, ServiceError) else TextInvocation(text=row)

@@ -113,7 +113,7 @@ def parse_json(content: bytes, validate: Callable[[Any], T], what: str = "the bo
 
 
 def parse_line(line: bytes, validate: Callable[[Any], T]) -> T | ServiceError:
-    """Make a wire model of a line of JSON, or return what is wrong with it. A string stands for `{"text": string}`."""
+    """Return the wire model of a line of JSON, or the error that it has. A string stands for `{"text": string}`."""
     if not line.strip():
         return ServiceError("invalid_json", "the line is blank")
 

@@ -244,7 +244,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def _waits_for_service(self) -> bool:
-        """The caller waits for the service and so cannot be late."""
+        """True while the caller waits for the service and so cannot be late."""
         if self._part == "body":
             return self._answering and (self._owing or self.flow.read_paused or self.cycle is not self._answered)
         return self._answering and (not self._part or self.flow.read_paused)
@@ -307,6 +307,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @staticmethod
     def _disconnect(cycle: RequestResponseCycle) -> None:
-        """Tell the app that the caller is gone; nothing that it sends is written any more."""
+        """Tell the app that the caller has left. From then on, nothing that the app sends is written."""
         cycle.disconnected = True
         cycle.message_event.set()

@@ -68,7 +68,7 @@ class ModelRate:
                 self.tokens_per_s = sum(t for t, _ in self._first) / sum(s for _, s in self._first)
 
     def seconds(self, tokens: int, unknown: float) -> float:
-        """Return the seconds that so many tokens take, or `unknown` while the rate is unknown."""
+        """Return the seconds that `tokens` tokens take, or `unknown` while the rate is unknown."""
         return tokens / self.tokens_per_s if self.tokens_per_s else unknown
 
 

@@ -99,7 +99,7 @@ class Batcher:
 
     @property
     def healthy(self) -> bool:
-        """The worker lives, and the model is neither stuck nor failing."""
+        """True while the worker runs and the model is neither stuck nor failing."""
         return self._worker is not None and not self._dead and self.model_thread.healthy
 
     def start(self) -> None:
@@ -205,7 +205,7 @@ class Batcher:
         queued.requests.setdefault(request, []).append(position)
 
     def _leave(self, request: QueuedRequest, reason: str) -> None:
-        """Forget a request that was answered or has gone, and drop the windows that only it waited for."""
+        """Forget a request that was answered or whose caller has left, and drop windows that only it waited for."""
         request.done.cancel()  # no effect if it is done
         self._requests.discard(request)
         for queued in request.queued_windows:
@@ -310,7 +310,7 @@ class Batcher:
             self._cache.put(queued.window.key, result)
 
     def _fail_waiting(self, error: ServiceError) -> None:
-        """Answer every waiting request with `error`, also those with windows in the model, and empty the queue."""
+        """Answer all waiting requests with `error`, even those with windows in the model, and empty the queue."""
         self._queue.clear()
         for request in self._requests:
             for queued in request.queued_windows:

@@ -63,7 +63,7 @@ class Prediction:
     scores: tuple[tuple[str, float], ...]
     """Every label with its calibrated probability, the most probable first. The probabilities sum to 1."""
     unsure: bool
-    """The highest probability is below the model's threshold."""
+    """True if the highest probability is below the model's threshold."""
 
     @property
     def label(self) -> str:
@@ -116,7 +116,7 @@ class EngineInfo:
 
 
 Progress = Callable[[str], None]
-"""A function that is told the current stage of loading, in a few words."""
+"""A function that takes the current stage of loading, in a few words."""
 
 
 class ModelOutOfMemory(Exception):

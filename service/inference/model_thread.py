@@ -48,16 +48,16 @@ class ModelThread:
 
     @property
     def healthy(self) -> bool:
-        """No batch is stuck, and the latest probe or batch succeeded."""
+        """True while no batch is stuck and the latest probe or batch has succeeded."""
         return not self._down and asyncio.get_running_loop().time() - self._busy_since < self._stuck_s
 
     @property
     def busy(self) -> bool:
-        """A call is running in the thread, perhaps for ever. Also valid after `close`."""
+        """True while a call runs in the thread, which may never end. Also valid after `close`."""
         return self._latest is not None and not self._latest.done()
 
     async def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
-        """Return the logits of each window. Raises whatever the model raises; a success ends all doubt."""
+        """Return the logits of each window. Raises any error of the model. After a success, health is not in doubt."""
         self._busy_since = asyncio.get_running_loop().time()
         try:
             rows = await self._run(lambda: self.model.infer(windows))

@@ -77,7 +77,7 @@ class Queue:
 
     @property
     def empty(self) -> bool:
-        """No window waits or is in the model."""
+        """True while no window waits or is in the model."""
         return not self._held
 
     @property

@@ -24,7 +24,7 @@ class Tokenization:
         engine: the engine whose tokenizer is used.
         executor: runs one call at a time.
         settings: limits.
-        retry_after_s: tells after how many seconds a request that is refused may try again.
+        retry_after_s: returns the seconds after which a refused request may try again.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from classifier import Precision
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 MIN_GAIN = 1.1
-"""A lower precision must be this many times as fast as float32. For less, exact answers are worth more."""
+"""A lower precision must be this many times as fast as float32. A smaller gain is not worth inexact answers."""
 
 NEAR = 5e-2
 """Largest difference of logits allowed between a lower precision and float32."""
@@ -114,7 +114,7 @@ def choose_budget(seconds: Callable[[int], float], budgets: Sequence[int] = BUDG
     """Choose the batch size at which throughput levels off.
 
     Args:
-        seconds: measures the seconds of a forward over so many tokens.
+        seconds: measures the seconds of a forward over a number of tokens.
         budgets: batch sizes to try, ascending. The search ends when a batch takes `LONG_S`. It does not end when a
             larger batch gains nothing, because a short disturbance of the machine would end it too early.
 

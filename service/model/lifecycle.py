@@ -63,7 +63,7 @@ class ModelLifecycle:
         self._tokenizers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
 
     async def start(self, load_engine: LoadEngine) -> None:
-        """Load the first model and become ready. Raises whatever `load_engine` raises, with the status "failed"."""
+        """Load the first model and become ready. Raises any error of `load_engine`; the status is then "failed"."""
         self._loader = EngineLoader(load_engine)
         try:
             engine = await self._loader.load(self.settings)
@@ -84,12 +84,12 @@ class ModelLifecycle:
 
     @property
     def loading(self) -> bool:
-        """A model is being loaded, perhaps for a caller who has gone."""
+        """True while a model is being loaded, even if the caller has left."""
         return self._loader is not None and self._loader.busy
 
     @property
     def busy(self) -> bool:
-        """A thread is loading a model or running one, perhaps for callers who have gone."""
+        """True while a thread loads or runs a model, even if the callers have left."""
         return self.loading or any(thread.busy for thread in list(self._model_threads))
 
     def drain(self) -> None:

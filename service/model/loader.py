@@ -25,11 +25,11 @@ class EngineLoader:
 
     @property
     def busy(self) -> bool:
-        """An engine is being loaded, perhaps for a caller who has gone."""
+        """True while an engine is being loaded, even if the caller has left."""
         return self._thread is not None and self._thread.is_alive()
 
     async def load(self, settings: Settings) -> Engine:
-        """Return the engine that the settings describe. Raises whatever `load_engine` raises."""
+        """Return the engine that the settings describe. Raises any error of `load_engine`."""
         future: Future[Engine] = Future()
 
         def run() -> None:

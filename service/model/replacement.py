@@ -16,7 +16,7 @@ class ReloadOptions:
     """The artifact that a reload loads, and the changes that it allows."""
 
     model_dir: str | None = None
-    """The directory of the artifact; None: `SERVICE_MODEL_DIR`, read anew."""
+    """The directory of the artifact; None: `SERVICE_MODEL_DIR`, which is read again."""
     max_flip_rate: float = 0.2
     """Share of recent texts that may get another label."""
     other_labels: bool = False

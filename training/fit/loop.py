@@ -78,7 +78,7 @@ def weights_sha256(model: torch.nn.Module) -> str:
 
 
 class OrderedTrainer(Trainer):
-    """A Trainer that takes the order of rows from a sampler of ours and marks complete checkpoints.
+    """A Trainer that takes the order of rows from this project's sampler and marks complete checkpoints.
 
     Args:
         order: order of rows that depends only on seed and epoch, so that a resumed run sees the same rows.

@@ -84,7 +84,7 @@ def write_archive(target: Path, members: Mapping[str, Path]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write an archive or a source directory and return the exit code; 2 if that is not possible."""
+    """Write an archive or a source directory. Return the exit code: 0, or 2 if it cannot be written."""
     parser = argparse.ArgumentParser(prog="python -m training.sagemaker.job.pack", description=__doc__)
     parser.add_argument("artifact", type=Path, nargs="?", help="the artifact's directory")
     parser.add_argument("archive", type=Path, nargs="?", help="the model.tar.gz to write")

@@ -57,7 +57,7 @@ class Console:
     result: Callable[[str], None] = _write_result
     """Writes a result to standard output."""
     ask: Callable[[str], str] = _ask
-    """Asks a question; returns an empty answer where nobody is there."""
+    """Asks a question; returns an empty answer if nobody can answer."""
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

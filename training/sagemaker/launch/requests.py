@@ -45,7 +45,7 @@ def _without_none(value: Any) -> Any:
 
 
 def checked_name(name: str) -> str:
-    """Return a deployment's name as it is. Raises LaunchError if AWS would not take it, also with the time after it."""
+    """Return a deployment's name as it is. Raises LaunchError if AWS would refuse it with the time appended."""
     if len(name) > MAX_NAME or not re.fullmatch("[a-zA-Z0-9](-*[a-zA-Z0-9])*", name):
         raise LaunchError(
             f"--name {name!r}: a name has 1 to {MAX_NAME} letters (a-z, A-Z), digits and hyphens, and begins and ends "
