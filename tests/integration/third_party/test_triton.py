@@ -78,5 +78,5 @@ def test_several_calls_at_once(client: InferenceServerClient, name: str) -> None
 def test_errors_reach_the_caller(client: InferenceServerClient, name: str) -> None:
     with pytest.raises(InferenceServerException, match="text 1: "):
         client.infer(name, [tensor(SPORT, " ", binary=True)])
-    with pytest.raises(InferenceServerException, match="the only model here is"):
+    with pytest.raises(InferenceServerException, match="there is one model here"):
         client.infer("other", [tensor(SPORT, binary=True)])
