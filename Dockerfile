@@ -16,7 +16,7 @@ RUN python3 -m pip --version >/dev/null && command -v strip >/dev/null \
     || (apt-get update && apt-get install -y --no-install-recommends binutils \
         $(python3 -m pip --version >/dev/null 2>&1 || echo python3-pip))
 COPY requirements/serve.txt requirements/torch.txt requirements/sbom.txt /build/requirements/
-# Two environments, both without a pip of their own: what is served, and the tool that writes down what that consists of.
+# Two environments, both without their own pip: one for the service, and one for the tool that lists its packages.
 # --no-compile: byte code is made further down, for the modules that are used.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv --without-pip /opt/venv && python3 -m venv --without-pip /opt/sbom \
@@ -24,7 +24,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
         -r /build/requirements/sbom.txt \
     && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes \
         -r /build/requirements/serve.txt
-# torch alone is not hashed: its builds for CPU and CUDA differ. Its other needs are in place at their locked versions.
+# Only torch has no hash, because its builds for CPU and CUDA differ. Its requirements are installed at locked versions.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
@@ -41,8 +41,8 @@ COPY models/default /app/models/default
 FROM packages AS serve-build
 COPY scripts/smoke.py /app/scripts/smoke.py
 COPY examples/article.txt /app/examples/article.txt
-# The service answers from what is left of the packages, or the build fails; what it imported gets its byte code.
-# setuptools is torch's need for building extensions, which nothing here does.
+# The build fails unless the service answers with the remaining packages. Imported modules then get their byte code.
+# torch requires setuptools only for building extensions, which nothing here does.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m pip --python /opt/venv/bin/python uninstall --yes --quiet setuptools \
     && /opt/venv/bin/python /app/scripts/smoke.py && rm -r /app/scripts /app/examples \
@@ -78,8 +78,8 @@ COPY LICENSE NOTICE /app/
 COPY client /app/client
 RUN /opt/venv/bin/python -m compileall -q /app/client && chmod -R a+rX /app /opt/venv
 
-# What all three have in common. The packages need no pip, and the official Python images come without the standard
-# library's byte code, which a read-only container could not keep.
+# The common base of all three. The packages need no pip. The official Python images come without the standard library's
+# byte code, which a read-only container could not write.
 FROM ${RUNTIME} AS runtime
 RUN python3 -c 'import shutil, sysconfig as s; from pathlib import Path; [shutil.rmtree(p) for n in ("pip", "setuptools", "wheel") for p in Path(s.get_path("purelib")).glob(n + "*") if p.is_dir()]' \
     && python3 -c 'import compileall as c, re, sysconfig as s; c.compile_dir(s.get_path("stdlib"), quiet=2, rx=re.compile("/(test|tests|idlelib|lib2to3|ensurepip|turtledemo|site-packages|dist-packages)/"))'

@@ -4,19 +4,19 @@ MODEL  ?= models/default
 CONFIG ?= training/configs/gpt2.toml
 OUTPUT ?= models/trained
 IMAGE  ?= gpt2-classifier
-# What `make image` builds: serve, train (which also serves) or page.
+# The image that `make image` builds: serve, train (which also serves) or page.
 TARGET ?= serve
 # The Python that creates .venv. Empty: the first suitable one that scripts/find_python.sh finds.
 PYTHON ?=
-# The package index for torch alone. Not given: scripts/torch_index.sh chooses it. Given as empty: pip's own index. It is
-# used when torch is installed; `make clean` removes that installation.
+# The package index for torch alone. If it is not given, scripts/torch_index.sh chooses it; if it is empty, pip's own
+# index is used. It matters only when torch is installed; `make clean` removes that installation.
 TORCH_INDEX ?=
 
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Images get torch's CPU build unless TORCH_INDEX is given.
 image_index = $(if $(filter file,$(origin TORCH_INDEX)),$(CPU_INDEX),$(TORCH_INDEX))
 torch_index = $(if $(filter file,$(origin TORCH_INDEX)),$$(sh scripts/torch_index.sh $(python)),$(TORCH_INDEX))
-# What pip downloads for each file of locked packages when its cache is empty (Linux, x86-64, Python 3.11; without torch).
+# Size of pip's downloads for each file of locked packages with an empty cache (Linux, x86-64, Python 3.11; without torch).
 size_serve := 62 MB
 size_train := 187 MB
 size_page  := 123 MB
@@ -24,7 +24,7 @@ size_dev   := 403 MB
 python    := .venv/bin/python
 # --no-compile: Python then writes byte code only for the modules that a run imports, not for all of torch (28 s less on two cores).
 pip       := $(python) -m pip --disable-pip-version-check install --no-compile
-# All tests: a process for each CPU, and each file in one of them. Given ARGS: one process, which starts at once.
+# All tests run in one process for each CPU, and each file in one of them. With ARGS there is one process, which starts faster.
 parallel  := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # If this were set, every start would compile these modules again (12 s on two cores).
 unexport PYTHONDONTWRITEBYTECODE

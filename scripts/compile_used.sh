@@ -1,7 +1,7 @@
 #!/bin/sh
-# Replaces the byte code that a run left in the given directories by files that are taken without asking for the
-# source's date, which an image builder may rewrite: compile_used.sh VENV DIRECTORY... Modules that no run imported stay
-# without; a program that does import one compiles it in memory.
+# Replaces the byte code that a run left in the given directories: compile_used.sh VENV DIRECTORY... Python uses the new
+# files without checking the source's date, which an image builder may rewrite. Modules that no run imported get no byte
+# code; a program that imports one compiles it in memory.
 set -eu
 python=$1/bin/python
 # models/: an artifact holds only what its manifest lists.

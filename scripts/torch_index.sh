@@ -3,7 +3,7 @@
 #
 # PyPI's torch for Linux brings about 3 GB of CUDA libraries, which serve only a machine with an NVIDIA GPU. PyTorch's
 # index of CPU builds has the same version without them (190 MB). The CPU index is chosen on Linux where `nvidia-smi`
-# finds no GPU, unless pip is configured with an index or a directory of its own: whoever did that wants it to be used.
+# finds no GPU, unless pip is configured with its own index or directory, which is then used.
 set -eu
 cpu_index=https://download.pytorch.org/whl/cpu
 

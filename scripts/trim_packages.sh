@@ -1,7 +1,7 @@
 #!/bin/sh
-# Removes from a virtual environment what no program runs: trim_packages.sh VENV. torch's C++ headers, test programs and
-# protoc, static libraries, symbol tables that only a debugger or a linker reads, and the packages' own tests. What is
-# left is proven by running the service from it (Dockerfile).
+# Removes files that no program uses from a virtual environment: trim_packages.sh VENV. These are torch's C++ headers, test
+# programs and protoc, static libraries, symbol tables that only a debugger or a linker reads, and the packages' own
+# tests. The Dockerfile then checks the remaining files by running the service.
 set -eu
 packages=$(echo "$1"/lib/python3*/site-packages)
 before=$(du -sm "$packages" | cut -f1)
