@@ -1,10 +1,9 @@
-"""Script mode: what AWS's PyTorch and Hugging Face estimators run, for training and for serving.
+"""Script mode: the entry point that AWS's PyTorch and Hugging Face estimators run, for training and for serving.
 
     PyTorch(entry_point="train_deploy.py", source_dir="code", hyperparameters={"epochs": 1, "batch-size": 2})
 
 `python -m training.sagemaker.job.pack --source code` writes that directory. The flags are those of
-`python -m training train` and the channels'; training and its checkpoints are those of
-`training.sagemaker.job.container`.
+`python -m training train` and those of the channels. `training.sagemaker.job.container` runs the training.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """The head `flatten`: a linear layer over the hidden states of all T left-padded positions, side by side.
 
 It is the classifier of an often-copied article (`SimpleGPT2SequenceClassifier`: `gpt2model.*`, `fc1.*`), kept so that
-checkpoints made with it can be served with the answers that they gave. The head also reads the padding, so the hidden
-states of padding are part of those answers, and they differ between versions of transformers. Prefer the head
+checkpoints made with it can be served and give the same answers as before. The head also reads the padding, so its
+answers depend on the hidden states of padding, which differ between versions of transformers. Prefer the head
 `last_token`, which has C x D weights instead of C x T x D, reads any length, and never sees padding.
 """
 
@@ -22,8 +22,8 @@ PaddedRows = Literal["transformers-4", "transformers-5"]
 These positions precede the real tokens, so they may attend to no real token, and the versions differ in the result:
 
 transformers-4 (until 4.47, eager): the mean over the padding before it, itself, and all real tokens after it. The
-    smallest float was added to the scores of later positions and to those of padding; all scores to which it was added
-    once came out equal.
+    smallest float was added to the scores of later positions and to those of padding, which made all scores equal to
+    which it was added once.
 transformers-5 (scaled dot-product): zero.
 """
 

@@ -9,8 +9,8 @@ The precisions:
     int8       weights have 63 steps on either side of zero per column (127 with VNNI), inputs 255 steps per token
 
 The sums of int8 are exact: without VNNI, x86 adds pairs of products in 16 bits, where 255 x 63 fits twice and 255 x 127
-does not. Query, key and value stay float32 in int8, because softmax multiplies their errors (without that, logits were
-3.6 times as far off), and so does the last layer, whose products have one row per text.
+does not. In int8, query, key and value stay float32, because softmax multiplies their errors (otherwise the errors of
+logits were 3.6 times as large). The last layer stays float32, too, because its products have one row per text.
 
 Letters: N rows of tokens, I inputs and O outputs of a product.
 """

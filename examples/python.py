@@ -1,6 +1,6 @@
 """Use the service through its Python client: `python -m examples.python [URL]`, in the repository's root.
 
-Without a URL, CLASSIFIER_URL names the service, else it is http://localhost:8080; CLASSIFIER_API_KEY has the key.
+The default of URL is CLASSIFIER_URL, or http://localhost:8080 if that is not set. CLASSIFIER_API_KEY is the API key.
 """
 
 import sys

@@ -1,10 +1,11 @@
 """The image's entry point: `serve` (also without an argument), `train`, `health`.
 
-SageMaker starts the image with the word `serve` or `train`. Both run in this very process, so that the container's
-first process is the one that gets SIGTERM. The service reads its own settings, the training job its own /opt/ml; what
-is done here is what neither can do: handle a signal before they are imported, and refuse wrong uses of the image.
+SageMaker starts the image with the word `serve` or `train`. Both run in this same process, so that the container's
+first process is the one that gets SIGTERM. The service reads its own settings, and the training job reads /opt/ml. This
+module does what neither of them can do: it handles a signal before they are imported, and refuses wrong uses of the
+image.
 
-Exit codes: those of the service and of training; 2 for an unknown word; 1 where /opt/ml/model holds no artifact.
+Exit codes: those of the service and of training; 2 for an unknown word; 1 if /opt/ml/model holds no artifact.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"usage: serve | train | health; got {' '.join(arguments)!r}\n")
         return WRONG
     exit_on_sigterm(0 if verb == "serve" else STOPPED_UNTRAINED)
-    os.chdir(APP)  # models/default is found from here, whatever directory the container was started in
+    os.chdir(APP)  # models/default is found from here, even if the container was started in another directory
     problem = wrong_model(OPT_ML / "model", os.environ) if verb == "serve" else no_training()
     if problem:
         sys.stderr.write(f"{problem}\n")

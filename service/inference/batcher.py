@@ -19,17 +19,18 @@ A request is admitted or refused as a whole, without waiting, and gets exactly o
                                        ^         |
                                        +- halve <+   the model failed: each half runs again, until the culprit is alone
 
-Forming a batch never waits for more windows: a window that finds the model idle starts at once, and what arrives
-meanwhile makes the next batch. `service.inference.queue` chooses the windows of a batch, `service.inference.admission`
-the requests that are admitted.
+Forming a batch never waits for more windows: if the model is idle, a window is computed at once, and windows that
+arrive while the model is busy form the next batch. `service.inference.queue` chooses the windows of a batch, and
+`service.inference.admission` decides which requests are admitted.
 
-If the model runs out of memory, the token budget shrinks to half of what failed, and doubles after every `GOOD_BATCHES`
-good batches until it is whole. If a lone window fails for another reason, a probe decides whether the model is healthy.
-If the worker itself fails, every waiting request is told, the queue is emptied and the worker is started again; after
-`MAX_FAULTS` faults without a good batch in between it stays down and the service is unhealthy. A batch that is in the
+If the model runs out of memory, the token budget shrinks to half of the batch that failed, and doubles after every
+`GOOD_BATCHES` good batches until it is whole. If the model fails on a single window for another reason, a probe decides
+whether the model is healthy. If the worker itself fails, every waiting request gets an error, the queue is emptied and
+the worker is started again. After `MAX_FAULTS` faults without a good batch in between, it is not started again and the
+service is unhealthy. A batch that is in the
 model for `stuck_s` also makes the service unhealthy. The process must then be restarted from outside.
 
-All state belongs to the event loop's thread; only the model runs in another.
+Only the event loop's thread reads and changes the state; the model runs in another thread.
 """
 
 import asyncio

@@ -1,13 +1,13 @@
 """The windows that wait for the model, in two lanes, and the choice of the next batch.
 
-Equal windows, whichever requests they come from, share one `QueuedWindow`, which stays here until the model is done
-with it. Each lane is first in, first out. A batch is filled from the interactive lane and then from the bulk lane, each
-from its oldest window on, with every window that still fits the token budget; a window larger than the budget runs
-alone. While bulk windows wait, at most `MAX_PASSED_OVER` batches in a row begin with the interactive lane, and the next
-one is filled from the bulk lane first. So the oldest bulk window waits for at most that many other batches, and a short
+Equal windows of any requests share one `QueuedWindow`, which stays in the queue until the model is done with it. Each
+lane is first in, first out. A batch is filled from the interactive lane and then from the bulk lane, each from its
+oldest window on, with every window that still fits the token budget. A window larger than the budget runs alone. While
+bulk windows wait, at most `MAX_PASSED_OVER` batches in a row begin with the interactive lane, and the next one is
+filled from the bulk lane first. So the oldest bulk window waits for at most that many other batches, and a short
 interactive text waits for at most one bulk batch besides the batch that is in the model.
 
-The queue has no clock, no task and no lock: one thread owns it.
+The queue has no clock, no task and no lock. Only one thread may use it.
 """
 
 import asyncio
