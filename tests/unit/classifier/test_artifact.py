@@ -1,7 +1,9 @@
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,6 +22,11 @@ TEXT = "shares in the bank fell after the vote"
 def rewrite(artifact: Artifact, **changes: Any) -> None:
     path = artifact.directory / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def refuses(artifact: Artifact, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        read_artifact(artifact.directory)
 
 
 def test_what_is_written_is_what_is_read(model: GPT2Classifier, artifact: Artifact) -> None:
@@ -51,25 +58,21 @@ def test_one_flipped_byte_is_refused_by_name(artifact_copy: Artifact, name: str)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=f"{name} was altered"):
-        read_artifact(artifact_copy.directory)
+    refuses(artifact_copy, f"{name} was altered")
 
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_missing_and_short_files_are_refused_by_name(artifact_copy: Artifact, name: str) -> None:
     path = artifact_copy.directory / name
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ArtifactError, match=f"{name} has .* cut short"):
-        read_artifact(artifact_copy.directory)
+    refuses(artifact_copy, f"{name} has .* cut short")
     path.unlink()
-    with pytest.raises(ArtifactError, match=f"{name} is missing"):
-        read_artifact(artifact_copy.directory)
+    refuses(artifact_copy, f"{name} is missing")
 
 
 def test_directory_without_manifest_is_no_artifact(artifact_copy: Artifact, tmp_path: Path) -> None:
     (artifact_copy.directory / MANIFEST).unlink()
-    with pytest.raises(ArtifactError, match=r"manifest\.json is missing"):
-        read_artifact(artifact_copy.directory)
+    refuses(artifact_copy, r"manifest\.json is missing")
     with pytest.raises(ArtifactError, match="no such directory"):
         read_artifact(tmp_path / "nothing")
 
@@ -84,63 +87,66 @@ def test_directory_without_manifest_is_no_artifact(artifact_copy: Artifact, tmp_
         ({"window_stride": 65}, "window_stride 65 is above max_tokens 64"),
         ({"labels": ["a", "b"]}, "golden text 0 has 3 logits for 2 labels"),
         ({"files": {}}, "manifest.json does not list config.json"),
+        ({"calibration": {"temperature": float("inf")}}, "calibration.temperature"),
     ],
 )
 def test_manifest_that_does_not_fit_is_refused(artifact_copy: Artifact, changes: dict[str, Any], message: str) -> None:
     rewrite(artifact_copy, **changes)
-    with pytest.raises(ArtifactError) as caught:
-        read_artifact(artifact_copy.directory)
-    assert message in str(caught.value)
+    refuses(artifact_copy, re.escape(message))
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", "null"])
 def test_manifest_that_is_no_object_is_refused(artifact_copy: Artifact, content: str) -> None:
     (artifact_copy.directory / MANIFEST).write_text(content, encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"manifest\.json"):
-        read_artifact(artifact_copy.directory)
+    refuses(artifact_copy, r"manifest\.json")
 
 
 def test_manifest_cannot_point_out_of_the_directory(artifact_copy: Artifact) -> None:
     files = json.loads((artifact_copy.directory / MANIFEST).read_text(encoding="utf-8"))["files"]
     rewrite(artifact_copy, files=files | {"../outside": files["config.json"]})
-    with pytest.raises(ArtifactError, match="not a plain file name"):
-        read_artifact(artifact_copy.directory)
+    refuses(artifact_copy, "not a plain file name")
 
 
-def test_labels_of_config_and_manifest_must_agree(artifact_copy: Artifact) -> None:
-    rewrite(artifact_copy, labels=["sport", "politics", "business"])
-    with pytest.raises(ArtifactError, match=r"config\.json has the labels"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ["sport", "politics", "business"]}, r"config\.json has the labels"),
+        ({"max_tokens": 129}, "128 positions"),
+    ],
+)
+def test_config_and_manifest_must_agree(artifact_copy: Artifact, changes: dict[str, Any], message: str) -> None:
+    rewrite(artifact_copy, **changes)
+    with pytest.raises(ArtifactError, match=message):
         read_artifact(artifact_copy.directory).model()
 
 
-def test_more_tokens_than_positions_is_refused(artifact_copy: Artifact) -> None:
-    rewrite(artifact_copy, max_tokens=129)
-    with pytest.raises(ArtifactError, match="128 positions"):
-        read_artifact(artifact_copy.directory).model()
-
-
+@pytest.mark.parametrize(
+    ("step", "error", "raised", "message"),
+    [
+        ("_move_into_place", KeyboardInterrupt(), KeyboardInterrupt, None),
+        ("_sync", OSError(28, "No space left on device"), ArtifactError, "cannot be written: .*No space left"),
+    ],
+)
 def test_a_failed_write_leaves_nothing(
-    model: GPT2Classifier, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: GPT2Classifier,
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    error: BaseException,
+    raised: type[BaseException],
+    message: str | None,
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "_move_into_place", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(module, step, Mock(side_effect=error))
+    with pytest.raises(raised, match=message):
         artifact_of(model, tokenizer, tmp_path / "out" / "model")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_full_disk_is_an_artifact_error(
-    model: GPT2Classifier, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "_sync", full)
-    with pytest.raises(ArtifactError, match=r"cannot be written: .*No space left"):
-        artifact_of(model, tokenizer, tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
+def overwrite(old: Artifact, model: GPT2Classifier, tokenizer: Tokenizer) -> Artifact:
+    return write_artifact(
+        old.directory, model=model, tokenizer=tokenizer, manifest=old.manifest, card="new", overwrite=True
+    )
 
 
 def test_overwriting_is_asked_for_and_replaces_the_whole(
@@ -149,9 +155,7 @@ def test_overwriting_is_asked_for_and_replaces_the_whole(
     first = artifact_of(model, tokenizer, tmp_path / "model")
     with pytest.raises(ArtifactError, match="pass --overwrite"):
         artifact_of(model, tokenizer, tmp_path / "model")
-    again = write_artifact(
-        first.directory, model=model, tokenizer=tokenizer, manifest=first.manifest, card="new", overwrite=True
-    )
+    again = overwrite(first, model, tokenizer)
     assert (again.directory / "README.md").read_text(encoding="utf-8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -179,14 +183,7 @@ def test_interrupted_overwrite_keeps_the_old_artifact(
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_artifact(
-            artifact_copy.directory,
-            model=model,
-            tokenizer=tokenizer,
-            manifest=artifact_copy.manifest,
-            card="new",
-            overwrite=True,
-        )
+        overwrite(artifact_copy, model, tokenizer)
     monkeypatch.undo()
     assert read_artifact(artifact_copy.directory).manifest == artifact_copy.manifest
     assert [path.name for path in artifact_copy.directory.parent.iterdir()] == ["copy"]
@@ -224,11 +221,4 @@ def test_files_that_the_manifest_does_not_list_are_refused(artifact_copy: Artifa
     (artifact_copy.directory / ".DS_Store").touch()
     read_artifact(artifact_copy.directory)
     (artifact_copy.directory / "adapter_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"does not list adapter_config\.json"):
-        read_artifact(artifact_copy.directory)
-
-
-def test_infinite_temperature_is_refused(artifact_copy: Artifact) -> None:
-    rewrite(artifact_copy, calibration={"temperature": float("inf")})
-    with pytest.raises(ArtifactError, match=r"calibration\.temperature"):
-        read_artifact(artifact_copy.directory)
+    refuses(artifact_copy, r"does not list adapter_config\.json")

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertConfig, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from classifier.artifact import Artifact
 from classifier.encoding import pad
@@ -14,6 +17,11 @@ from classifier.model import GPT2Classifier, infer, infer_sequences, load_base, 
 from tests.support.tiny_model import LABELS
 
 rows = st.lists(st.lists(st.integers(0, 399), min_size=1, max_size=60), min_size=1, max_size=10)
+
+
+def write_config(source: Path, target: Path, **changes: object) -> None:
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    (target / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
 
 
 @settings(max_examples=60, deadline=None)
@@ -44,8 +52,6 @@ def test_pooling_goes_by_the_mask_not_by_the_token(model: GPT2Classifier) -> Non
 
 
 def test_right_padded_rows_equal_transformers_own_class(model: GPT2Classifier, artifact: object) -> None:
-    from transformers import GPT2ForSequenceClassification
-
     theirs = GPT2ForSequenceClassification.from_pretrained(artifact.directory, dtype=torch.float32).eval()  # type: ignore[attr-defined]
     batch = pad([[5, 6, 7], [8, 9]], 0, "right")
     with torch.inference_mode():
@@ -62,8 +68,6 @@ def test_loss_is_the_cross_entropy_of_the_last_tokens(model: GPT2Classifier) -> 
 
 
 def test_base_gives_everything_but_the_head(base_model: Path) -> None:
-    from transformers import GPT2LMHeadModel
-
     language_model = GPT2LMHeadModel.from_pretrained(base_model, dtype=torch.float32)
     classifier = load_base(str(base_model), LABELS)
     assert classifier.score.weight.shape == (3, 16)
@@ -74,17 +78,17 @@ def test_base_gives_everything_but_the_head(base_model: Path) -> None:
 
 
 def test_half_precision_base_is_trained_in_float32(base_model: Path, tmp_path: Path) -> None:
-    from transformers import GPT2LMHeadModel
-
     GPT2LMHeadModel.from_pretrained(base_model, dtype=torch.float16).save_pretrained(tmp_path)
     assert load_base(str(tmp_path), LABELS).dtype == torch.float32
 
 
 def test_random_weights_need_only_the_configuration(base_model: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_bytes((base_model / "config.json").read_bytes())
+    write_config(base_model, tmp_path)
     assert load_base(str(tmp_path), LABELS, random_weights=True).config.n_embd == 16
     with pytest.raises(ModelError, match="weights cannot be loaded"):
         load_base(str(tmp_path), LABELS)
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_base_tokenizer(str(tmp_path))
 
 
 def test_missing_layer_is_refused_not_made_up(base_model: Path, tmp_path: Path) -> None:
@@ -94,7 +98,7 @@ def test_missing_layer_is_refused_not_made_up(base_model: Path, tmp_path: Path) 
     gone = next(name for name in weights if name.endswith("h.1.mlp.c_fc.weight"))
     del weights[gone]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_bytes((base_model / "config.json").read_bytes())
+    write_config(base_model, tmp_path)
     with pytest.raises(ModelError, match=r"weights missing: transformer\.h\.1\.mlp\.c_fc\.weight \(1 in all\)"):
         load_base(str(tmp_path), LABELS)
 
@@ -112,8 +116,6 @@ def test_a_classifier_of_other_labels_is_no_base(artifact: Artifact) -> None:
 
 
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
-    from transformers import BertConfig
-
     BertConfig(num_hidden_layers=1).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is a 'bert' model; a GPT-2 is needed"):
         load_base(str(tmp_path), LABELS)
@@ -123,20 +125,9 @@ def test_base_tokenizer_is_the_bases_own(base_model: Path) -> None:
     assert load_base_tokenizer(str(base_model)).get_vocab_size() == 400
 
 
-def test_base_without_tokenizer_is_an_error(base_model: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_bytes((base_model / "config.json").read_bytes())
-    with pytest.raises(ModelError, match="tokenizer"):
-        load_base_tokenizer(str(tmp_path))
-
-
 def test_weights_of_another_shape_are_refused(model: GPT2Classifier, tmp_path: Path) -> None:
-    import json
-
     model.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    config["id2label"] = {"0": "a", "1": "b"}
-    config["label2id"] = {"a": 0, "b": 1}
-    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_config(tmp_path, tmp_path, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
     with pytest.raises(ModelError, match=str(tmp_path)):
         load_weights(tmp_path)
 
@@ -150,8 +141,6 @@ def test_same_seed_same_head(base_model: Path) -> None:
 
 
 def test_damaged_base_files_are_model_errors(base_model: Path, tmp_path: Path) -> None:
-    import shutil
-
     damaged = shutil.copytree(base_model, tmp_path / "base")
     (damaged / "model.safetensors").write_bytes(b"garbage" * 100)
     with pytest.raises(ModelError, match="weights cannot be loaded"):
@@ -167,10 +156,7 @@ def test_damaged_base_files_are_model_errors(base_model: Path, tmp_path: Path) -
 def test_padding_id_is_found_or_refused(
     base_model: Path, tmp_path: Path, changes: dict[str, object], expected: int | None
 ) -> None:
-    import json
-
-    config = json.loads((base_model / "config.json").read_text(encoding="utf-8"))
-    (tmp_path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    write_config(base_model, tmp_path, **changes)
     if expected is None:
         with pytest.raises(ModelError, match="pad_token_id 400 is outside the vocabulary of 400"):
             load_base(str(tmp_path), LABELS, random_weights=True)

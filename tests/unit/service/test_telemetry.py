@@ -50,19 +50,15 @@ class Stalled(io.StringIO):
         return super().write(text)
 
 
-def line(message: str) -> logging.LogRecord:
-    return logging.LogRecord("service", logging.INFO, "", 0, message, None, None)
-
-
 def test_a_log_that_nobody_reads_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BackgroundHandler, "MAX_LINES", 3)
     monkeypatch.setattr(BackgroundHandler, "FLUSH_S", 0.01)
     stream = Stalled()
     handler = BackgroundHandler(stream)
-    handler.emit(line("first"))
+    handler.emit(record("first"))
     assert stream.entered.wait(30)
     for i in range(10):
-        handler.emit(line(f"later {i}"))
+        handler.emit(record(f"later {i}"))
     handler.flush()  # gives up
     monkeypatch.setattr(BackgroundHandler, "FLUSH_S", 30)
     stream.released.set()
@@ -80,7 +76,7 @@ def test_a_broken_log_is_not_the_end_of_logging() -> None:
     stream = Full()
     handler = BackgroundHandler(stream)
     for message in ("first", "second"):
-        handler.emit(line(message))
+        handler.emit(record(message))
         handler.flush()
     assert stream.getvalue() == "second\n"
 

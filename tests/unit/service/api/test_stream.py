@@ -39,36 +39,22 @@ async def test_other_names_of_the_type(service: Service, name: str) -> None:
 
 
 async def test_a_bad_line_never_ends_the_stream(service: Service) -> None:
-    lines: list[str | bytes] = [
-        '"good"',
-        "{broken",
-        '{"text": "good", "top_k": 1}',
-        '{"text": 5}',
-        '{"texts": ["a"]}',
-        '""',
-        "[]",
-        '"poison"',
-        '{"text": "word ' + "word " * 60 + '", "on_long": "error"}',
-        '{"text": "word ' + "word " * 60 + '", "spans": true}',
-        b"\xff",
-        '"good"',
+    lines: list[tuple[str | bytes, str | None]] = [
+        ('"good"', None),
+        ("{broken", "invalid_json"),
+        ('{"text": "good", "top_k": 1}', None),
+        ('{"text": 5}', "invalid_request"),
+        ('{"texts": ["a"]}', "invalid_request"),
+        ('""', "empty_text"),
+        ("[]", "invalid_request"),
+        ('"poison"', "inference_failed"),
+        ('{"text": "word ' + "word " * 60 + '", "on_long": "error"}', "text_too_long"),
+        ('{"text": "word ' + "word " * 60 + '", "spans": true}', None),
+        (b"\xff", "invalid_json"),
+        ('"good"', None),
     ]
-    answers = await stream(service, lines)
-    kinds = [a.get("kind", "ok") for a in answers]
-    assert kinds == [
-        "ok",
-        "invalid_json",
-        "ok",
-        "invalid_request",
-        "invalid_request",
-        "empty_text",
-        "invalid_request",
-        "inference_failed",
-        "text_too_long",
-        "ok",
-        "invalid_json",
-        "ok",
-    ]
+    answers = await stream(service, (line for line, _ in lines))
+    assert [a.get("kind") for a in answers] == [kind for _, kind in lines]
     assert len(answers[2]["scores"]) == 1 and len(answers[0]["scores"]) == 3 and len(answers[9]["spans"]) == 2
 
 

@@ -36,6 +36,11 @@ def settings_of(artifact: Artifact, **changes: Any) -> Settings:
     return Settings(**(values | changes))
 
 
+def refuses(artifact: Artifact, message: str, **changes: Any) -> None:
+    with pytest.raises(EngineLoadError, match=message):
+        load_torch_engine(settings_of(artifact, **changes))
+
+
 def test_answers_equal_the_trainings_own(engine: TorchEngine, artifact: Artifact) -> None:
     texts = [row["text"] * (i % 5 + 1) for i, row in enumerate(news_rows(12))]
     expected = probabilities(predict_logits(artifact.model(), artifact.encoder(), texts))
@@ -85,8 +90,7 @@ def test_budget_is_measured_unless_a_setting_says_it(artifact: Artifact) -> None
 
 def test_precision_that_is_too_far_off_is_refused(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_engine, "NEAR", 1e-9)
-    with pytest.raises(EngineLoadError, match=r"differ .* is allowed for bfloat16"):
-        load_torch_engine(settings_of(artifact, precision="bfloat16"))
+    refuses(artifact, r"differ .* is allowed for bfloat16", precision="bfloat16")
 
 
 def test_lower_precision_that_disagrees_is_not_chosen(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,8 +123,7 @@ def test_loading_says_what_it_is_about(artifact: Artifact) -> None:
 
 def test_cuda_where_there_is_none_is_one_clear_error(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(EngineLoadError, match="SERVICE_DEVICE=cuda"):
-        load_torch_engine(settings_of(artifact, device="cuda"))
+    refuses(artifact, "SERVICE_DEVICE=cuda", device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -210,15 +213,13 @@ def rewrite_golden(artifact: Artifact, value: float) -> None:
 
 def test_answers_that_differ_from_training_time_are_refused(artifact_copy: Artifact) -> None:
     rewrite_golden(artifact_copy, 0.01)
-    with pytest.raises(EngineLoadError, match=r"golden texts' logits differ .* by 0\.01"):
-        load_torch_engine(settings_of(artifact_copy))
+    refuses(artifact_copy, r"golden texts' logits differ .* by 0\.01")
 
 
 def test_wrong_positions_are_caught_before_ready(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake that batches invite: positions that go on counting in the next text."""
     monkeypatch.setattr(packed, "_positions", lambda spans: torch.arange(spans[-1].stop) % 128)
-    with pytest.raises(EngineLoadError, match="this machine would give wrong answers"):
-        load_torch_engine(settings_of(artifact, precision="float32"))
+    refuses(artifact, "this machine would give wrong answers", precision="float32")
 
 
 def test_nan_weights_are_refused(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,13 +231,11 @@ def test_nan_weights_are_refused(artifact: Artifact, monkeypatch: pytest.MonkeyP
         return broken
 
     monkeypatch.setattr(Artifact, "packed", with_nan)
-    with pytest.raises(EngineLoadError, match=r"differ .* by inf"):
-        load_torch_engine(settings_of(artifact))
+    refuses(artifact, r"differ .* by inf")
 
 
 def test_damaged_artifact_is_one_clear_error(artifact_copy: Artifact) -> None:
     (artifact_copy.directory / "config.json").unlink()
-    with pytest.raises(EngineLoadError, match=r"artifact .*: config\.json is missing"):
-        load_torch_engine(settings_of(artifact_copy))
+    refuses(artifact_copy, r"artifact .*: config\.json is missing")
     with pytest.raises(EngineLoadError, match="no such directory"):
         load_torch_engine(Settings(model_dir=Path("nowhere")))
