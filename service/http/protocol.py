@@ -28,7 +28,7 @@ import asyncio
 import sys
 import uuid
 from functools import partial
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -64,8 +64,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._owing = False
         self._answered: RequestResponseCycle | None = None
         """The request that is being answered or was answered last; uvicorn's `cycle` is the one that was read last."""
-        self._fault: ServiceError | None = None
-        """The error that a callback of the parser found."""
         self._piece = b""
         self._plain_head: bytes | None = None
         """The head of a request that offers an upgrade, without the offer."""
@@ -129,7 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._check_fields(self.headers)
         if len(self.pipeline) >= MAX_PIPELINED:
-            self._fail(ServiceError("bad_request", f"more than {MAX_PIPELINED} requests wait on one connection"))
+            raise ServiceError("bad_request", f"more than {MAX_PIPELINED} requests wait on one connection")
         super().on_headers_complete()  # its task runs later
         self.headers = []  # for the trailers; the scope keeps the list of the headers
         self._is_stream, self._owing = is_stream(self.scope), False
@@ -166,8 +164,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._begin_state()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that is not HTTP, or that a callback of the parser refused."""
-        self._refuse(self._fault or ServiceError("bad_request", "this is not an HTTP/1.1 request"))
+        """Refuse a request that is not HTTP, or for which a callback of the parser raised an error."""
+        fault = getattr(sys.exc_info()[1], "__context__", None)  # the parser's error has the callback's as its context
+        not_http = ServiceError("bad_request", "this is not an HTTP/1.1 request")
+        self._refuse(fault if isinstance(fault, ServiceError) else not_http)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
@@ -259,18 +259,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def _check_fields(self, fields: list[tuple[bytes, bytes]]) -> None:
         """Check a request's header and trailer fields."""
         if sum(len(name) + len(value) + 4 for name, value in fields) > MAX_HEAD_BYTES:
-            self._fail(self._too_large())
+            raise self._too_large()
         if len(fields) > MAX_FIELDS:
-            self._fail(ServiceError("headers_too_large", f"the request has more than {MAX_FIELDS} header fields"))
+            raise ServiceError("headers_too_large", f"the request has more than {MAX_FIELDS} header fields")
 
     def _too_large(self) -> ServiceError:
         where = "besides its body" if self._part == "body" else "in its head"
         return ServiceError("headers_too_large", f"the request has more than {MAX_HEAD_BYTES} bytes {where}")
-
-    def _fail(self, error: ServiceError) -> NoReturn:
-        """Stop the parser from one of its callbacks; `send_400_response` follows."""
-        self._fault = error
-        raise error
 
     def _refuse(self, error: ServiceError) -> None:
         """Stop reading, answer with the error if it is this request's turn, and close after the answers still due."""
