@@ -126,9 +126,7 @@ async def endpoint(request: Request) -> Response:
 @router.get(
     "/health",
     summary="Is the service healthy? As vLLM and Hugging Face's servers answer it",
-    description="200 with an empty body if predictions are answered, 503 if not.",
-    response_class=Response,
-    responses={200: {"description": "ready"}, 503: {"description": "not ready"}},
+    **wire.HEALTH_ROUTE,
 )
 async def health(request: Request) -> Response:
     return await wire.health_response(request)

@@ -59,9 +59,7 @@ class ExecutionParameters(wire.WireModel):
 @router.get(
     "/ping",
     summary="Is the service healthy?",
-    description="200 with an empty body if predictions are answered, 503 if not.",
-    response_class=Response,
-    responses={200: {"description": "ready"}, 503: {"description": "not ready"}},
+    **wire.HEALTH_ROUTE,
 )
 async def ping(request: Request) -> Response:
     return await wire.health_response(request)

@@ -149,6 +149,14 @@ def json_response(body: BaseModel, headers: dict[str, str] | None = None, status
     return Response(content, status_code=status, headers=headers, media_type="application/json")
 
 
+HEALTH_ROUTE: dict[str, Any] = {
+    "description": "200 with an empty body if predictions are answered, 503 if not.",
+    "response_class": Response,
+    "responses": {200: {"description": "ready"}, 503: {"description": "not ready"}},
+}
+"""What the routes of load balancers' health checks share; `health_response` is their answer."""
+
+
 async def health_response(request: Request) -> Response:
     """Answer a health check of a load balancer: 200 if ready, else 503, without a body."""
     return Response(status_code=200 if await lifecycle_of(request).readiness() == "ready" else 503)
