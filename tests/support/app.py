@@ -69,6 +69,20 @@ def service_factory(engine: FakeEngine) -> ServiceFactory:
     return factory
 
 
+def post_scope(path: str, content_type: bytes, **more: Any) -> dict[str, Any]:
+    """Return the ASGI scope of a POST, for a caller that goes on after its body or does not take the answer."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", content_type)],
+    } | more
+
+
 def client_of(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
 

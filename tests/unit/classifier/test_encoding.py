@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
+from tokenizers.models import BPE
 
+from classifier import OnLong
 from classifier.encoding import (
     EncodedText,
     Encoder,
@@ -77,15 +79,19 @@ def encoder(tokenizer: Tokenizer) -> Encoder:
     return Encoder(tokenizer, TextCleaning(), max_tokens=10, window_stride=6)
 
 
-def ids_of(result: object) -> list[tuple[int, ...]]:
+def encoded(encoder: Encoder, text: str, on_long: OnLong = "windows") -> EncodedText:
+    [result] = encoder.encode([text], on_long)
     assert isinstance(result, EncodedText)
+    return result
+
+
+def ids_of(result: EncodedText) -> list[tuple[int, ...]]:
     return [window.ids for window in result.windows]
 
 
 def test_special_tokens_in_a_text_are_plain_characters(tokenizer: Tokenizer) -> None:
     encoder = Encoder(tokenizer, TextCleaning(), max_tokens=50, window_stride=50)
-    [result] = encoder.encode(["a<|endoftext|>"])
-    [ids] = ids_of(result)
+    [ids] = ids_of(encoded(encoder, "a<|endoftext|>"))
     assert tokenizer.token_to_id("<|endoftext|>") not in ids
     assert tokenizer.decode(list(ids)) == "a<|endoftext|>"
 
@@ -100,10 +106,8 @@ def test_one_bad_text_does_not_touch_its_neighbours(encoder: Encoder) -> None:
 
 def test_long_text_by_windows_truncated_or_refused(encoder: Encoder) -> None:
     text = "market " * 40
-    [windows] = encoder.encode([text], "windows")
-    [truncated] = encoder.encode([text], "truncate")
+    windows, truncated = encoded(encoder, text, "windows"), encoded(encoder, text, "truncate")
     [refused] = encoder.encode([text], "error")
-    assert isinstance(windows, EncodedText) and isinstance(truncated, EncodedText)
     assert len(windows.windows) > 1 and not windows.truncated and windows.tokens_read == windows.tokens
     assert all(len(ids) == 10 for ids in ids_of(windows))
     assert ids_of(truncated) == ids_of(windows)[:1]
@@ -112,17 +116,17 @@ def test_long_text_by_windows_truncated_or_refused(encoder: Encoder) -> None:
 
 
 def test_a_text_that_just_fits_is_one_window_in_every_mode(encoder: Encoder) -> None:
-    tokens = ids_of(encoder.encode(["profit " * 40], "truncate")[0])[0]
+    [tokens] = ids_of(encoded(encoder, "profit " * 40, "truncate"))
     text = encoder._tokenizer.decode(list(tokens)).strip()
-    for mode in ("windows", "truncate", "error"):
-        [result] = encoder.encode([text], mode)
-        assert isinstance(result, EncodedText) and len(result.windows) == 1 and not result.truncated
+    modes: tuple[OnLong, ...] = ("windows", "truncate", "error")
+    for result in (encoded(encoder, text, mode) for mode in modes):
+        assert len(result.windows) == 1 and not result.truncated
 
 
 def test_window_offsets_name_the_characters(encoder: Encoder) -> None:
     text = "the striker scored a goal in the cup final and the coach said that many more would come"
-    [result] = encoder.encode([text])
-    assert isinstance(result, EncodedText) and len(result.windows) > 1
+    result = encoded(encoder, text)
+    assert len(result.windows) > 1
     assert result.windows[0].start == 0 and result.windows[-1].end == len(text)
     for window in result.windows:
         assert encoder._tokenizer.decode(list(window.ids)).strip() == text[window.start : window.end].strip()
@@ -148,25 +152,19 @@ def test_load_tokenizer_names_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match="not a tokenizer"):
         load_tokenizer(tmp_path / "tokenizer.json")
-
-
-def test_empty_vocabulary_is_refused(tmp_path: Path) -> None:
-    """What transformers 5 silently makes of vocab.json + merges.txt."""
-    from tokenizers.models import BPE
-
-    Tokenizer(BPE()).save(str(tmp_path / "tokenizer.json"))
+    Tokenizer(BPE()).save(
+        str(tmp_path / "tokenizer.json")
+    )  # as transformers 5 silently makes of vocab.json, merges.txt
     with pytest.raises(ModelError, match="vocabulary is empty"):
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
 def test_gpt2_tokenizer_of_the_real_files(shared: Path, tmp_path: Path) -> None:
-    from tokenizers import ByteLevelBPETokenizer
-
     files = shared / "data" / "gpt2-tokenizer"
     bpe = ByteLevelBPETokenizer(str(files / "vocab.json"), str(files / "merges.txt"))
     bpe.save(str(tmp_path / "tokenizer.json"))
     encoder = Encoder(load_tokenizer(tmp_path / "tokenizer.json"), TextCleaning(), 1024, 768)
-    assert ids_of(encoder.encode(["Hello world"])[0]) == [(15496, 995)]
+    assert ids_of(encoded(encoder, "Hello world")) == [(15496, 995)]
 
 
 def test_endless_combining_marks_are_cut_and_cost_no_time(encoder: Encoder) -> None:

@@ -87,10 +87,7 @@ SHAPES: list[dict[str, object]] = [
     {"n_inner": 40},
     {"scale_attn_weights": False},
     {"scale_attn_by_inverse_layer_idx": True},
-    {"activation_function": "relu"},
-    {"activation_function": "gelu"},
-    {"activation_function": "gelu_pytorch_tanh"},
-    {"activation_function": "silu"},
+    *(dict[str, object](activation_function=name) for name in ("relu", "gelu", "gelu_pytorch_tanh", "silu")),
     {"layer_norm_epsilon": 1e-2},
     {"n_head": 1},
 ]

@@ -105,6 +105,7 @@ async def test_wrong_fields_are_named(service: Service, path: str, body: Any, fi
     [
         ("/predict", {"text": ""}, "empty_text"),
         ("/predict", {"text": "poison"}, "inference_failed"),
+        ("/predict", {"text": "a", "timeout_ms": 60_000}, "invalid_request"),
         ("/predict", {"text": "z" * 2000}, "body_too_large"),
         ("/invocations", {"text": ""}, "empty_text"),
         ("/invocations", {"inputs": ""}, "empty_text"),

@@ -41,21 +41,20 @@ async def test_bodies_of_another_shape_are_refused(service: Service, body: Any) 
 
 
 async def test_one_output_line_for_each_input_line(service: Service) -> None:
-    lines = [
-        '{"text": "a"}',
-        '{"inputs": "bb"}',
-        "",
-        "{broken",
-        '{"text": 5}',
-        '"ccc"',
-        '{"inputs": ["a", "poison"], "parameters": {"top_k": 1}}',
-        '{"instances": ["a"]}',
-        '{"text": ""}',
-    ]
-    response = await invoke(service, "\n".join(lines) + "\n", "application/jsonlines")
+    lines = """{"text": "a"}
+{"inputs": "bb"}
+
+{broken
+{"text": 5}
+"ccc"
+{"inputs": ["a", "poison"], "parameters": {"top_k": 1}}
+{"instances": ["a"]}
+{"text": ""}
+"""
+    response = await invoke(service, lines, "application/jsonlines")
     assert (response.status_code, response.headers["content-type"]) == (200, "application/jsonlines")
     answers = [json.loads(line) for line in response.text.split("\n")]
-    assert len(answers) == len(lines)
+    assert len(answers) == 9
     assert answers[0][expected_label("a")] == 1.0 and answers[1] == [top("bb")]
     assert [a["kind"] for a in answers[2:5]] == ["invalid_json", "invalid_json", "invalid_request"]
     assert answers[5][expected_label("ccc")] == 1.0

@@ -9,7 +9,7 @@ import pytest
 
 from service.api.stream import CHUNK_LINES, IN_FLIGHT
 from service.http.bodies import GONE
-from tests.support.app import Service, ServiceFactory, reached
+from tests.support.app import Service, ServiceFactory, post_scope, reached
 from tests.support.fake_engine import expected_label
 
 pytestmark = pytest.mark.anyio
@@ -111,18 +111,7 @@ class Caller:
             self.got += message["body"].count(b"\n")
 
     async def call(self, service: Service) -> None:
-        headers = [(b"content-type", b"application/x-ndjson"), (b"host", b"service")]
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": "/batch",
-            "raw_path": b"/batch",
-            "query_string": b"",
-            "headers": headers,
-            "extensions": {GONE: self.gone},
-        }
+        scope = post_scope("/batch", b"application/x-ndjson", extensions={GONE: self.gone})
         await service.app(scope, self.receive, self.send)
 
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.settings import Settings, SettingsError, load_settings
-from tests.support.app import Service, ServiceFactory, reached
+from tests.support.app import Service, ServiceFactory, post_scope, reached
 
 pytestmark = pytest.mark.anyio
 
@@ -69,18 +69,8 @@ async def test_a_caller_who_hangs_up_stops_the_work(service: Service) -> None:
     async def send(message: Any) -> None:
         raise AssertionError("answered although nobody is there")
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": "/predict",
-        "raw_path": b"/predict",
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
-    }
     service.engine.gate.clear()
-    call = asyncio.ensure_future(service.app(scope, receive, send))
+    call = asyncio.ensure_future(service.app(post_scope("/predict", b"application/json"), receive, send))
     await reached(service.engine)
     assert service.lifecycle.in_flight == 1
     gone.set()

@@ -38,6 +38,11 @@ def words(count: int, tail: str = "x") -> str:
     return " ".join([tail] * count)
 
 
+def many(count: int, name: str, length: int = 20) -> list[str]:
+    """Return texts of so many words, no two of them alike."""
+    return [words(length, f"{name}{i}") for i in range(count)]
+
+
 def labels(results: Sequence[WindowResult]) -> list[str]:
     return [r.kind if isinstance(r, ServiceError) else LABELS[list(r).index(10.0)] for r in results]
 
@@ -60,15 +65,10 @@ class Bench:
         return [[len(text.split()) for text in batch] for batch in self.batches]
 
     async def submit(
-        self,
-        *texts: str,
-        timeout_s: float = 1e6,
-        lane: Lane = "interactive",
-        spent_s: float = 0.0,
-        wait_for_room: bool = False,
+        self, *texts: str, timeout_s: float = 1e6, spent_s: float = 0.0, **options: Any
     ) -> list[WindowResult]:
         deadline = Deadline.after(timeout_s, spent_s)
-        return await self.batcher.submit([item(text) for text in texts], deadline, lane, wait_for_room)
+        return await self.batcher.submit([item(text) for text in texts], deadline, **options)
 
     def later(self, *texts: str, **options: Any) -> Request:
         return asyncio.ensure_future(self.submit(*texts, **options))
@@ -127,7 +127,7 @@ class TestBatches:
 
 class TestLanes:
     async def test_interactive_goes_first(self, bench: Bench) -> None:
-        bulk = bench.later(*(words(20, f"bulk{i}") for i in range(3)), lane="bulk")
+        bulk = bench.later(*many(3, "bulk"), lane="bulk")
         await asyncio.sleep(0.1)
         first = await bench.busy()  # the first of bulk is in the model, "busy" waits
         late = bench.later(words(20, "late"))
@@ -137,14 +137,14 @@ class TestLanes:
     async def test_bulk_does_not_starve(self, bench: Bench, busy: Request) -> None:
         """Under more interactive work than the model can do, one batch of five is led by bulk."""
         flood = [bench.later(words(20, f"i{n}")) for n in range(30)]
-        bulk = bench.later(*(words(20, f"b{n}") for n in range(4)), lane="bulk")
+        bulk = bench.later(*many(4, "b"), lane="bulk")
         await answered(busy, *flood, bulk)
         led = [batch[0][0] for batch in bench.batches[1:]]
         assert led[:20] == [*"iiii", "b"] * 4
         assert led.index("b") == MAX_PASSED_OVER
 
     async def test_short_text_waits_for_two_bulk_batches_at_most(self, bench: Bench) -> None:
-        bulk = bench.later(*(words(20, f"b{n}") for n in range(20)), lane="bulk")
+        bulk = bench.later(*many(20, "b"), lane="bulk")
         loop, worst = asyncio.get_running_loop(), 0.0
         for n in range(12):
             await asyncio.sleep(0.37)
@@ -157,12 +157,12 @@ class TestLanes:
 
 class TestAdmission:
     async def test_request_is_admitted_whole_or_refused_whole(self, bench: Bench) -> None:
-        first = bench.later(*(f"a{i}" for i in range(60)))
+        first = bench.later(*many(60, "a", 1))
         await asyncio.sleep(0)
-        error = await refused(bench.submit(*(f"b{i}" for i in range(41))), "overloaded")
+        error = await refused(bench.submit(*many(41, "b", 1)), "overloaded")
         assert error.status == 429 and error.retry_after_s is not None
         assert bench.batcher.load.windows == 60
-        second = bench.later(*(f"b{i}" for i in range(40)))
+        second = bench.later(*many(40, "b", 1))
         assert [len(r) for r in await answered(first, second)] == [60, 40]
 
     async def test_retry_after_is_the_time_until_all_is_done(self, bench: Bench) -> None:
@@ -175,7 +175,7 @@ class TestAdmission:
 
 
 async def known_rate(bench: Bench) -> None:
-    """20 tokens a second."""
+    """Let the batcher learn its rate of 20 tokens a second."""
     for n in range(FIRST_BATCHES):
         await bench.submit(words(20, f"first{n}"))
 
@@ -206,7 +206,7 @@ class TestOverload:
 
     async def test_single_texts_are_not_refused_for_a_long_bulk_queue(self, bench: Bench) -> None:
         await known_rate(bench)
-        bulk = bench.later(*(words(20, f"b{n}") for n in range(40)), lane="bulk")
+        bulk = bench.later(*many(40, "b"), lane="bulk")
         await asyncio.sleep(0.5)
         assert labels(await bench.submit("short", timeout_s=5.0)) == [LABELS[5 % 3]]
         await refused(bench.submit("short too", timeout_s=5.0, lane="bulk"), "overloaded")
@@ -214,7 +214,7 @@ class TestOverload:
 
     async def test_an_empty_batcher_tries_whatever_it_takes(self) -> None:
         bench = Bench(replace(LIMITS, tokens_per_s=20.0))
-        await refused(bench.submit(*(words(20, f"b{n}") for n in range(50)), timeout_s=5.0), "deadline_exceeded")
+        await refused(bench.submit(*many(50, "b"), timeout_s=5.0), "deadline_exceeded")
 
     async def test_a_low_estimate_recovers_by_small_batches(self) -> None:
         bench = Bench(replace(LIMITS, max_batch_tokens=1000, tokens_per_s=0.5))
@@ -252,7 +252,7 @@ class TestSharing:
         assert bench.dropped("departed") == 0 and bench.empty()
 
     async def test_interactive_caller_takes_equal_bulk_work_along(self, bench: Bench, busy: Request) -> None:
-        bulk = bench.later(*(words(20, f"b{n}") for n in range(4)), lane="bulk")
+        bulk = bench.later(*many(4, "b"), lane="bulk")
         await asyncio.sleep(0)
         now = bench.later(words(20, "b3"))
         await answered(busy, bulk, now)
@@ -295,9 +295,9 @@ class TestLeaving:
         assert "within 2000 ms" in error.message
 
     async def test_callers_that_gave_up_take_nobodys_place(self, bench: Bench, busy: Request) -> None:
-        await refused(bench.submit(*(f"l{i}" for i in range(99)), timeout_s=0.1), "deadline_exceeded")
+        await refused(bench.submit(*many(99, "l", 1), timeout_s=0.1), "deadline_exceeded")
         assert (bench.batcher.load.windows, bench.batcher.load.tokens) == (1, 1)
-        await answered(busy, bench.later(*(f"n{i}" for i in range(99))))
+        await answered(busy, bench.later(*many(99, "n", 1)))
 
     async def test_departed_caller_costs_nothing(self, bench: Bench, busy: Request) -> None:
         gone = bench.later("gone")
@@ -336,12 +336,10 @@ class TestFailures:
         assert bench.batcher.budget.tokens == 256
         await bench.submit(*(words(100, f"w{i}") for i in range(6)))
         assert [len(batch) for batch in bench.batches[1:]] == [2, 2, 2]
-        for i in range(GOOD_BATCHES):
-            await bench.submit(f"t{i}")
-        assert bench.batcher.budget.tokens == 512
-        for i in range(GOOD_BATCHES):
-            await bench.submit(f"u{i}")
-        assert bench.batcher.budget.tokens == 512
+        for good in "tu":
+            for i in range(GOOD_BATCHES):
+                await bench.submit(f"{good}{i}")
+            assert bench.batcher.budget.tokens == 512
 
     async def test_broken_model_turns_unhealthy_and_recovers(self, bench: Bench) -> None:
         bench.engine.broken = True
@@ -388,8 +386,7 @@ class TestFailures:
         await asyncio.sleep(0.2)
         healthy.append(bench.batcher.healthy)
         await task
-        healthy.append(bench.batcher.healthy)
-        assert healthy == [True, False, True]
+        assert [*healthy, bench.batcher.healthy] == [True, False, True]
 
     async def test_worker_that_fails_is_started_again_but_not_for_ever(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch

@@ -32,10 +32,8 @@ def cut(text: str) -> list[str]:
         ('He said: "Never." They left (at last.) Then?!', ['He said: "Never."', "They left (at last.)", "Then?!"]),
         ("Headline\n\nFirst line\nof a paragraph.\n", ["Headline", "First line\nof a paragraph."]),
         ("  \n\n . ", ["."]),
-        (
-            "It cost 5......  And aProf. Lee, of Q. Ltd. left.",
-            ["It cost 5......", "And aProf.", "Lee, of Q. Ltd.", "left."],
-        ),
+        ("It cost 5......  And aProf. Lee, of Q.", ["It cost 5......", "And aProf.", "Lee, of Q."]),
+        ("Q. Ltd. left.", ["Q. Ltd.", "left."]),
         ("", []),
     ],
 )
@@ -101,11 +99,8 @@ async def test_each_sentence_is_left_out_in_turn(service_with: ServiceFactory) -
         assert await service.metric("classifier_texts_total") == 2, "what is left out is no traffic"
     found = answer.pop("explanation")
     assert {**answer, "timing": None} == {**plain, "timing": None}
-    assert [text[s["start"] : s["end"]] for s in found["sentences"]] == [
-        "A goal and a goal.",
-        "Nothing here.",
-        "Another goal.",
-    ]
+    shown = [text[s["start"] : s["end"]] for s in found["sentences"]]
+    assert shown == ["A goal and a goal.", "Nothing here.", "Another goal."]
     assert [s["contribution"] for s in found["sentences"]] == pytest.approx([2, 0, 1])
     assert [s["alone"] for s in found["sentences"]] == pytest.approx([goals - math.log(2) for goals in (2, 0, 1)])
     assert found["label"] == "sport" and found["log_odds"] == pytest.approx(3 - math.log(2))
@@ -128,10 +123,8 @@ async def test_a_rest_on_which_the_model_fails_has_none_either(service: Service)
     service.lifecycle.current_pipeline().batcher.model_thread.model = Fragile()
     answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True})
     assert answer.status_code == 200
-    assert [set(s) for s in answer.json()["explanation"]["sentences"]] == [
-        {"start", "end", "alone"},
-        {"start", "end", "contribution"},
-    ]
+    fields = [set(s) - {"start", "end"} for s in answer.json()["explanation"]["sentences"]]
+    assert fields == [{"alone"}, {"contribution"}]
 
 
 async def test_the_time_allowed_is_for_all_of_it(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

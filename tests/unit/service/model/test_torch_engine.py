@@ -65,8 +65,11 @@ def test_info_says_what_is_served(engine: TorchEngine, artifact: Artifact) -> No
     assert 0 <= info.golden_difference < (1e-3 if info.precision == "float32" else 5e-2)
 
 
-def test_info_says_how_the_precision_was_chosen(artifact: Artifact) -> None:
-    info = load_torch_engine(settings_of(artifact)).info
+def test_loading_says_what_it_is_about_and_what_it_chose(artifact: Artifact) -> None:
+    stages: list[str] = []
+    info = load_torch_engine(settings_of(artifact, max_batch_tokens=0), stages.append).info
+    assert [stage.split()[0] for stage in stages] == ["verifying", "loading", "checking", "choosing"]
+    assert info.max_batch_tokens in {trial.tokens for trial in info.budget_trials}
     trials: dict[str, PrecisionTrial] = {trial.precision: trial for trial in info.precision_trials}
     assert set(trials) == {"float32", "bfloat16", "int8"}
     assert trials[info.precision].verdict.startswith("chosen")
@@ -83,20 +86,21 @@ def test_a_setting_decides_the_precision(
     assert (engine.info.precision, engine.info.precision_trials) == (precision, ())
 
 
-def test_budget_is_measured_unless_a_setting_says_it(artifact: Artifact) -> None:
-    info = load_torch_engine(settings_of(artifact, max_batch_tokens=0, precision="float32")).info
-    assert info.max_batch_tokens in {trial.tokens for trial in info.budget_trials}
-
-
 def test_precision_that_is_too_far_off_is_refused(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_engine, "NEAR", 1e-9)
     refuses(artifact, r"differ .* is allowed for bfloat16", precision="bfloat16")
 
 
-def test_lower_precision_that_disagrees_is_not_chosen(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "disagreement", lambda got, expected: (0.0, len(got)))
+@pytest.mark.parametrize("agrees", [True, False])
+def test_faster_precision_is_chosen_only_if_it_agrees(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, agrees: bool
+) -> None:
+    speed = {"float32": 1.0, "bfloat16": 0.1, "int8": 0.1}
+    monkeypatch.setattr(PackedClassifier, "layer_seconds", lambda self, *_, **__: speed[self.precision])
+    monkeypatch.setattr(measure, "disagreement", lambda got, expected: (0.0, 0 if agrees else len(got)))
+    monkeypatch.setattr(torch_engine, "NEAR", 1.0)  # for the check of the golden texts that follows
     info = load_torch_engine(settings_of(artifact)).info
-    assert info.precision == "float32"
+    assert (info.precision != "float32") == agrees
 
 
 def test_lower_precision_that_fails_on_golden_texts_gives_way_to_float32(
@@ -113,12 +117,6 @@ def test_lower_precision_that_fails_on_golden_texts_gives_way_to_float32(
     verdicts = {trial.precision: trial.verdict for trial in info.precision_trials}
     assert info.precision == "float32" and info.golden_difference < 1e-3
     assert verdicts["float32"].startswith("chosen") and "golden" in verdicts["bfloat16"]
-
-
-def test_loading_says_what_it_is_about(artifact: Artifact) -> None:
-    stages: list[str] = []
-    load_torch_engine(settings_of(artifact), stages.append)
-    assert [stage.split()[0] for stage in stages] == ["verifying", "loading", "checking", "choosing"]
 
 
 def test_cuda_where_there_is_none_is_one_clear_error(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
