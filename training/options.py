@@ -1,4 +1,4 @@
-"""Typed settings: frozen dataclasses whose fields become options of a command line, and back.
+"""Typed settings: frozen dataclasses that become options of a command line and are made from the given options.
 
     @dataclass(frozen=True)
     class Recipe:

@@ -59,7 +59,7 @@ def main(module: str, settings: str) -> None:
 
 
 def peak_rss_mib() -> float:
-    """Return VmHWM. getrusage would not do: its peak survives exec, so a child of a large parent reports the parent."""
+    """Return VmHWM. getrusage is not used, because after exec it still reports the peak of a larger parent process."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024

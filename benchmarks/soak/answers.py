@@ -1,4 +1,4 @@
-"""Reads answers in every form of the service and compares them with what the same texts got alone."""
+"""Read answers in every form of the service and compare them with the answers to the same texts alone."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ Read = Callable[[bytes], Sequence[Reading]]
 
 @dataclass(frozen=True)
 class KnownText:
-    """A text and what it was answered alone."""
+    """A text and its answer when it was sent alone."""
 
     text: str
     scores: Mapping[str, float]
@@ -42,7 +42,7 @@ class KnownText:
 
 
 Expected = KnownText | str
-"""A text that must be answered as it was alone, or the kind of error that must stand in its place."""
+"""A text that must get the same answer as alone, or the kind of error that must take the place of its answer."""
 
 
 def problem(body: bytes, read: Read, expected: Sequence[Expected], tolerance: float) -> str | None:

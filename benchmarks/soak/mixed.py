@@ -1,4 +1,4 @@
-"""Mixed requests in closed loop against the real service, faults among them, and the verdict at the end.
+"""Mixed requests, some of them faulty, in closed loops against the real service, and the verdict at the end.
 
 The service runs with the engine of `benchmarks.faulty_service`. Before the soak every text is sent alone, one after
 the other; each later answer is compared with that. Memory is compared from the time when it has settled, after a tenth
@@ -171,7 +171,7 @@ class _Soak:
 
 
 def _unchanged(known: list[KnownText], repeated: list[KnownText], tolerance: float) -> Promise:
-    """Return whether the model answers after the soak what it answered before."""
+    """Return whether the model gives the same answers after the soak as before."""
     pairs = zip(known, repeated, strict=False)
     changed = sum(difference(after.scores, before, tolerance) is not None for before, after in pairs)
     return Promise("texts alone are answered as before", not changed, f"{changed} of {len(repeated)} changed")

@@ -109,7 +109,7 @@ class StreamCall:
         known: The texts that lines are drawn from.
         lines: Their number.
         seed: Decides which are drawn.
-        tolerance: How far a probability may be from the one that the text got alone.
+        tolerance: Largest difference of a probability from the one that the text got alone.
     """
 
     def __init__(self, known: Sequence[KnownText], lines: int, seed: int, tolerance: float) -> None:

@@ -36,7 +36,7 @@ class Tally:
     """Counts of requests and answers, filled in as answers come.
 
     Args:
-        tolerance: How far a probability may be from the one that the text got alone.
+        tolerance: Largest difference of a probability from the one that the text got alone.
     """
 
     tolerance: float
@@ -50,7 +50,7 @@ class Tally:
     wrong: int = 0
     """Answers with a right status whose content differs from what the texts got alone."""
     unexpected: Counter[int] = field(default_factory=Counter)
-    """Statuses that the request must not get."""
+    """Number of answers with each status that their request must not get."""
     examples: list[str] = field(default_factory=list)
     latencies_ms: "array[float]" = field(default_factory=lambda: array("f"))
 
@@ -120,14 +120,14 @@ class Tally:
 
 
 def memory_promise(grown: float | None, allowed: float, done: int, judged_from: int, unit: str) -> Promise:
-    """Return whether memory stayed after the first tenth, which is judged only if there was enough work to settle it.
+    """Return the promise that memory did not grow after the first tenth. It is judged only after enough work.
 
     Args:
         grown: Share by which it grew; None: unknown.
         allowed: Largest share that is accepted.
         done: Requests or lines in all.
-        judged_from: The least of them for which memory is judged.
-        unit: Their name.
+        judged_from: Fewest requests or lines for which memory is judged.
+        unit: "requests" or "lines".
     """
     shown = "too few samples" if grown is None else f"{100 * grown:+.2f} %, {100 * allowed:.0f} % are allowed"
     what = f"memory does not grow after a tenth of the {unit}"

@@ -135,7 +135,7 @@ def token_ids(texts: Sequence[str], encoder: Encoder) -> list[list[int]]:
 
 
 def _bbc(work: Path) -> Path:
-    """Return the CSV of the BBC archive, which `python -m training prepare` would write; fetched once."""
+    """Return the CSV of the BBC archive that `python -m training prepare` writes. It is fetched once."""
     path = work / "bbc.csv"
     if not path.is_file():
         say(f"downloading the BBC archive (3 MB): {path}")

@@ -90,7 +90,7 @@ class RequestContext:
             self._record(scope, status, time.perf_counter() - started)
 
     def _refusal(self, scope: Scope, headers: Headers, limit: float) -> ServiceError | None:
-        """Return why the request is refused before its body is read, or None."""
+        """Return the error by which the request is refused before its body is read, or None."""
         path, declared = scope["path"], headers.get("content-length", "")
         coding = headers.get("content-encoding", "").strip().lower()
         admin = path.startswith(ADMIN)

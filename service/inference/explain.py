@@ -41,11 +41,11 @@ class SentenceEffect:
 
     start: int
     end: int
-    """Exclusive, in characters of the text as it was sent."""
+    """End of the sentence (exclusive), in characters of the text as it was sent."""
     contribution: float | None
-    """None if nothing remains without it, or if the rest could not be classified."""
+    """Its contribution; None if nothing remains without it, or if the rest could not be classified."""
     alone: float | None
-    """None if it could not be classified."""
+    """Log-odds of the label for it alone; None if it could not be classified."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Timing:
 
 
 class Pipeline:
-    """One model, its batcher, and all that a request needs to be answered by them.
+    """Answers requests with one model and its batcher.
 
     Args:
         engine: the loaded model.

@@ -81,7 +81,7 @@ def choose_precision(
         candidates: float32 and the lower precisions that the hardware has.
         rate: measures the tokens per second of a precision.
         check: measures the `disagreement` of a precision with float32.
-        unavailable: the other precisions, with the reason why they are not tried.
+        unavailable: the precisions that are not tried, each with the reason.
 
     Returns:
         The choice, and one trial per precision.

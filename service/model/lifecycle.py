@@ -198,7 +198,7 @@ class ModelLifecycle:
         return ReloadResult(running.info, info, comparison, time.perf_counter() - started)
 
     async def _compare(self, running: Pipeline, candidate: Pipeline) -> ModelComparison:
-        """Let both models classify the recent texts, behind the traffic."""
+        """Let both models classify the recent texts in the bulk lane, behind the traffic."""
         texts = self._recent_texts.texts
         size = min(COMPARED_AT_ONCE, self.settings.max_texts)
         options = RequestOptions(lane="bulk", wait_for_room=True, timeout_ms=self.settings.max_timeout_ms)

@@ -99,7 +99,7 @@ def unavailable_precisions(device: str) -> dict[Precision, str]:
 
 
 def best_budget(artifact: Artifact, forward: Forward, fixed: int) -> tuple[int, list[BudgetTrial]]:
-    """Choose the batch size; see `choose_budget`. This is also the warm-up: the largest batch runs at least once.
+    """Choose the batch size by `choose_budget`. This is also the warm-up, as the largest batch runs at least once.
 
     Args:
         artifact: the model's artifact.

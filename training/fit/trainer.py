@@ -75,7 +75,7 @@ def fine_tune(
 
 @contextmanager
 def _checkpoint_directory(config: TrainConfig) -> Iterator[Path]:
-    """Give the directory of the settings, which is kept, or a temporary one beside the output."""
+    """Yield the settings' directory, which is kept, or a temporary one beside the output."""
     if config.checkpoints:
         yield Path(config.checkpoints).absolute()
         return

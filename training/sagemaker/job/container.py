@@ -47,7 +47,7 @@ METRIC_DEFINITIONS: list[dict[str, str]] = [
         "test:coverage": "coverage", "baseline:accuracy": "baseline_accuracy", "baseline:macro_f1": "baseline_macro_f1",
     }.items()
 ]  # fmt: skip
-"""For AlgorithmSpecification.MetricDefinitions: CloudWatch's names for the `key=value;` figures in the job's log."""
+"""The value of AlgorithmSpecification.MetricDefinitions: CloudWatch's names for the figures in the job's log."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

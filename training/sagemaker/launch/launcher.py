@@ -113,7 +113,7 @@ class Launcher:
     def send_all(self, requests: Sequence[ApiRequest], hint: str = "") -> None:
         """Send the requests in order, and wait for an endpoint that is created or updated.
 
-        Raises AwsError at the first request that fails, with the hint at its end: something may have been created.
+        Raises AwsError at the first request that fails; the message ends with `hint`, as resources may exist already.
         """
         policy_arn = POLICY_ARN
         try:

@@ -157,7 +157,7 @@ class DeployOptions(ModelOptions):
     error_topic: str = setting("", "async: ARN of an SNS topic that is told of failures")
 
     def capacity(self) -> tuple[int, int]:
-        """Return the fewest and most instances of autoscaling; 0, 0 without autoscaling."""
+        """Return the smallest and largest number of instances of autoscaling; 0 and 0 without autoscaling."""
         is_async = self.mode == "async"
         most = self.max_instances or (1 if is_async else 0)
         if self.mode == "serverless" or not most:

@@ -157,7 +157,7 @@ def model_request(options: ModelOptions, role: str, name: str) -> ApiRequest:
 
 
 def transform_requests(options: TransformOptions, role: str, now: datetime) -> list[ApiRequest]:
-    """Return the requests for a batch transform: a model, where none is named, and then the job."""
+    """Return the requests for a batch transform: the model, unless an existing one is named, and then the job."""
     if bool(options.model) == bool(options.image):
         raise LaunchError("name either --model (one that SageMaker has) or --image (and --artifact)")
     job = stamped_name(options.name, now)
