@@ -49,7 +49,7 @@ class Contestant:
     module: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: str | None = None
-    """The environment that it runs in; None: the project's."""
+    """The environment that it runs in; None: the project's own environment."""
     onnx: str | None = None
     """The precision of the exported file that it reads."""
 

@@ -50,7 +50,7 @@ def running(
     Args:
         command: Program and arguments.
         log: The file that takes standard output and standard error.
-        environment: Added to this process's environment, from which variables of the service are removed.
+        environment: Variables to add to this process's environment, from which those of the service are removed.
         pipes: Connect standard input and output to this process; the log then takes standard error only.
     """
     log.parent.mkdir(parents=True, exist_ok=True)

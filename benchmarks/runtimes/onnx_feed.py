@@ -7,7 +7,7 @@ import numpy as np
 
 
 def feed(ids: list[int], wanted: Collection[str]) -> dict[str, Any]:
-    """Return input_ids, attention_mask and position_ids (1, T) int64: those that the model has kept."""
+    """Return those of input_ids, attention_mask and position_ids, (1, T) int64, that the exported model reads."""
     ids_bt = np.array([ids], dtype=np.int64)
     inputs = {
         "input_ids": ids_bt,

@@ -109,7 +109,7 @@ class RequestMaker:
     def _with_error(
         self, some: Sequence[KnownText], shown: Callable[[KnownText], str], error: str, faulty: str
     ) -> tuple[list[Expected], list[str]]:
-        """Return what is expected and what is sent; in a fifth of all cases with a faulty text among the others."""
+        """Return the expected answers and the texts to send; in a fifth of all cases one of them is faulty."""
         expected: list[Expected] = [*some]
         sent = [shown(one) for one in some]
         if self.rng.random() < 0.2:

@@ -154,7 +154,7 @@ HEALTH_ROUTE: dict[str, Any] = {
     "response_class": Response,
     "responses": {200: {"description": "ready"}, 503: {"description": "not ready"}},
 }
-"""What the routes of load balancers' health checks share; `health_response` is their answer."""
+"""Arguments that the routes of load balancers' health checks share; `health_response` is their answer."""
 
 
 async def health_response(request: Request) -> Response:

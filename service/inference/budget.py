@@ -3,7 +3,7 @@
 from service.telemetry import logger
 
 GOOD_BATCHES = 16
-"""Number of good batches after which a budget that shrank doubles."""
+"""Number of good batches after which a reduced budget doubles."""
 
 MIN_BUDGET = 16
 """Computed tokens below which the budget never shrinks."""

@@ -64,7 +64,7 @@ class Explanation:
 
     @property
     def remainder(self) -> float:
-        """The part of the log-odds that the contributions do not add up to."""
+        """The log-odds of the whole text minus the sum of the contributions."""
         return self.log_odds - self.total
 
 

@@ -43,7 +43,7 @@ Status = Literal["loading", "ready", "draining", "failed"]
 
 
 class ModelLifecycle:
-    """The state of one service. Created with the app; started and closed by the app's lifespan."""
+    """The state of one service. It is created with the app, and started and closed by the app's lifespan."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings

@@ -249,7 +249,7 @@ def _read_given(path: Path, config: DataConfig) -> dict[str, list[Example]]:
 def _split_files(path: Path, part: str) -> list[Path]:
     """Return the files of a part, and its folders of data files or of labels.
 
-    A folder that holds only texts is not among them: it is a label with the name of a part.
+    A folder that holds only texts is left out, because it is a label that is named like a part.
     """
     return sorted(
         p

@@ -31,7 +31,7 @@ from training.fit.loop import OrderedTrainer, arguments, setting_of_machine, wei
 WITHOUT_EFFECT = frozenset({"output", "checkpoints", "save_steps", "eval_steps", "weights_dtype", "sources"})
 """Settings that do not change the trained weights."""
 OF_THE_BASE = frozenset({"vocab_size", "layers", "hidden_size", "heads", "positions"})
-"""Settings that a base model determines, if there is one."""
+"""Settings that are taken from the base model if there is one."""
 DERIVED = ("tokenizer.json", "tokens.json", "train.tokens", "val.tokens")
 """Files beside the checkpoints that depend on corpus and vocabulary."""
 NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}

@@ -17,7 +17,7 @@ class LaunchError(TrainingError):
 
 
 class RequestError(LaunchError):
-    """AWS would refuse these requests, each problem of which has one message; nothing was sent."""
+    """AWS would refuse these requests. Each problem has one message, and nothing was sent."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)

@@ -18,7 +18,7 @@ class Cluster:
     """The job's hosts, seen from this one."""
 
     hosts: tuple[str, ...]
-    """Sorted, so that every host numbers them alike; the first one is the master."""
+    """Names of the hosts, sorted so that every host numbers them alike; the first one is the master."""
     current: str
     interface: str
     """Network interface between the hosts; empty if it is not known."""

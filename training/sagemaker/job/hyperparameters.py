@@ -64,7 +64,7 @@ def parse_hyperparameters(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_config(settings: Mapping[str, Any], **placed: Any) -> TrainConfig:
-    """Return the settings of the run: those given, and below them a recipe's, if one is named.
+    """Return the settings of the run: the given ones, which override those of a named recipe.
 
     Raises:
         ConfigError: there is no such recipe, or a value is out of its range.
