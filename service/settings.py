@@ -55,11 +55,11 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="Comma-separated keys. Every request but health checks needs one; the service is open without.",
+        description="Comma-separated keys. Requests except health checks need one; without keys the service is open.",
     )
     admin_keys: SecretStr = Field(
         SecretStr(""),
-        description="Comma-separated keys for /admin; without keys /admin is closed. SIGHUP reloads the model as well.",
+        description="Comma-separated keys for /admin; without keys /admin is closed and only SIGHUP reloads.",
     )
     reload_samples: int = Field(
         64,
@@ -69,12 +69,16 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(6_000_000, ge=1_000, description="Largest body of a request, in bytes.")
     max_text_chars: int = Field(200_000, ge=1, description="Longest text, in characters.")
-    max_texts: int = Field(256, ge=1, description="Most texts in one request.")
+    max_texts: int = Field(256, ge=1, description="Maximum number of texts in one request.")
     max_requests: int = Field(
-        1024, ge=1, description="Most POST requests in flight; health checks, /metrics and /info do not count."
+        1024,
+        ge=1,
+        description="Maximum number of POST requests in flight; health checks, /metrics and /info do not count.",
     )
-    max_queue_items: int = Field(4096, ge=1, description="Most windows that wait for the model or are in it.")
-    max_queue_tokens: int = Field(1_000_000, ge=1, description="Most tokens that wait for the model or are in it.")
+    max_queue_items: int = Field(4096, ge=1, description="Maximum number of windows that are queued or being computed.")
+    max_queue_tokens: int = Field(
+        1_000_000, ge=1, description="Maximum number of tokens that are queued or being computed."
+    )
     max_batch_tokens: int = Field(
         0,
         ge=0,
@@ -88,7 +92,7 @@ class Settings(BaseSettings):
     default_timeout_ms: int = Field(
         30_000,
         ge=1,
-        description="Deadline of a request that names none, in milliseconds; a stream has it for every 64 lines.",
+        description="Deadline in milliseconds of a request that names none; in a stream, of every 64 lines.",
     )
     max_timeout_ms: int = Field(
         55_000,

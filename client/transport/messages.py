@@ -63,7 +63,7 @@ class OptionFields(TypedDict, total=False):
 
 
 def given(options: OptionFields) -> dict[str, Any]:
-    """Return the options that are set. Raises TypeError: there is no such option."""
+    """Return the options that are set. Raises TypeError if `options` contains an unknown name."""
     for name in options:
         if name not in OptionFields.__annotations__:
             raise TypeError(f"there is no option {name!r}; there are {', '.join(OptionFields.__annotations__)}")

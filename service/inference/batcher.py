@@ -311,7 +311,7 @@ class Batcher:
             self._cache.put(queued.window.key, result)
 
     def _fail_waiting(self, error: ServiceError) -> None:
-        """Answer all waiting requests with `error`, even those with windows in the model, and empty the queue."""
+        """Fail every unanswered request with `error`, also those being computed, and empty the queue."""
         self._queue.clear()
         for request in self._requests:
             for queued in request.queued_windows:

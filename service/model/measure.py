@@ -125,7 +125,7 @@ def best_budget(artifact: Artifact, forward: Forward, fixed: int) -> tuple[int, 
 
 
 def _random_texts(vocabulary: int, longest: int) -> list[tuple[int, ...]]:
-    """Return random ids of lengths 1, 2, 3, 5, 8 and so on: inputs unlike any golden text."""
+    """Return sequences of random token ids with lengths 1, 2, 3, 5, 8 and so on; they resemble no golden text."""
     draw = random.Random(0)
     lengths = [1, 2]
     while lengths[-1] + lengths[-2] <= longest:

@@ -16,7 +16,8 @@ Value = TypeVar("Value")
 def state() -> PartialState:
     """Return the state of this process; the first call joins the others (NCCL on CUDA, else gloo).
 
-    Processes may wait long while one tokenises a corpus. No time-out is needed: if one fails, torchrun ends the others.
+    Processes may wait long while one tokenises a corpus. The time-out is therefore very long: if a
+    process fails, torchrun ends the others.
     """
     return PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(days=2))
 

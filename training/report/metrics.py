@@ -115,8 +115,9 @@ def fit_temperature(logits_bc: ArrayLike, truth: Sequence[int]) -> float:
     """Return the temperature in [0.05, 20] with the lowest negative log-likelihood (Guo et al. 2017, section 4.2).
 
     The targets are Platt's instead of one-hot: the truth has 1 - 1/(B + 2), the other labels share the rest (Platt,
-    "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2). If all B rows are right, one-hot targets
-    would drive the temperature towards 0 and every probability to 1, which B rows cannot prove.
+    "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2). If all B rows are classified correctly,
+    one-hot targets would drive the temperature towards 0 and the best probability to 1: more certainty than B rows
+    justify.
     """
     logits = np.asarray(logits_bc, dtype=np.float64)
     rows, labels = logits.shape
