@@ -24,6 +24,11 @@ def write_config(source: Path, target: Path, **changes: object) -> None:
     (target / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
 
 
+def refuses(base: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_base(base, LABELS)
+
+
 @settings(max_examples=60, deadline=None)
 @given(rows)
 def test_logits_do_not_depend_on_neighbours_or_side(model: GPT2Classifier, sequences: list[list[int]]) -> None:
@@ -36,7 +41,7 @@ def test_logits_do_not_depend_on_neighbours_or_side(model: GPT2Classifier, seque
 
 
 def test_the_law_is_not_vacuous(model: GPT2Classifier) -> None:
-    """GPT2Model's own numbering of left-padded rows must break the law on this model, or the test above is blind."""
+    """GPT2Model's own numbering of left-padded rows breaks the law on this model, so the test above can fail."""
     batch = pad([[5, 6, 7], list(range(1, 31))], 0, "left")
     right = infer(model, batch)
     columns = np.broadcast_to(np.arange(batch.ids_bt.shape[1]), batch.ids_bt.shape).copy()
@@ -85,8 +90,7 @@ def test_half_precision_base_is_trained_in_float32(base_model: Path, tmp_path: P
 def test_random_weights_need_only_the_configuration(base_model: Path, tmp_path: Path) -> None:
     write_config(base_model, tmp_path)
     assert load_base(str(tmp_path), LABELS, random_weights=True).config.n_embd == 16
-    with pytest.raises(ModelError, match="weights cannot be loaded"):
-        load_base(str(tmp_path), LABELS)
+    refuses(str(tmp_path), "weights cannot be loaded")
     with pytest.raises(ModelError, match="tokenizer"):
         load_base_tokenizer(str(tmp_path))
 
@@ -99,15 +103,14 @@ def test_missing_layer_is_refused_not_made_up(base_model: Path, tmp_path: Path) 
     del weights[gone]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     write_config(base_model, tmp_path)
-    with pytest.raises(ModelError, match=r"weights missing: transformer\.h\.1\.mlp\.c_fc\.weight \(1 in all\)"):
-        load_base(str(tmp_path), LABELS)
+    refuses(str(tmp_path), r"weights missing: transformer\.h\.1\.mlp\.c_fc\.weight \(1 in all\)")
 
 
 def test_unknown_base_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"neither a local directory with a config\.json nor a model that the hub"):
-        load_base(str(tmp_path / "nothing"), LABELS)
-    with pytest.raises(ModelError, match=r"base model 'someone/unknown'.*--base-model takes a local directory"):
-        load_base("someone/unknown", LABELS)  # the hub is off in tests
+    refuses(str(tmp_path / "nothing"), r"neither a local directory with a config\.json nor a model that the hub")
+    refuses(
+        "someone/unknown", r"base model 'someone/unknown'.*--base-model takes a local directory"
+    )  # the hub is off in tests
 
 
 def test_a_classifier_of_other_labels_is_no_base(artifact: Artifact) -> None:
@@ -117,8 +120,7 @@ def test_a_classifier_of_other_labels_is_no_base(artifact: Artifact) -> None:
 
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
     BertConfig(num_hidden_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="is a 'bert' model; a GPT-2 is needed"):
-        load_base(str(tmp_path), LABELS)
+    refuses(str(tmp_path), "is a 'bert' model; a GPT-2 is needed")
 
 
 def test_base_tokenizer_is_the_bases_own(base_model: Path) -> None:
@@ -143,8 +145,7 @@ def test_same_seed_same_head(base_model: Path) -> None:
 def test_damaged_base_files_are_model_errors(base_model: Path, tmp_path: Path) -> None:
     damaged = shutil.copytree(base_model, tmp_path / "base")
     (damaged / "model.safetensors").write_bytes(b"garbage" * 100)
-    with pytest.raises(ModelError, match="weights cannot be loaded"):
-        load_base(str(damaged), LABELS)
+    refuses(str(damaged), "weights cannot be loaded")
     (damaged / "tokenizer.json").write_text('{"a": 1}', encoding="utf-8")
     with pytest.raises(ModelError, match="tokenizer cannot be loaded"):
         load_base_tokenizer(str(damaged))

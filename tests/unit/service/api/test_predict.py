@@ -71,32 +71,26 @@ async def test_batch_keeps_order_and_good_texts_beside_bad_ones(service_with: Se
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "field"),
+    ("path", "field", "bodies"),
     [
-        ("/predict", {}, "text"),
-        ("/predict", {"text": 5}, "text"),
-        ("/predict", {"text": None}, "text"),
-        ("/predict", {"text": ["a"]}, "text"),
-        ("/predict", {"text": "a", "top_k": 0}, "top_k"),
-        ("/predict", {"text": "a", "top_k": "2"}, "top_k"),
-        ("/predict", {"text": "a", "top_k": True}, "top_k"),
-        ("/predict", {"text": "a", "on_long": "cut"}, "on_long"),
-        ("/predict", {"text": "a", "timeout_ms": 0}, "timeout_ms"),
-        ("/predict", {"text": "a", "txet": "b"}, "txet"),
-        ("/predict", [1], "the body"),
-        ("/predict", "text", "the body"),
-        ("/predict", {"text": "a", "body": 1, "shape:text": 2}, "body"),
-        ("/batch", {"texts": []}, "texts"),
-        ("/batch", {"texts": "a"}, "texts"),
-        ("/batch", {"texts": ["a", 7]}, "texts.1"),
-        ("/invocations", {}, "text"),
-        ("/invocations", {"inputs": 5}, "inputs"),
-        ("/invocations", {"inputs": "a", "parameters": {"topk": 1}}, "parameters.topk"),
+        ("/predict", "text", [{}, {"text": 5}, {"text": None}, {"text": ["a"]}]),
+        ("/predict", "top_k", [{"text": "a", "top_k": wrong} for wrong in (0, "2", True)]),
+        ("/predict", "on_long", [{"text": "a", "on_long": "cut"}]),
+        ("/predict", "timeout_ms", [{"text": "a", "timeout_ms": 0}]),
+        ("/predict", "txet", [{"text": "a", "txet": "b"}]),
+        ("/predict", "the body", [[1], "text"]),
+        ("/predict", "body", [{"text": "a", "body": 1, "shape:text": 2}]),
+        ("/batch", "texts", [{"texts": []}, {"texts": "a"}]),
+        ("/batch", "texts.1", [{"texts": ["a", 7]}]),
+        ("/invocations", "text", [{}]),
+        ("/invocations", "inputs", [{"inputs": 5}]),
+        ("/invocations", "parameters.topk", [{"inputs": "a", "parameters": {"topk": 1}}]),
     ],
 )
-async def test_wrong_fields_are_named(service: Service, path: str, body: Any, field: str) -> None:
-    error = check_error(await service.post(path, body), "invalid_request")
-    assert field in [detail["field"] for detail in error["details"]]
+async def test_wrong_fields_are_named(service: Service, path: str, field: str, bodies: list[Any]) -> None:
+    for body in bodies:
+        error = check_error(await service.post(path, body), "invalid_request")
+        assert field in [detail["field"] for detail in error["details"]]
     assert (await service.post("/predict", {"text": "still here"})).status_code == 200
 
 

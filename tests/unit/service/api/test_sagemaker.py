@@ -87,9 +87,7 @@ async def test_answers_in_every_form_keep_their_number(service: Service, accept:
     assert len(answers) == 300 and answers[::3] == answers[:1] * 100 and answers[2::3] == answers[2:3] * 100
 
 
-async def test_a_body_that_breaks_off_is_refused_before_any_row_of_it_is_classified(
-    service: Service,
-) -> None:
+async def test_a_body_that_breaks_off_is_refused_before_any_row_of_it_is_classified(service: Service) -> None:
     response = await invoke(service, "a word\n" * 100 + '"never closed', "text/csv")
     assert (response.status_code, response.json()["kind"]) == (400, "invalid_body")
     assert await service.metric("classifier_texts_total") == 0
@@ -111,16 +109,22 @@ async def test_plain_text_is_one_text(service: Service) -> None:
     assert (empty.status_code, empty.json()["kind"]) == (422, "empty_text")
 
 
+TWO_INPUTS = '{"inputs": ["a", "bb"]}'
+
+
 @pytest.mark.parametrize(
-    ("accept", "answer"),
+    ("body", "content_type", "accept", "answer"),
     [
-        ("text/csv", f"{expected_label('a')},1,\n{expected_label('bb')},1,"),
-        ("text/plain", f"{expected_label('a')}\n{expected_label('bb')}"),
-        ("application/jsonlines", json.dumps([top("a"), top("bb")])),
+        (TWO_INPUTS, "application/json", "text/csv", f"{expected_label('a')},1,\n{expected_label('bb')},1,"),
+        (TWO_INPUTS, "application/json", "text/plain", f"{expected_label('a')}\n{expected_label('bb')}"),
+        (TWO_INPUTS, "application/json", "application/jsonlines", json.dumps([top("a"), top("bb")])),
+        ('"a"\n""\n""\n', "application/jsonlines", "text/plain", f"{expected_label('a')}\n\n"),
     ],
 )
-async def test_json_may_be_answered_otherwise(service: Service, accept: str, answer: str) -> None:
-    response = await invoke(service, '{"inputs": ["a", "bb"]}', "application/json", accept)
+async def test_an_answer_may_have_another_form_than_its_body(
+    service: Service, body: str, content_type: str, accept: str, answer: str
+) -> None:
+    response = await invoke(service, body, content_type, accept)
     assert (response.status_code, response.text) == (200, answer)
 
 
@@ -133,11 +137,6 @@ async def test_sagemakers_setting_decides_where_the_caller_does_not(service_with
     async with service_with(default_accept="text/csv") as service:
         assert (await invoke(service, '{"text": "a"}', "application/json")).text.endswith(",1,")
         assert (await invoke(service, '{"text": "a"}', "application/json", "application/json")).json()
-
-
-async def test_failed_texts_at_the_end_keep_their_lines(service: Service) -> None:
-    answer = await invoke(service, '"a"\n""\n""\n', "application/jsonlines", "text/plain")
-    assert answer.text == f"{expected_label('a')}\n\n"
 
 
 async def test_transformers_parameters_hold_for_each_input(service: Service) -> None:
