@@ -1,6 +1,8 @@
 import json
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,9 +16,17 @@ from classifier.artifact import MANIFEST, REQUIRED, Artifact, read_artifact
 from classifier.artifact_writer import check_writable_target, write_artifact
 from classifier.errors import ArtifactError
 from classifier.model import GPT2Classifier, infer_sequences
-from tests.support.tiny_model import artifact_of
 
 TEXT = "shares in the bank fell after the vote"
+
+
+Write = Callable[..., Artifact]
+
+
+@pytest.fixture
+def write(model: GPT2Classifier, tokenizer: Tokenizer, artifact: Artifact) -> Write:
+    """Return what writes the tiny model as an artifact with the card "new"."""
+    return partial(write_artifact, model=model, tokenizer=tokenizer, manifest=artifact.manifest, card="new")
 
 
 def rewrite(artifact: Artifact, **changes: Any) -> None:
@@ -128,34 +138,25 @@ def test_config_and_manifest_must_agree(artifact_copy: Artifact, changes: dict[s
     ],
 )
 def test_a_failed_write_leaves_nothing(
-    model: GPT2Classifier,
-    tokenizer: Tokenizer,
+    write: Write,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     step: str,
     error: BaseException,
-    raised: type[BaseException],
+    raised: Any,
     message: str | None,
 ) -> None:
     monkeypatch.setattr(module, step, Mock(side_effect=error))
     with pytest.raises(raised, match=message):
-        artifact_of(model, tokenizer, tmp_path / "out" / "model")
+        write(tmp_path / "out" / "model")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def overwrite(old: Artifact, model: GPT2Classifier, tokenizer: Tokenizer) -> Artifact:
-    return write_artifact(
-        old.directory, model=model, tokenizer=tokenizer, manifest=old.manifest, card="new", overwrite=True
-    )
-
-
-def test_overwriting_is_asked_for_and_replaces_the_whole(
-    model: GPT2Classifier, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    first = artifact_of(model, tokenizer, tmp_path / "model")
+def test_overwriting_is_asked_for_and_replaces_the_whole(write: Write, tmp_path: Path) -> None:
+    first = write(tmp_path / "model", card="old")
     with pytest.raises(ArtifactError, match="pass --overwrite"):
-        artifact_of(model, tokenizer, tmp_path / "model")
-    again = overwrite(first, model, tokenizer)
+        write(tmp_path / "model")
+    again = write(first.directory, overwrite=True)
     assert (again.directory / "README.md").read_text(encoding="utf-8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -172,7 +173,7 @@ def test_artifact_is_readable_for_other_users(artifact: Artifact) -> None:
 
 
 def test_interrupted_overwrite_keeps_the_old_artifact(
-    artifact_copy: Artifact, model: GPT2Classifier, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    artifact_copy: Artifact, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.replace
 
@@ -183,14 +184,14 @@ def test_interrupted_overwrite_keeps_the_old_artifact(
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        overwrite(artifact_copy, model, tokenizer)
+        write(artifact_copy.directory, overwrite=True)
     monkeypatch.undo()
     assert read_artifact(artifact_copy.directory).manifest == artifact_copy.manifest
     assert [path.name for path in artifact_copy.directory.parent.iterdir()] == ["copy"]
 
 
 def test_mount_point_is_filled_instead_of_replaced(
-    model: GPT2Classifier, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SageMaker's /opt/ml/model and Docker's volumes can be written into but not renamed."""
     mounted = tmp_path / "mounted"
@@ -198,7 +199,7 @@ def test_mount_point_is_filled_instead_of_replaced(
     inode = mounted.stat().st_ino
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == mounted)
     check_writable_target(mounted, overwrite=False)
-    artifact_of(model, tokenizer, mounted)
+    write(mounted)
     assert mounted.stat().st_ino == inode
     assert sorted(os.listdir(mounted)) == sorted([*REQUIRED, "README.md", MANIFEST])
     with pytest.raises(ArtifactError, match="empty it first"):
