@@ -154,7 +154,7 @@ DOCUMENT = yaml.safe_load((ROOT / "openapi.yaml").read_text(encoding="utf-8"))
 
 
 def check(kind: str, path: str, method: str, status: int, headers: Mapping[str, str], content: bytes) -> None:
-    """The whole promise about an error."""
+    """Check all that the contract promises about an error."""
     body = ErrorBody.model_validate_json(content)
     assert (body.kind, status) == (kind, STATUS[kind])
     assert set(json.loads(content)) <= {"error", "kind", "request_id", "details"} and body.error

@@ -80,7 +80,9 @@ def check(case: Case, url: str, session: requests.Session) -> None:
         excluded += [negative_data_rejection, positive_data_acceptance]
     elif case.path.endswith("/infer"):  # no schema can say that a tensor has as many strings as its shape
         excluded += [positive_data_acceptance]
-    elif case.path.startswith(ADMIN):  # closed to everybody here: tests/unit/service/model/test_reload.py has the key
+    elif case.path.startswith(
+        ADMIN
+    ):  # closed to everybody here: tests/unit/service/model/test_lifecycle.py has the key
         excluded += [negative_data_rejection, positive_data_acceptance]
     case.call_and_validate(base_url=url, session=session, excluded_checks=excluded)
 
