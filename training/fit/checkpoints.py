@@ -2,7 +2,6 @@
 
 DIR/run.json               identity of the run that the checkpoints belong to
 DIR/checkpoint-120/        the Trainer's own files, average.safetensors if weights are averaged, and COMPLETE, last
-DIR/best.safetensors       weights of the best evaluation so far, see `weights.py`
 """
 
 import json
@@ -17,7 +16,6 @@ from training.errors import ConfigError
 
 COMPLETE = "COMPLETE"
 RUN = "run.json"
-BEST = "best.safetensors"
 
 
 def check_place(directory: Path, output: Path) -> None:
@@ -64,7 +62,7 @@ def _claim(directory: Path, wanted: dict[str, Any], derived: Iterable[str]) -> N
         raise ConfigError(f"{path} cannot be read ({exc}); remove the directory to start again") from exc
     differing = sorted(key for key in wanted.keys() | there.keys() if wanted.get(key) != there.get(key))
     if differing and latest_complete(directory) is None:
-        for name in (*derived, BEST):
+        for name in derived:
             (directory / name).unlink(missing_ok=True)
         replace_text(path, json.dumps(wanted, indent=2))
     elif differing:

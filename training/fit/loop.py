@@ -2,6 +2,7 @@
 repeats, checkpoints that are marked when they are complete, and plain log lines.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ from training.fit.batches import Epoch
 from training.fit.checkpoints import complete_steps, latest_complete, mark_complete
 from training.fit.distributed import gather, is_main, state
 from training.fit.stopping import StopAtStep, Stopped, defer
-from training.fit.weights import AveragedWeights, BestWeights, tensors_sha256
+from training.fit.weights import AveragedWeights, BestWeights
 
 
 def arguments(config: TrainConfig | PretrainConfig, directory: Path, **more: Any) -> TrainingArguments:
@@ -74,7 +75,11 @@ def setting_of_machine(precision: str) -> dict[str, Any]:
 
 def weights_sha256(model: torch.nn.Module) -> str:
     """Return the SHA-256 of a model's weights, which tells apart base models of the same name."""
-    return tensors_sha256(model.state_dict().items())
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class OrderedTrainer(Trainer):

@@ -1,39 +1,23 @@
-"""The weights that a run ends with: those of its best evaluation, or the mean over its last steps.
+"""The weights that a run ends with: those of its best evaluation, or the mean over its last steps."""
 
-The file of the best weights also carries their loss, step and hash, because SageMaker copies a directory to S3 file by
-file at any moment: of two files that belong together it might keep an old and a new one.
-"""
-
-import hashlib
 import json
 import math
-import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from classifier.model import GPT2Classifier
-from training.fit.checkpoints import BEST, is_complete
+from training.fit.checkpoints import is_complete
 from training.fit.distributed import is_main, share
 
 AVERAGE = "average.safetensors"
 WEIGHTS = "model.safetensors"
 """Name of the weights in a checkpoint of the Trainer."""
-
-
-def tensors_sha256(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Return the SHA-256 of names and contents, in the order given."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class Evaluation(NamedTuple):
@@ -43,31 +27,11 @@ class Evaluation(NamedTuple):
     step: int = 0
 
 
-def read_best(path: Path) -> Evaluation | None:
-    """Return the evaluation of the weights in a file of `write_best`; None if the file is missing or damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        if metadata.get("sha256") == tensors_sha256(sorted(load_file(path).items())):
-            return Evaluation(float(metadata["eval_loss"]), int(metadata["step"]))
-    except (OSError, SafetensorError):
-        pass
-    return None
-
-
-def write_best(path: Path, evaluation: Evaluation, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write weights with their evaluation and hash, replacing the file in one step."""
-    stored = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    metadata = {"eval_loss": repr(evaluation.loss), "step": str(evaluation.step)}
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    save_file(stored, unfinished, metadata | {"sha256": tensors_sha256(sorted(stored.items()))})
-    os.replace(unfinished, path)
-
-
 class BestWeights(TrainerCallback):
-    """Keeps the weights of the evaluation with the lowest loss, and stops a run that no longer improves.
+    """Keeps the checkpoint of the evaluation with the lowest loss, and stops a run that no longer improves.
 
-    The Trainer can do so only if it also writes a whole checkpoint after each evaluation.
+    The Trainer's own `load_best_model_at_end` saves only where it also evaluates, and looks for the best checkpoint at
+    the absolute path that it had when it was written.
 
     Args:
         directory: directory of checkpoints.
@@ -75,40 +39,39 @@ class BestWeights(TrainerCallback):
     """
 
     def __init__(self, directory: Path, patience: int = 0) -> None:
-        self._patience = patience
-        self._weights = directory / BEST
-        # Only one of torchrun's processes writes, but all must decide alike, so each keeps the record in memory.
-        self._best = share((read_best(self._weights) if is_main() else None) or Evaluation())
+        self._directory, self._patience = directory, patience
+        self.best = Evaluation()
+
+    def _checkpoint(self, step: int) -> Path:
+        return self._directory / f"checkpoint-{step}"
 
     def load(self, checkpoint: Path) -> None:
-        """Restore the best weights that the run had when it wrote the checkpoint; called in every process.
+        """Find the best evaluation before the checkpoint; called in every process.
 
-        A platform that copies files during training may have been stopped before it copied the newest best weights.
-        They are then taken from the checkpoint of their step. If that is gone too, the best weights that are left
-        count, and a warning says so.
+        A platform that copies files during training may have been stopped before it copied the best checkpoint. The
+        best of those that are left counts then, and a warning says so.
         """
-        if is_main():
-            self._recover(checkpoint)
-        self._best = share(self._best)
+        self.best = share(self._best_left(checkpoint) if is_main() else None) or Evaluation()
 
-    def _recover(self, checkpoint: Path) -> None:
+    def _best_left(self, checkpoint: Path) -> Evaluation:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        log = state["log_history"]
-        done = sorted(Evaluation(e["eval_loss"], e["step"]) for e in log if e.get("eval_loss", math.inf) < math.inf)
-        for evaluation in done:
-            if evaluation.loss >= self._best.loss:
-                break
-            source = checkpoint.with_name(f"checkpoint-{evaluation.step}")
-            if is_complete(source):
-                self._best = evaluation
-                write_best(self._weights, evaluation, load_file(source / WEIGHTS))
-        if done and done[0].loss < self._best.loss:
-            step, loss = self._best.step, self._best.loss
-            left = f"those of step {step} (loss {loss:.6g}) are used" if step else "none are left"
+        log = [entry for entry in state["log_history"] if entry.get("eval_loss", math.inf) < math.inf]
+        done = sorted(Evaluation(entry["eval_loss"], entry["step"]) for entry in log)
+        best = next((evaluation for evaluation in done if is_complete(self._checkpoint(evaluation.step))), Evaluation())
+        if done and done[0].loss < best.loss:
+            left = f"those of step {best.step} (loss {best.loss:.6g}) are used" if best.step else "none are left"
             sys.stderr.write(
-                f"warning: {self._weights} is missing, damaged or old, and no checkpoint has the weights of step "
-                f"{done[0].step}, which had the lowest validation loss {done[0].loss:.6g}; {left}\n"
+                f"warning: {self._checkpoint(done[0].step)} is missing or incomplete, so that the weights with the "
+                f"lowest validation loss, {done[0].loss:.6g}, are lost; {left}\n"
             )
+        return best
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._protect(state)
+
+    def _protect(self, state: TrainerState) -> None:
+        """Let the Trainer keep the best checkpoint when it removes old ones."""
+        state.best_model_checkpoint = str(self._checkpoint(self.best.step)) if self.best.step else None
 
     def on_evaluate(
         self,
@@ -116,31 +79,26 @@ class BestWeights(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         metrics: Mapping[str, float] | None = None,
-        model: GPT2Classifier | None = None,
         **_: Any,
     ) -> None:
-        if metrics is None or model is None:
-            return
-        if not metrics["eval_loss"] < self._best.loss:  # written in this way, NaN is no improvement either
+        loss = (metrics or {}).get("eval_loss", math.inf)
+        if loss < self.best.loss:  # never true for NaN
+            self.best = Evaluation(loss, state.global_step)
+            self._protect(state)
+            control.should_save = True
+        else:
             # Counted from the log, which checkpoints keep: a resumed run stops where an uninterrupted one does.
-            since = sum("eval_loss" in entry and entry["step"] > self._best.step for entry in state.log_history)
+            since = sum("eval_loss" in entry and entry["step"] > self.best.step for entry in state.log_history)
             control.should_training_stop |= bool(self._patience and since >= self._patience)
-            return
-        self._best = Evaluation(metrics["eval_loss"], state.global_step)
-        if state.is_world_process_zero:
-            write_best(self._weights, self._best, model.state_dict())
-
-    def loss(self) -> float:
-        """Return the validation loss of the kept weights in nats; infinite before the first evaluation."""
-        return self._best.loss
 
     def save(self, checkpoint: Path) -> None:
-        """Do nothing: the best weights are stored beside the checkpoints."""
+        """Do nothing: the weights are part of the checkpoint."""
 
     def restore(self, model: GPT2Classifier) -> None:
         """Put the best weights into the model."""
-        if self._best.step and self._weights.exists():  # only one of several hosts has the file
-            model.load_state_dict(load_file(self._weights, device=str(model.device)))
+        path = self._checkpoint(self.best.step) / WEIGHTS
+        if path.exists():  # only one of several hosts has the file
+            model.load_state_dict(load_file(path, device=str(model.device)))
 
 
 class AveragedWeights(TrainerCallback):

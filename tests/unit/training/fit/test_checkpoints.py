@@ -1,9 +1,7 @@
 """Killed runs go on, and end as if nothing had happened."""
 
-import copy
 import dataclasses
 import json
-import math
 import os
 import signal
 import subprocess
@@ -13,17 +11,16 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import TrainerControl, TrainerState
+from safetensors.torch import load_file
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from classifier.artifact import read_artifact
-from classifier.model import GPT2Classifier
 from tests.support import ROOT
 from tests.support.runs import run
 from training.config import TrainConfig
 from training.errors import ConfigError
-from training.fit.checkpoints import BEST, COMPLETE, check_place, claim, latest_complete, mark_complete
-from training.fit.weights import BestWeights, Evaluation, read_best, write_best
+from training.fit.checkpoints import COMPLETE, check_place, claim, complete_steps, latest_complete, mark_complete
+from training.fit.weights import WEIGHTS, BestWeights, Evaluation
 
 RECIPE: dict[str, Any] = {
     "max_seq_len": 16, "epochs": 6.0, "batch_size": 8, "lr": 5e-3, "dropout": 0.2, "crops": True, "dense_from": 4,
@@ -152,51 +149,35 @@ def test_checkpoints_within_the_output_are_refused(tmp_path: Path, below: str) -
     check_place(tmp_path / "out-checkpoints", tmp_path / "out")
 
 
-def evaluated(best: BestWeights, model: GPT2Classifier, losses: list[float]) -> list[bool]:
-    """Feed evaluations of one an epoch; say after which of them training stops."""
-    state = TrainerState(is_world_process_zero=True)
-    stops = []
-    for step, loss in enumerate(losses, start=1):
-        state.global_step = step
-        state.log_history.append({"eval_loss": loss, "step": step})
-        control = TrainerControl()
-        best.on_evaluate(None, state, control, metrics={"eval_loss": loss}, model=model)
-        stops.append(control.should_training_stop)
-    return stops
+def evaluated(best: BestWeights, losses: list[float]) -> tuple[list[bool], list[bool]]:
+    """Feed evaluations of one an epoch; return after which of them a checkpoint is written, and training stops."""
+    state, controls = TrainerState(), [TrainerControl() for _ in losses]
+    for state.global_step, (loss, control) in enumerate(zip(losses, controls, strict=True), start=1):
+        state.log_history.append({"eval_loss": loss, "step": state.global_step})
+        best.on_evaluate(TrainingArguments(), state, control, metrics={"eval_loss": loss})
+    assert state.best_model_checkpoint == (f"checkpoints/checkpoint-{best.best.step}" if best.best.step else None)
+    return [c.should_save for c in controls], [c.should_training_stop for c in controls]
 
 
-def test_training_stops_after_evaluations_without_a_better_one(model: GPT2Classifier, tmp_path: Path) -> None:
-    losses = [0.9, 0.5, 0.6, 0.4, 0.4, 0.7, 0.8]
-    assert evaluated(BestWeights(tmp_path, patience=2), model, losses) == [False] * 5 + [True, True]
-    (tmp_path / "never").mkdir()
-    assert not any(evaluated(BestWeights(tmp_path / "never"), model, losses))
+NAN = float("nan")
 
 
-def test_best_weights_are_those_of_the_lowest_loss(model: GPT2Classifier, tmp_path: Path) -> None:
-    changed = copy.deepcopy(model)
-    best = BestWeights(tmp_path)
-    evaluated(best, changed, [0.5])
-    with torch.no_grad():
-        changed.score.weight.zero_()
-    best.on_evaluate(
-        None, TrainerState(is_world_process_zero=True), TrainerControl(), metrics={"eval_loss": 0.6}, model=changed
-    )
-    best.restore(changed)
-    assert torch.equal(changed.score.weight, model.score.weight) and best.loss() == 0.5
-
-
-def test_a_copy_made_at_any_moment_knows_the_loss_of_its_weights(model: GPT2Classifier, tmp_path: Path) -> None:
-    """SageMaker copies the directory file by file while the run goes on."""
-    own, copied = tmp_path / "own", tmp_path / "copied"
-    own.mkdir()
-    copied.mkdir()
-    best = BestWeights(own)
-    evaluated(best, model, [0.9, 0.7])
-    [only] = own.iterdir()
-    (copied / only.name).write_bytes(only.read_bytes())
-    evaluated(best, model, [0.25])
-    assert BestWeights(copied).loss() == 0.7 and BestWeights(own).loss() == 0.25
-    assert read_best(copied / BEST) == Evaluation(0.7, 2)
+@pytest.mark.parametrize(
+    ("losses", "better", "stop"),
+    [
+        ([0.9, 0.5, 0.6, 0.4, 0.4, 0.7, 0.8], {1, 2, 4}, {6, 7}),
+        ([NAN, 0.5, NAN], {2}, set()),
+        ([NAN, NAN, NAN], set(), {2, 3}),
+    ],
+)
+def test_better_evaluations_are_kept_and_patience_counts_the_others(
+    losses: list[float], better: set[int], stop: set[int]
+) -> None:
+    for patience, expected in ((2, stop), (0, set[int]())):
+        best = BestWeights(Path("checkpoints"), patience)
+        saved, stopped = ({i for i, set_ in enumerate(s, 1) if set_} for s in evaluated(best, losses))
+        assert (saved, stopped) == (better, expected)
+        assert best.best == (Evaluation(losses[max(better) - 1], max(better)) if better else Evaluation())
 
 
 def test_incomplete_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:
@@ -230,21 +211,14 @@ def test_interrupted_run_keeps_its_checkpoints(news_csv: Path, base_model: Path,
     assert latest_complete(tmp_path / "c") is not None
 
 
-WORSE: dict[str, Any] = RECIPE | {"epochs": 9.0, "patience": 1, "lr": 1.0, "save_steps": 0}
-"""A rate at which nothing gets better after the first epoch: the best weights are not the last."""
-
-
-def test_weights_that_are_not_those_of_the_best_evaluation_are_not_taken_for_them(
-    news_csv: Path, base_model: Path, tmp_path: Path
-) -> None:
-    """The file beside the checkpoints was copied at another time than they were."""
-    settings = WORSE | {"checkpoints": str(tmp_path / "checkpoints")}
-    first = run(TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "a"), **settings))
-    newest = latest_complete(tmp_path / "checkpoints")
-    assert newest is not None
-    (tmp_path / "checkpoints" / BEST).write_bytes((newest / "model.safetensors").read_bytes())
-    again = run(TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "b"), **settings))
-    assert again.weights_sha256 == first.weights_sha256
+def test_run_ends_with_the_best_checkpoints_weights(news_csv: Path, base_model: Path, tmp_path: Path) -> None:
+    recipe = RECIPE | {"epochs": 9.0, "patience": 1, "lr": 1.0, "save_steps": 1, "weights_dtype": "float32"}
+    places = {"data": str(news_csv), "base_model": str(base_model), "output": str(tmp_path / "a")}
+    artifact = run(TrainConfig(checkpoints=str(tmp_path / "c"), **places, **recipe))
+    best, last = complete_steps(tmp_path / "c")
+    assert last - best == 6, "patience ended the run an epoch after its best weights"
+    kept = load_file(tmp_path / "c" / f"checkpoint-{best}" / WEIGHTS)
+    assert all(torch.equal(value, kept[name]) for name, value in artifact.model().state_dict().items())
 
 
 class TestBestWeightsOfAResumedRun:
@@ -252,81 +226,41 @@ class TestBestWeightsOfAResumedRun:
 
     LOSSES: ClassVar[dict[int, float]] = {4: 0.9, 8: 0.5, 12: 0.7}
 
-    def weights(self, step: int) -> dict[str, torch.Tensor]:
-        return {"score.weight": torch.full((2, 3), float(step))}
-
     def checkpoint(self, directory: Path, step: int) -> Path:
         place = directory / f"checkpoint-{step}"
         place.mkdir()
         log = [{"eval_loss": loss, "step": at} for at, loss in self.LOSSES.items() if at <= step]
         (place / "trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 1.0, "step": 2}, *log]}))
-        save_file(self.weights(step), place / "model.safetensors")
+        (place / WEIGHTS).touch()
         mark_complete(place)
         return place
 
-    def best(self, directory: Path, step: int) -> Path:
-        write_best(directory / BEST, Evaluation(self.LOSSES[step], step), self.weights(step))
-        return directory / BEST
-
-    def resumed(self, directory: Path, step: int) -> tuple[float, float]:
-        """Loss and first weight that count after the run has gone on from the checkpoint."""
-        kept = BestWeights(directory)
-        kept.load(directory / f"checkpoint-{step}")
-        found = read_best(directory / BEST)
-        assert (found or Evaluation()).loss == kept.loss()
-        return kept.loss(), float(load_file(directory / BEST)["score.weight"][0, 0]) if found else 0.0
-
-    @pytest.mark.parametrize("beside", [None, 4])
-    @pytest.mark.parametrize("newest", [8, 12])
-    def test_older_or_missing_ones_are_those_of_their_checkpoint(
-        self, beside: int | None, newest: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        for step in {8, newest}:
+    @pytest.mark.parametrize(
+        ("complete", "cut", "best", "warning"),
+        [
+            ((8,), (), 8, ""),
+            ((8, 12), (), 8, ""),
+            ((4,), (), 4, ""),
+            ((12,), (), 12, "those of step 12 (loss 0.7) are used"),
+            ((4, 12), (), 12, "those of step 12 (loss 0.7) are used"),
+            ((4, 8, 12), (8,), 12, "checkpoint-8 is missing or incomplete"),
+            ((4, 8, 12), (8, 12), 4, "those of step 4 (loss 0.9) are used"),
+            ((12,), (12,), 0, "lowest validation loss, 0.5, are lost; none are left"),
+        ],
+    )
+    def test_the_best_complete_checkpoint_counts(
+        self, complete: tuple[int, ...], cut: tuple[int, ...], best: int, warning: str,
+        tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        for step in complete:
             self.checkpoint(tmp_path, step)
-        if beside:
-            self.best(tmp_path, beside)
-        assert self.resumed(tmp_path, newest) == (0.5, 8.0)
-        assert not capsys.readouterr().err
-
-    @pytest.mark.parametrize("damage", ["half", "flipped", "foreign"])
-    def test_damaged_ones_are_not_used(self, damage: str, tmp_path: Path) -> None:
-        self.checkpoint(tmp_path, 8)
-        path = self.best(tmp_path, 8)
-        content = path.read_bytes()
-        if damage == "half":
-            path.write_bytes(content[: len(content) // 2])
-        elif damage == "flipped":
-            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        else:
-            save_file(self.weights(4), path)
-        assert read_best(path) is None
-        assert self.resumed(tmp_path, 8) == (0.5, 8.0)
-
-    def test_newer_ones_stay(self, tmp_path: Path) -> None:
-        """Copied after an evaluation whose checkpoint was not: the run will come to the very same."""
-        self.checkpoint(tmp_path, 4)
-        self.best(tmp_path, 8)
-        assert self.resumed(tmp_path, 4) == (0.5, 8.0)
-
-    @pytest.mark.parametrize("beside", [None, 4])
-    def test_lost_ones_are_said_to_be_lost_and_the_best_left_counts(
-        self, beside: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        self.checkpoint(tmp_path, 12)
-        if beside:
-            self.best(tmp_path, beside)
-        assert self.resumed(tmp_path, 12) == (0.7, 12.0)
-        warning = capsys.readouterr().err
-        assert "weights of step 8" in warning and "0.5" in warning and "those of step 12 (loss 0.7) are used" in warning
-
-    def test_nothing_left_is_said_too(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        (self.checkpoint(tmp_path, 12) / COMPLETE).unlink()
-        assert self.resumed(tmp_path, 12) == (math.inf, 0.0)
-        assert "none are left" in capsys.readouterr().err
-
-
-def test_a_loss_that_is_no_number_is_never_the_best(model: GPT2Classifier, tmp_path: Path) -> None:
-    best = BestWeights(tmp_path)
-    evaluated(best, model, [float("nan"), 0.5, float("nan")])
-    assert best.loss() == 0.5
-    assert evaluated(BestWeights(tmp_path / "none", patience=2), model, [float("nan")] * 3) == [False, True, True]
+        for step in cut:  # the marker was copied before the weights
+            (tmp_path / f"checkpoint-{step}" / WEIGHTS).unlink()
+        kept = BestWeights(tmp_path)
+        kept.load(tmp_path / f"checkpoint-{complete[-1]}")
+        assert kept.best == (Evaluation(self.LOSSES[best], best) if best else Evaluation())
+        error = capsys.readouterr().err
+        assert warning in error and bool(error) == bool(warning)
+        state = TrainerState(best_model_checkpoint="/elsewhere/checkpoint-8")
+        kept.on_train_begin(TrainingArguments(), state, TrainerControl())
+        assert state.best_model_checkpoint == (str(tmp_path / f"checkpoint-{best}") if best else None)
