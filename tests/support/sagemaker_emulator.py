@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tests.support import ROOT
 from tests.support.texts import news_rows
@@ -66,18 +67,28 @@ class Job:
         variables = {k: v for k, v in os.environ.items() if not k.startswith(("SM_", "SAGEMAKER_"))}
         return subprocess.Popen(
             [sys.executable, *(command or ("-m", "training.sagemaker.job.container", "train"))],
-            cwd=ROOT,
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             env=variables | {"SAGEMAKER_BASE_DIR": str(self.root), "OMP_NUM_THREADS": "1", **self.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        )  # fmt: skip
 
     def run(self, *command: str) -> tuple[int, str]:
         with self.start(*command) as process:
             output, _ = process.communicate(timeout=240)
         return process.returncode, output
+
+    def succeed(self) -> str:
+        """Run the job, which must succeed, and return its log."""
+        code, log = self.run()
+        assert code == 0, log
+        return log
+
+    @contextmanager
+    def until(self, beginning: str) -> "Iterator[tuple[subprocess.Popen[str], IO[str]]]":
+        """Start the job; give the process and the rest of its log once a line begins so."""
+        with self.start() as process:
+            assert process.stdout is not None
+            next(line for line in process.stdout if line.startswith(beginning))
+            yield process, process.stdout
 
     def interrupt(self, step: int, sig: int) -> tuple[int, str]:
         """Send the signal once the log has reached the step: SIGTERM to the container, SIGKILL to all its processes."""

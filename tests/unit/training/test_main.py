@@ -1,21 +1,16 @@
 """The command line, as a person uses it."""
 
+import dataclasses
 import hashlib
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.support.runs import finish, start
 from tests.unit.training.data.test_bbc import archive
 from training.__main__ import main
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "training", *arguments]
+from training.config import TrainConfig
 
 
 def test_three_broken_rows_give_one_report_and_exit_code_2(
@@ -54,10 +49,6 @@ def test_unknown_flag_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    import dataclasses
-
-    from training.config import TrainConfig
-
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     shown = capsys.readouterr().out
@@ -71,23 +62,11 @@ def test_prepare_train_evaluate_from_the_shell(tmp_path: Path, base_model: Path,
     assert main(prepare) == 2  # these are not the articles of the BBC
     assert main([*prepare, "--sha256", hashlib.sha256(content).hexdigest()]) == 0
     arguments = ["train", "--data", str(news_csv), "--base-model", str(base_model), "--output", str(tmp_path / "m")]
-    trained = subprocess.run(
-        command(*arguments, "--epochs", "1", "--max-seq-len", "32", "--hidden-size", "16"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert trained.returncode == 0, trained.stderr
-    assert "test_accuracy=" in trained.stdout and "baseline_accuracy=" in trained.stdout
-    evaluated = subprocess.run(
-        command("evaluate", "--artifact", str(tmp_path / "m"), "--data", str(news_csv), "--json"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert '"accuracy"' in evaluated.stdout
+    code, output, errors = finish(*arguments, "--epochs", 1, "--max-seq-len", 32, "--hidden-size", 16)
+    assert code == 0, errors
+    assert "test_accuracy=" in output and "baseline_accuracy=" in output
+    code, output, errors = finish("evaluate", "--artifact", tmp_path / "m", "--data", news_csv, "--json")
+    assert code == 0 and '"accuracy"' in output, errors
 
 
 @pytest.mark.parametrize("sig", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
@@ -96,14 +75,7 @@ def test_interrupted_training_leaves_no_half_artifact(
 ) -> None:
     output = tmp_path / "models" / "m"
     arguments = ["--data", str(news_csv), "--base-model", str(base_model), "--output", str(output)]
-    process = subprocess.Popen(
-        command("train", *arguments, "--epochs", "1000", "--max-seq-len", "32"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
+    process = start("train", *arguments, "--epochs", 1000, "--max-seq-len", 32)
     assert process.stdout is not None
     for line in process.stdout:  # until training is under way and has written checkpoints
         if line.startswith("step=") and "eval_loss" in line:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.support.texts import news_rows
 from training.config import TrainConfig
-from training.data.read import Example
+from training.data.read import Example, read_examples
 from training.data.splits import Leak, Splits, find_leaks, load_splits, refuse_leaks, split
 from training.errors import DataError, LeakError
 
@@ -21,11 +21,8 @@ def load(data: Path, **settings: float) -> tuple[Splits, list[Leak]]:
 
 
 def examples(count: int, *, labels: int = 3, groups: int | None = None) -> list[Example]:
-    rows = news_rows(count)
-    return [
-        Example(row["text"], str(i % labels), None if groups is None else str(i % groups), i + 1)
-        for i, row in enumerate(rows)
-    ]
+    names = [None if groups is None else str(i % groups) for i in range(count)]
+    return [Example(row["text"], str(i % labels), names[i], i + 1) for i, row in enumerate(news_rows(count))]
 
 
 @settings(deadline=None)  # a busy machine is no error
@@ -119,17 +116,17 @@ def test_problems_of_a_folder_a_label_come_together(tmp_path: Path) -> None:
     assert [Path(p.file).parent.name for p in caught.value.problems] == ["a", "b"]
 
 
-def test_missing_val_file_is_split_off_train(tmp_path: Path) -> None:
-    rows = examples(60)
-    write_given(tmp_path, train=rows[:45], test=rows[45:])
+@pytest.mark.parametrize(
+    ("parts", "sizes"),
+    [
+        ({"train": slice(45), "test": slice(45, 60)}, {"train": 36, "val": 9, "test": 15}),
+        ({"train": slice(60)}, {"train": 42, "val": 12, "test": 6}),
+    ],
+)
+def test_missing_parts_are_split_off_train(tmp_path: Path, parts: dict[str, slice], sizes: dict[str, int]) -> None:
+    write_given(tmp_path, **{name: examples(60)[rows] for name, rows in parts.items()})
     splits, leaks = load(tmp_path, val_fraction=0.2)
-    assert splits.sizes() == {"train": 36, "val": 9, "test": 15} and leaks == []
-
-
-def test_missing_test_file_is_split_off_train_too(tmp_path: Path) -> None:
-    write_given(tmp_path, train=examples(60))
-    splits, leaks = load(tmp_path, val_fraction=0.2)
-    assert splits.sizes() == {"train": 42, "val": 12, "test": 6} and leaks == []
+    assert splits.sizes() == sizes and leaks == []
 
 
 def test_parts_may_be_folders_of_files_of_several_formats(tmp_path: Path) -> None:
@@ -191,12 +188,5 @@ def test_the_articles_split_leaks_nineteen_test_texts(shared: Path) -> None:
     _, leaks = load(shared / "data" / "bbc" / "article")
     exact = {(leak.of, leak.into): (leak.exact, leak.rows) for leak in leaks}
     assert exact == {("test", "train"): (19, 223), ("val", "train"): (16, 222), ("test", "val"): (2, 223)}
-    assert leaks == find_leaks({name: part for name, part in _article_parts(shared).items()})
-
-
-def _article_parts(shared: Path) -> dict[str, list[Example]]:
-    from training.data.read import read_examples
-
-    return {
-        name: read_examples(shared / "data" / "bbc" / "article" / f"{name}.csv") for name in ("train", "val", "test")
-    }
+    names = ("train", "val", "test")
+    assert leaks == find_leaks({n: read_examples(shared / "data" / "bbc" / "article" / f"{n}.csv") for n in names})

@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +13,7 @@ from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from classifier.artifact import read_artifact
-from tests.support import ROOT
-from tests.support.runs import run
+from tests.support.runs import run, start
 from training.config import TrainConfig
 from training.errors import ConfigError
 from training.fit.checkpoints import COMPLETE, check_place, claim, complete_steps, latest_complete, mark_complete
@@ -28,24 +25,27 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def flags(**settings: object) -> list[str]:
-    parts = []
-    for key, value in settings.items():
+@pytest.fixture
+def config(news_csv: Path, base_model: Path, tmp_path: Path) -> TrainConfig:
+    """Settings of a run without a directory of checkpoints."""
+    return TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "whole"), **RECIPE)
+
+
+def changed(config: TrainConfig, directory: Path, name: str, **recipe: Any) -> TrainConfig:
+    """Return the settings of a run with its own output, and checkpoints that runs share."""
+    checkpoints = str(directory / "checkpoints")
+    return dataclasses.replace(config, output=str(directory / name), checkpoints=checkpoints, **recipe)
+
+
+def train_process(config: TrainConfig) -> "subprocess.Popen[str]":
+    flags = []
+    for key, value in dataclasses.asdict(config).items():
         name = key.replace("_", "-")
-        parts += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
-    return parts
-
-
-def train_process(config: TrainConfig, recipe: dict[str, Any] = RECIPE) -> "subprocess.Popen[str]":
-    places = {k: getattr(config, k) for k in ("data", "base_model", "output", "checkpoints")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "training", "train", *flags(**places, **recipe)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
+        if value != getattr(TrainConfig(), key):
+            flags += (
+                [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
+            )
+    return start("train", *flags, stderr=subprocess.STDOUT)
 
 
 def signal_at(process: "subprocess.Popen[str]", step: int, sig: int) -> int:
@@ -64,11 +64,10 @@ def signal_at(process: "subprocess.Popen[str]", step: int, sig: int) -> int:
     "kill_at", [pytest.param(10, marks=pytest.mark.slow), 20, pytest.param(30, marks=pytest.mark.slow)]
 )
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    kill_at: int, news_csv: Path, base_model: Path, tmp_path: Path
+    kill_at: int, config: TrainConfig, tmp_path: Path
 ) -> None:
-    config = TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "whole"), **RECIPE)
     whole = run(config)
-    killed = dataclasses.replace(config, output=str(tmp_path / "killed"), checkpoints=str(tmp_path / "checkpoints"))
+    killed = changed(config, tmp_path, "killed")
     assert signal_at(train_process(killed), kill_at, signal.SIGKILL) == -signal.SIGKILL
     assert not Path(killed.output).exists()
     newest = latest_complete(Path(killed.checkpoints))
@@ -80,13 +79,11 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 
 @pytest.mark.slow
-def test_killed_run_ends_with_the_same_average(news_csv: Path, base_model: Path, tmp_path: Path) -> None:
-    recipe = RECIPE | {"average": 0.6}
-    config = TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "whole"), **recipe)
-    whole = run(config)
+def test_killed_run_ends_with_the_same_average(config: TrainConfig, tmp_path: Path) -> None:
+    whole = run(dataclasses.replace(config, average=0.6))
     # 36 steps, the last 21 are averaged: a process that ends at 30 and one that goes on from there
-    stopped = dataclasses.replace(config, output=str(tmp_path / "stopped"), checkpoints=str(tmp_path / "checkpoints"))
-    assert signal_at(train_process(stopped, recipe), 30, signal.SIGKILL) == -signal.SIGKILL
+    stopped = changed(config, tmp_path, "stopped", average=0.6)
+    assert signal_at(train_process(stopped), 30, signal.SIGKILL) == -signal.SIGKILL
     newest = latest_complete(Path(stopped.checkpoints))
     assert newest is not None and (newest / "average.safetensors").is_file()
     assert run(stopped).weights_sha256 == whole.weights_sha256
@@ -105,13 +102,12 @@ def test_killed_run_ends_with_the_same_average(news_csv: Path, base_model: Path,
     ids=str,
 )
 def test_run_that_was_over_is_not_trained_further(
-    recipe: dict[str, Any], news_csv: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: dict[str, Any], config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed between its last checkpoint and its artifact, and started again."""
-    settings = RECIPE | {"checkpoints": str(tmp_path / "checkpoints")} | recipe
-    first = run(TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "a"), **settings))
+    first = run(changed(config, tmp_path, "a", **recipe))
     capsys.readouterr()
-    again = run(TrainConfig(data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "b"), **settings))
+    again = run(changed(config, tmp_path, "b", **recipe))
     assert again.weights_sha256 == first.weights_sha256
     assert "step=" not in capsys.readouterr().out
 
@@ -203,21 +199,18 @@ def test_checkpoints_of_another_run_are_refused_with_what_differs(tmp_path: Path
         claim(tmp_path, {"lr": 0.1})
 
 
-def test_interrupted_run_keeps_its_checkpoints(news_csv: Path, base_model: Path, tmp_path: Path) -> None:
-    config = TrainConfig(
-        data=str(news_csv), base_model=str(base_model), output=str(tmp_path / "out"), checkpoints=str(tmp_path / "c")
-    )
-    assert signal_at(train_process(config), 20, signal.SIGINT) in (0, 130)  # 0: through before the signal came
-    assert latest_complete(tmp_path / "c") is not None
+def test_interrupted_run_keeps_its_checkpoints(config: TrainConfig, tmp_path: Path) -> None:
+    process = train_process(changed(config, tmp_path, "out"))
+    assert signal_at(process, 20, signal.SIGINT) in (0, 130)  # 0: through before the signal came
+    assert latest_complete(tmp_path / "checkpoints") is not None
 
 
-def test_run_ends_with_the_best_checkpoints_weights(news_csv: Path, base_model: Path, tmp_path: Path) -> None:
-    recipe = RECIPE | {"epochs": 9.0, "patience": 1, "lr": 1.0, "save_steps": 1, "weights_dtype": "float32"}
-    places = {"data": str(news_csv), "base_model": str(base_model), "output": str(tmp_path / "a")}
-    artifact = run(TrainConfig(checkpoints=str(tmp_path / "c"), **places, **recipe))
-    best, last = complete_steps(tmp_path / "c")
+def test_run_ends_with_the_best_checkpoints_weights(config: TrainConfig, tmp_path: Path) -> None:
+    recipe = {"epochs": 9.0, "patience": 1, "lr": 1.0, "save_steps": 1, "weights_dtype": "float32"}
+    artifact = run(changed(config, tmp_path, "a", **recipe))
+    best, last = complete_steps(tmp_path / "checkpoints")
     assert last - best == 6, "patience ended the run an epoch after its best weights"
-    kept = load_file(tmp_path / "c" / f"checkpoint-{best}" / WEIGHTS)
+    kept = load_file(tmp_path / "checkpoints" / f"checkpoint-{best}" / WEIGHTS)
     assert all(torch.equal(value, kept[name]) for name, value in artifact.model().state_dict().items())
 
 

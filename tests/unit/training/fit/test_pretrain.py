@@ -3,10 +3,8 @@
 import dataclasses
 import hashlib
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
 from classifier.model import load_base, load_base_tokenizer
-from tests.support import ROOT
+from tests.support.runs import start
 from tests.support.texts import corpus
 from tests.support.tiny_model import LABELS
 from training.config import PretrainConfig
@@ -28,21 +26,9 @@ def config(tmp_path: Path) -> PretrainConfig:
     source = tmp_path / "corpus.txt"
     source.write_text("\n<|endoftext|>\n".join(corpus()), encoding="utf-8")
     return PretrainConfig(
-        corpus=(str(source),),
-        output=str(tmp_path / "base"),
-        vocab_size=400,
-        layers=2,
-        hidden_size=16,
-        heads=2,
-        positions=64,
-        block=32,
-        batch_size=8,
-        steps=30,
-        lr=1e-2,
-        val_fraction=0.1,
-        save_steps=10,
-        eval_steps=20,
-    )
+        corpus=(str(source),), output=str(tmp_path / "base"), vocab_size=400, layers=2, hidden_size=16, heads=2,
+        positions=64, block=32, batch_size=8, steps=30, lr=1e-2, val_fraction=0.1, save_steps=10, eval_steps=20,
+    )  # fmt: skip
 
 
 def digest(directory: str) -> str:
@@ -98,13 +84,7 @@ def test_killed_run_ends_with_the_weights_of_one_that_was_not(config: PretrainCo
         if getattr(config, field.name) != field.default and field.name != "corpus"
     }
     arguments = [item for key, value in flags.items() for item in (f"--{key.replace('_', '-')}", str(value))]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "training", "pretrain", "--corpus", *config.corpus, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
+    process = start("pretrain", "--corpus", *config.corpus, *arguments, stderr=None)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step=20/30"):  # the checkpoint of step 10 is complete, that of 20 perhaps
@@ -135,20 +115,20 @@ def test_changed_corpus_is_another_run(config: PretrainConfig) -> None:
 
 
 def test_what_can_be_refused_is_refused_before_training(
-    config: PretrainConfig, base_model: Path, monkeypatch: pytest.MonkeyPatch
+    config: PretrainConfig, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.fit.loop.OrderedTrainer.train", lambda *_, **__: pytest.fail("training began"))
-    with pytest.raises(ConfigError, match="both corpus and output"):
-        pretrain(dataclasses.replace(config, output=""))
-    with pytest.raises(ConfigError, match="above the 128 positions of the base model"):
-        pretrain(dataclasses.replace(config, base_model=str(base_model), block=512, checkpoints=config.output + "-a"))
-    with pytest.raises(ConfigError, match="0 to validate on"):
-        pretrain(dataclasses.replace(config, positions=2048, block=2048, checkpoints=config.output + "-b"))
-    with pytest.raises(ConfigError, match="within the output"):
-        pretrain(dataclasses.replace(config, checkpoints=config.output + "/checkpoints"))
-    with pytest.raises(ConfigError, match="cannot be written"):
-        pretrain(dataclasses.replace(config, output=config.corpus[0] + "/base", checkpoints=config.output + "-c"))
-    Path(config.output).mkdir()
-    (Path(config.output) / "file").touch()
-    with pytest.raises(ConfigError, match="already exists"):
-        pretrain(config)
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("both corpus and output", {"output": ""}),
+        ("above the 128 positions of the base model", {"base_model": str(base_model), "block": 512}),
+        ("0 to validate on", {"positions": 2048, "block": 2048}),
+        ("within the output", {"checkpoints": config.output + "/checkpoints"}),
+        ("cannot be written", {"output": config.corpus[0] + "/base"}),
+        ("already exists", {"output": str(tmp_path / "taken")}),
+    ]
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    for number, (message, settings) in enumerate(refused):
+        places = {"checkpoints": f"{config.output}-{number}"} | settings
+        with pytest.raises(ConfigError, match=message):
+            pretrain(dataclasses.replace(config, **places))

@@ -29,8 +29,7 @@ def metrics_of(job: Job) -> dict[str, object]:
 
 def test_job_writes_model_report_and_metrics(tmp_path: Path, base_model: Path) -> None:
     job = Job(tmp_path, QUICK | {"baseline": True, "report": True}, base_model, TRAINING_JOB_NAME="news-1")
-    code, log = job.run()
-    assert code == 0, log
+    log = job.succeed()
     artifact = read_artifact(tmp_path / "model")
     assert artifact.manifest.name == "news-1"
     assert (tmp_path / "model" / "code" / "inference.py").is_file()
@@ -52,8 +51,7 @@ def test_given_parts_are_taken_as_they_are(tmp_path: Path, base_model: Path) -> 
     job = Job(tmp_path, QUICK | {"epochs": 1}, base_model)
     for name, part in {"train": rows[:40], "validation": rows[40:50], "test": rows[50:]}.items():
         job.channel(name, "part-0.jsonl", "\n".join(map(json.dumps, part)))
-    code, log = job.run()
-    assert code == 0, log
+    job.succeed()
     sizes = read_artifact(tmp_path / "model").manifest.provenance["split_sizes"]
     assert sizes == {"train": 40, "val": 10, "test": 10}
 
@@ -164,12 +162,10 @@ def test_a_failure_file_that_is_there_stays(tmp_path: Path) -> None:
 
 def test_process_killed_from_outside_is_reported_as_memory(tmp_path: Path, base_model: Path) -> None:
     job = Job(tmp_path, QUICK | {"epochs": 500}, base_model)
-    with job.start() as process:
-        assert process.stdout is not None
-        next(line for line in process.stdout if line.startswith("step="))
+    with job.until("step=") as (process, log):
         (pid,) = (tmp_path / "work" / "pids").glob("[!.]*")
         os.kill(json.loads(pid.read_text(encoding="utf-8"))["pid"], signal.SIGKILL)
-        process.stdout.read()
+        log.read()
     assert process.returncode == 1 and "using more memory than the instance has" in job.failure
 
 
@@ -187,8 +183,7 @@ def test_stopped_and_killed_jobs_end_as_an_uninterrupted_one(
     # 6 steps an epoch, 72 in all: most of a second, and the container looks every 0.2 s
     recipe = QUICK | {"save-steps": save_steps, "epochs": 12}
     whole = Job(tmp_path / "whole", recipe, base_model)
-    code, log = whole.run()
-    assert code == 0, log
+    whole.succeed()
     job = Job(tmp_path / "job", recipe, base_model)
     code, log = job.interrupt(10, sig)
     assert code == (0 if sig == signal.SIGTERM else -sig), log
@@ -200,8 +195,7 @@ def test_stopped_and_killed_jobs_end_as_an_uninterrupted_one(
         broken = job.root / "checkpoints" / "checkpoint-71"
         broken.mkdir()
         (broken / "COMPLETE").write_text('{"optimizer.pt": 12345}', encoding="utf-8")
-    code, log = job.run()
-    assert code == 0, log
+    job.succeed()
     assert metrics_of(job) == metrics_of(whole)
     first, second = (read_artifact(one.root / "model").weights_sha256 for one in (whole, job))
     assert first == second
@@ -209,35 +203,29 @@ def test_stopped_and_killed_jobs_end_as_an_uninterrupted_one(
 
 def test_a_stop_when_all_is_done_but_the_writing_changes_nothing(tmp_path: Path, base_model: Path) -> None:
     job = Job(tmp_path, QUICK | {"epochs": 1}, base_model)
-    with job.start() as process:
-        assert process.stdout is not None
-        next(line for line in process.stdout if line.startswith("test_rows="))
+    with job.until("test_rows=") as (process, log):
         process.send_signal(signal.SIGTERM)
-        log = process.stdout.read()
-    assert process.returncode == 0 and "goes on from its checkpoints" not in log
+        rest = log.read()
+    assert process.returncode == 0 and "goes on from its checkpoints" not in rest
     assert read_artifact(tmp_path / "model").manifest.name == "model"
 
 
 def test_stop_before_training_begins_ends_at_once(tmp_path: Path, base_model: Path) -> None:
     job = Job(tmp_path, QUICK, base_model)
-    with job.start() as process:
-        assert process.stdout is not None
-        next(process.stdout)  # checked; the process that trains is starting
+    with job.until("") as (process, log):  # checked; the process that trains is starting
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        process.stdout.read()
+        log.read()
     assert process.returncode == 0 and time.monotonic() - began < 60
     assert not any((tmp_path / "model").iterdir())
 
 
 def two_hosts(tmp_path: Path, recipe: dict[str, object], base_model: Path) -> list[Job]:
     hosts, port = ("algo-1", "algo-2"), str(free_port())
-    return [
-        Job(
-            tmp_path / host, recipe, base_model, hosts=hosts, current=host, MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-        )
-        for host in hosts
-    ]  # fmt: skip
+    jobs = [Job(tmp_path / host, recipe, base_model, hosts=hosts, current=host) for host in hosts]
+    for job in jobs:
+        job.environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return jobs
 
 
 def synchronise(jobs: list[Job]) -> None:
@@ -252,8 +240,7 @@ def synchronise(jobs: list[Job]) -> None:
 def test_two_hosts_train_what_one_trains_and_go_on_after_a_stop(tmp_path: Path, base_model: Path) -> None:
     recipe = QUICK | {"dropout": 0, "precision": "float32"}
     alone = Job(tmp_path / "alone", recipe, base_model)
-    code, log = alone.run()
-    assert code == 0, log
+    alone.succeed()
     jobs = two_hosts(tmp_path, recipe | {"batch-size": 4}, base_model)
     with jobs[0].start() as first, jobs[1].start() as second:
         outputs = [process.communicate(timeout=240)[0] for process in (first, second)]
@@ -264,9 +251,7 @@ def test_two_hosts_train_what_one_trains_and_go_on_after_a_stop(tmp_path: Path, 
     assert together["accuracy"] == pytest.approx(single["accuracy"], abs=0.2)
 
     stopped = two_hosts(tmp_path / "stopped", recipe | {"batch-size": 4}, base_model)
-    with stopped[0].start() as first, stopped[1].start() as second:
-        assert first.stdout is not None
-        next(line for line in first.stdout if line.startswith("step=10/"))
+    with stopped[1].start() as second, stopped[0].until("step=10/") as (first, _):
         for process in (first, second):
             process.send_signal(signal.SIGTERM)
         outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
