@@ -41,12 +41,7 @@ COMMANDS: dict[str, tuple[Callable[[Launcher, Any], int], type[options.CommonOpt
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Run one command and return its exit code.
-
-    Args:
-        arguments: words of the command line; default: the process's.
-        console: input and output; default: the process's.
-    """
+    """Run one command and return its exit code; words, input and output are the process's by default."""
     parsed = _parser().parse_args(arguments)
     console, (run, kind, required) = console or Console(), COMMANDS[parsed.command]
     try:

@@ -1,11 +1,4 @@
-"""Errors of the SageMaker commands; the command line turns each into a message and an exit code.
-
-LaunchError (a TrainingError)      the command cannot run as it was given, and nothing was sent
-├── RequestError                   AWS would refuse a request; the message lists every problem
-└── AwsError                       AWS refused, could not be reached, or what it ran has failed
-    ├── NotFoundError              AWS knows no such resource
-    └── AlreadyExistsError         AWS has a resource of this name already
-"""
+"""Errors of the SageMaker commands; the command line turns each into a message and an exit code."""
 
 from collections.abc import Sequence
 
@@ -13,7 +6,7 @@ from training.errors import TrainingError
 
 
 class LaunchError(TrainingError):
-    """The command cannot run as it was given."""
+    """The command cannot run as it was given, and nothing was sent."""
 
 
 class RequestError(LaunchError):

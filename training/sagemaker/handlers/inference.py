@@ -144,11 +144,7 @@ def input_fn(body: str | bytes, content_type: str = JSON) -> TextBody | InputsBo
 
 
 def predict_fn(data: TextBody | InputsBody | InstancesBody, model: ArtifactClassifier) -> Any:
-    """Return the answer as plain data.
-
-    Raises:
-        InvocationError: a lone text cannot be classified; the status is 400.
-    """
+    """Return the answer as plain data. Raises InvocationError with status 400 if a lone text cannot be classified."""
     if isinstance(data, InstancesBody):
         texts = [one if isinstance(one, str) else one.text for one in data.instances]
         return {"predictions": [_labels(scores, 1, best=True) for scores in model.scores(texts)]}
@@ -175,11 +171,7 @@ def _labels(scores: dict[str, float] | EncodingError, top_k: int | None, best: b
 
 
 def output_fn(prediction: Any, accept: str = JSON) -> tuple[str, str]:
-    """Return the answer as JSON, and its media type.
-
-    Raises:
-        InvocationError: the caller does not accept JSON; the status is 406.
-    """
+    """Return the answer as JSON, and its media type. Raises InvocationError with status 406 if JSON is not accepted."""
     ranges = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
     if not ranges & {JSON, "application/*", "*/*", ""}:
         raise _refusal(406, f"the only media type of answers is {JSON}, not {accept!r}")

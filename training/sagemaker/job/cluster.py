@@ -37,8 +37,7 @@ class Cluster:
 def read_cluster(paths: JobPaths, count_gpus: Callable[[], int]) -> Cluster:
     """Return the cluster of the `SM_*` variables, else of resourceconfig.json, else of this host alone.
 
-    Raises:
-        ConfigError: this host is none of the job's hosts.
+    Raises ConfigError if this host is none of the job's hosts.
     """
     described, variables = paths.config("resourceconfig", "SM_RESOURCE_CONFIG"), paths.variables
     given = variables.get("SM_HOSTS")

@@ -62,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_job(paths: JobPaths, raw: Mapping[str, Any] | None = None) -> int:
     """Check the job, train, write how it ended, and return the exit code.
 
-    Args:
-        paths: the job's directories.
-        raw: hyper-parameters, see `parse_hyperparameters`; None: read the platform's file.
+    `raw` are hyper-parameters for `parse_hyperparameters`; by default the platform's file is read.
     """
     stop = _StopRequest()
     try:

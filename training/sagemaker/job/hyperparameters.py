@@ -28,14 +28,10 @@ _FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig) if fie
 
 
 def parse_hyperparameters(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return hyper-parameters as fields of `TrainConfig`.
+    """Return hyper-parameters as fields of `TrainConfig`, without `sagemaker_*` and the tuner's own (`_tuning_*`).
 
-    Args:
-        raw: names with dashes or underscores; values as they are, or as the JSON that AWS's estimators make of them
-            (`"abc"` with its quotes). `sagemaker_*` and the tuner's own (`_tuning_*`) are left out.
-
-    Raises:
-        ConfigError: a name is unknown or a value has the wrong type; the message lists all of them.
+    Names have dashes or underscores; values are strings, or the JSON that AWS's estimators make of them (`"abc"` with
+    its quotes). Raises ConfigError with every unknown name and every value of the wrong type.
     """
     problems: list[str] = []
     settings: dict[str, Any] = {}
@@ -66,8 +62,7 @@ def parse_hyperparameters(raw: Mapping[str, Any]) -> dict[str, Any]:
 def training_config(settings: Mapping[str, Any], **placed: Any) -> TrainConfig:
     """Return the settings of the run: the given ones, which override those of a named recipe.
 
-    Raises:
-        ConfigError: there is no such recipe, or a value is out of its range.
+    Raises ConfigError if there is no such recipe, or a value is out of its range.
     """
     given = dict(settings)
     recipe = given.pop(RECIPE, "")

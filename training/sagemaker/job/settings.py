@@ -51,11 +51,7 @@ class JobPaths:
         return path if path.exists() else None
 
     def config(self, name: str, variable: str) -> dict[str, Any]:
-        """Return a JSON object of the platform, {} where there is none.
-
-        Raises:
-            ConfigError: it is not a JSON object.
-        """
+        """Return a JSON object of the platform, {} where there is none. Raises ConfigError if it is no object."""
         path, given = self.root / "input" / "config" / f"{name}.json", self.variables.get(variable)
         source = variable if given else path
         try:

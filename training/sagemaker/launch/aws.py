@@ -91,7 +91,6 @@ class Aws:
         return [target for target in targets if target["ResourceId"].startswith(f"endpoint/{endpoint}/")]
 
     def account(self) -> str:
-        """Return the number of the caller's account."""
         return str(self.call("sts", "GetCallerIdentity")["Account"])
 
     def role(self, wanted: str) -> str:

@@ -139,14 +139,8 @@ def _alarm(
 def update_requests(options: UpdateOptions, role: str, serving: Mapping[str, Any], now: datetime) -> list[ApiRequest]:
     """Return the requests for a model, a configuration, the alarms that roll back, and the update.
 
-    Args:
-        options: the new model, and the steps of the update.
-        role: ARN of the execution role.
-        serving: the endpoint's current configuration, as DescribeEndpointConfig returns it.
-        now: time in the new names.
-
-    Raises:
-        LaunchError: the endpoint is serverless, has several variants, or has too few instances for the strategy.
+    `serving` is the endpoint's current configuration, as DescribeEndpointConfig returns it. Raises LaunchError if the
+    endpoint is serverless, has several variants, or has too few instances for the strategy.
     """
     endpoint, version = checked_name(options.name), stamped_name(options.name, now)
     if len(serving["ProductionVariants"]) != 1:
@@ -195,12 +189,12 @@ def update_requests(options: UpdateOptions, role: str, serving: Mapping[str, Any
 
 
 def _rollback_alarms(options: UpdateOptions, dimensions: Mapping[str, str]) -> list[ApiRequest]:
-    endpoint, alarms = dimensions["EndpointName"], []
-    if options.max_errors:
-        errors = {"Statistic": "Sum", "Threshold": float(options.max_errors), "EvaluationPeriods": 1}
-        alarms.append(_alarm(options, f"{endpoint}-errors", "Invocation5XXErrors", dimensions, errors))
-    if options.max_latency_ms:
-        microseconds = 1000.0 * options.max_latency_ms
-        latency = {"ExtendedStatistic": "p99", "Threshold": microseconds, "EvaluationPeriods": 1}
-        alarms.append(_alarm(options, f"{endpoint}-latency", "ModelLatency", dimensions, latency))
-    return alarms
+    latency_us = 1000.0 * options.max_latency_ms
+    return [
+        _alarm(options, f"{options.name}-{kind}", metric, dimensions, conditions | {"EvaluationPeriods": 1})
+        for kind, metric, conditions in (
+            ("errors", "Invocation5XXErrors", {"Statistic": "Sum", "Threshold": float(options.max_errors)}),
+            ("latency", "ModelLatency", {"ExtendedStatistic": "p99", "Threshold": latency_us}),
+        )
+        if conditions["Threshold"]
+    ]

@@ -9,20 +9,12 @@ from training.sagemaker.launch.options import PushOptions
 from training.sagemaker.launch.requests import PROJECT, PROJECT_TAG, STAMP, ApiRequest, tag_list
 
 TOOLS = ("docker", "podman", "buildah")
-INDEX_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
-"""Media types of several images under one tag. SageMaker takes one image only."""
+INDEX_TYPES = ("vnd.oci.image.index.v1+json", "vnd.docker.distribution.manifest.list.v2+json")
+"""Media types, after `application/`, of several images under one tag. SageMaker takes one image only."""
 
 
 def push(launcher: Launcher, options: PushOptions) -> int:
-    """Push an image to a repository in ECR and print its name with the digest, which never moves.
-
-    Raises:
-        LaunchError: no tool is installed, or a dry run does not know the account and region.
-        AwsError: AWS refused, a program failed, or the image is an index of several.
-    """
+    """Push an image to a repository in ECR and print its name with the digest, which never moves."""
     if options.dry_run and not (options.account and options.region):
         raise LaunchError("a dry run asks AWS nothing: pass --account and --region")
     tool, create = _installed_tool(launcher, options.tool), _create_repository(options)
@@ -51,7 +43,9 @@ def push(launcher: Launcher, options: PushOptions) -> int:
             raise AwsError(f"`{' '.join(words)}` ended with exit code {code}")
     image_ids = [{"imageTag": tag}]
     [pushed] = aws.call("ecr", "DescribeImages", repositoryName=options.repository, imageIds=image_ids)["imageDetails"]
-    if pushed.get("imageManifestMediaType") in INDEX_TYPES:  # docker's BuildKit makes one for its attestations
+    if pushed.get("imageManifestMediaType", "").endswith(
+        INDEX_TYPES
+    ):  # docker's BuildKit makes one for its attestations
         raise AwsError(
             f"{target} is an index of several images ({pushed['imageManifestMediaType']}), which SageMaker does not "
             "take: build with `docker build --provenance=false --sbom=false --platform linux/amd64` and push again"
@@ -62,11 +56,9 @@ def push(launcher: Launcher, options: PushOptions) -> int:
 
 def _create_repository(options: PushOptions) -> ApiRequest:
     encryption = {"encryptionType": "KMS" if options.kms_key else "AES256", "kmsKey": options.kms_key or None}
-    parameters = {
-        "repositoryName": options.repository, "imageScanningConfiguration": {"scanOnPush": True},
-        "encryptionConfiguration": encryption, "tags": tag_list({PROJECT_TAG: PROJECT}),
-    }  # fmt: skip
-    return ApiRequest("ecr", "CreateRepository", parameters)
+    parameters = {"imageScanningConfiguration": {"scanOnPush": True}, "encryptionConfiguration": encryption}
+    named = {"repositoryName": options.repository, "tags": tag_list({PROJECT_TAG: PROJECT})}
+    return ApiRequest("ecr", "CreateRepository", named | parameters)
 
 
 def _installed_tool(launcher: Launcher, wanted: str) -> str:

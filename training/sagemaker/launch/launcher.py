@@ -26,10 +26,6 @@ CHANGING = ("Creating", "Updating", "SystemUpdating", "RollingBack")
 ENDPOINT_LIMIT_S = 3 * 3600.0
 
 
-def _write_result(line: str) -> None:
-    sys.stdout.write(line + "\n")
-
-
 def _say(line: str) -> None:
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
@@ -54,7 +50,7 @@ class Console:
 
     say: Callable[[str], None] = _say
     """Writes a message to standard error."""
-    result: Callable[[str], None] = _write_result
+    result: Callable[[str], None] = print
     """Writes a result to standard output."""
     ask: Callable[[str], str] = _ask
     """Asks a question; returns an empty answer if nobody can answer."""

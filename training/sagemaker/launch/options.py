@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from training.options import POSITIONAL, setting
 
 HOUR_S = 3600
-INPUT_MODES = ("File", "FastFile")
+INPUT_MODES, BATCHES = ("File", "FastFile"), ("MultiRecord", "SingleRecord")
+STRATEGIES = ("canary", "linear", "all-at-once")
 LINE_TYPES = ("application/jsonlines", "text/csv", "text/plain")
 """Media types with one record on each line."""
-
-
 _IMAGE = "the image in ECR, as `push` printed it"
 _STARTUP = "seconds from the start of the container to a healthy /ping"
 _DOWNLOAD = "seconds for the download of the artifact"
@@ -169,11 +168,7 @@ class DeployOptions(ModelOptions):
 class UpdateOptions(ModelOptions):
     """Give an endpoint another model, in steps that alarms roll back."""
 
-    strategy: str = setting(
-        "canary",
-        "canary: a part of the traffic first; linear: part by part",
-        choices=("canary", "linear", "all-at-once"),
-    )
+    strategy: str = setting("canary", "canary: a part of the traffic first; linear: part by part", choices=STRATEGIES)
     step_percent: int = setting(10, "percentage of the capacity that moves first (canary) or in each step (linear)")
     bake_s: int = setting(300, "seconds that alarms are watched after each step")
     max_s: int = setting(2 * HOUR_S, "seconds after which an unfinished update is rolled back")
@@ -196,11 +191,7 @@ class TransformOptions(ModelOptions):
     content_type: str = setting("application/jsonlines", "media type of the input", choices=LINE_TYPES)
     accept: str = setting("", "media type of the output; default: that of the input")
     compression: str = setting("None", "compression of the input files", choices=("None", "Gzip"))
-    strategy: str = setting(
-        "MultiRecord",
-        "MultiRecord: many lines in a request",
-        choices=("MultiRecord", "SingleRecord"),
-    )
+    strategy: str = setting("MultiRecord", "MultiRecord: many lines in a request", choices=BATCHES)
     max_payload_mb: int = setting(5, "size of a request in MB; keep it below SERVICE_MAX_BODY_BYTES")
     concurrent: int = setting(4, "concurrent requests per instance; 0: what the container asks for")
     timeout_s: int = setting(600, "seconds for one request")

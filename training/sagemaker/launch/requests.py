@@ -87,11 +87,7 @@ def training_request(
 ) -> ApiRequest:
     """Return the request for a training job. Raises LaunchError if the options contradict each other.
 
-    Args:
-        options: options of the job.
-        role: ARN of the execution role.
-        metrics: names and regular expressions of the figures in the job's log.
-        now: time in the job's name.
+    `role` is the ARN of the execution role, `metrics` are names and regular expressions of figures in the job's log.
     """
     job = stamped_name(options.name, now)
     output = options.output.rstrip("/") + "/" if options.output else ""

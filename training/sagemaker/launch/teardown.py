@@ -45,13 +45,11 @@ def teardown(launcher: Launcher, options: TeardownOptions) -> int:
 
 def _removals(launcher: Launcher, name: str) -> Iterator[tuple[str, ApiRequest]]:
     """Yield a description and the request that removes it for everything with both tags; jobs only while they run."""
-    found = launcher.aws.pages(
-        "resourcegroupstaggingapi",
-        "GetResources",
-        "ResourceTagMappingList",
-        TagFilters=[{"Key": PROJECT_TAG, "Values": [PROJECT]}, {"Key": NAME_TAG, "Values": [name]}],
-        ResourceTypeFilters=[*(f"sagemaker:{kind}" for kind in KINDS), "cloudwatch:alarm"],
-    )
+    filters = {
+        "TagFilters": [{"Key": PROJECT_TAG, "Values": [PROJECT]}, {"Key": NAME_TAG, "Values": [name]}],
+        "ResourceTypeFilters": [*(f"sagemaker:{kind}" for kind in KINDS), "cloudwatch:alarm"],
+    }
+    found = launcher.aws.pages("resourcegroupstaggingapi", "GetResources", "ResourceTagMappingList", **filters)
     arns = sorted(entry["ResourceARN"].split(":", 6) for entry in found)  # arn:partition:service:region:account:...
     for kind, title in KINDS.items():
         for arn in arns:
