@@ -1,7 +1,9 @@
+import dataclasses
 import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,22 +116,33 @@ def test_other_checkpoints_are_refused(content: object, message: str, settings: 
     assert not (tmp_path / "model").exists()
 
 
-def test_unusable_places_and_files_are_refused(checkpoint: Path, settings: Conversion, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.pth: cannot be read: No such file or directory"):
-        convert(tmp_path / "none.pth", tmp_path / "model", settings)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.pth", r"none\.pth: cannot be read: No such file or directory"),
+        ("junk.pth", "not a readable PyTorch state dict"),
+        ("empty.tar.gz", r"no model\.pth in the archive"),
+    ],
+)
+def test_unusable_files_are_refused(name: str, message: str, settings: Conversion, tmp_path: Path) -> None:
     (tmp_path / "junk.pth").write_bytes(b"junk")
-    with pytest.raises(ConfigError, match="not a readable PyTorch state dict"):
-        convert(tmp_path / "junk.pth", tmp_path / "model", settings)
     with tarfile.open(tmp_path / "empty.tar.gz", "w:gz"):
         pass
-    with pytest.raises(ConfigError, match=r"no model\.pth in the archive"):
-        convert(tmp_path / "empty.tar.gz", tmp_path / "model", settings)
-    with pytest.raises(LabelError):
-        convert(checkpoint, tmp_path / "model", Conversion(("a", "a", "b"), settings.tokenizer, heads=2))
-    with pytest.raises(ConfigError, match="pass --heads"):
-        convert(checkpoint, tmp_path / "model", Conversion(LABELS, settings.tokenizer))
-    with pytest.raises(ConfigError, match="pass --heads"):
-        convert(checkpoint, tmp_path / "model", Conversion(LABELS, settings.tokenizer, heads=-2))
-    convert(checkpoint, tmp_path / "model", settings)
-    with pytest.raises(ArtifactError, match="--overwrite"):
-        convert(checkpoint, tmp_path / "model", settings)
+    with pytest.raises(ConfigError, match=message):
+        convert(tmp_path / name, tmp_path / "model", settings)
+
+
+def test_unusable_settings_and_a_place_in_use_are_refused(
+    checkpoint: Path, settings: Conversion, tmp_path: Path
+) -> None:
+    convert(checkpoint, tmp_path / "taken", settings)
+    refused: list[tuple[type[Exception], str, str, dict[str, Any]]] = [
+        (LabelError, "", "model", {"labels": ("a", "a", "b")}),
+        (ConfigError, "pass --heads", "model", {"heads": 0}),
+        (ConfigError, "pass --heads", "model", {"heads": -2}),
+        (ArtifactError, "--overwrite", "taken", {}),
+    ]
+    for kind, message, output, changes in refused:
+        with pytest.raises(kind) as caught:
+            convert(checkpoint, tmp_path / output, dataclasses.replace(settings, **changes))
+        assert message in str(caught.value)

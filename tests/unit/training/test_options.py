@@ -74,16 +74,10 @@ def test_all_missing_options_are_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("batch_size", "16.0", 16),
-        ("batch_size", " 16 ", 16),
-        ("batch_size", "1e3", 1000),
-        ("crops", "", True),
-        ("crops", "True", True),
-        ("crops", "off", False),
-        ("name", " x ", " x "),
-        ("epochs", 2, 2),
+        ("batch_size", "16.0", 16), ("batch_size", " 16 ", 16), ("batch_size", "1e3", 1000), ("crops", "", True),
+        ("crops", "True", True), ("crops", "off", False), ("name", " x ", " x "), ("epochs", 2, 2),
     ],
-)
+)  # fmt: skip
 def test_spellings_of_values(name: str, text: object, value: object) -> None:
     assert parse(FIELDS[name], text) == value
 

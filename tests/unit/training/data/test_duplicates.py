@@ -1,6 +1,7 @@
 import random
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,41 +18,33 @@ STORY = (
 
 def test_case_spacing_and_punctuation_make_no_difference() -> None:
     assert normalise("A  new\nbridge, said 'the' Mayor!") == normalise("a new bridge said the mayor")
-    assert find_groups(["A new bridge!", "something else", "a NEW bridge"]) == [0, 1, 0]
 
 
-def test_story_with_another_beginning_is_found() -> None:
-    edited = "UPDATE: " + STORY.replace("on Monday", "late on Tuesday") + " More follows."
-    assert find_groups([STORY, news_rows(1)[0]["text"], edited]) == [0, 1, 0]
+WORDS = STORY.split()
+OTHERS = [row["text"] for row in news_rows(9)]
 
 
-def test_excerpt_counts_as_a_duplicate_of_the_whole() -> None:
-    assert find_groups([STORY + " ".join(row["text"] for row in news_rows(9)), STORY]) == [0, 0]
-
-
-def test_short_messages_from_one_template_are_different_texts() -> None:
-    assert len(set(find_groups([f"please cancel my order number {i}" for i in range(20)]))) == 20
-
-
-def test_texts_without_words_are_equal_only_if_they_are() -> None:
-    assert find_groups(["🙂 🙂", "🙁", "🙂  🙂"]) == [0, 1, 0]
-
-
-def test_search_for_near_duplicates_can_be_turned_off() -> None:
-    assert find_groups([STORY, STORY + " Amen.", STORY.upper()], near=False) == [0, 1, 0]
+@pytest.mark.parametrize(
+    ("texts", "near", "groups"),
+    [
+        (["A new bridge!", "something else", "a NEW bridge"], True, [0, 1, 0]),
+        ([STORY, OTHERS[0], "UPDATE: " + STORY.replace("on Monday", "late on Tuesday") + " More."], True, [0, 1, 0]),
+        ([STORY + " ".join(OTHERS), STORY], True, [0, 0]),
+        ([f"please cancel my order number {i}" for i in range(20)], True, list(range(20))),
+        (["🙂 🙂", "🙁", "🙂  🙂"], True, [0, 1, 0]),
+        ([STORY, STORY + " Amen.", STORY.upper()], False, [0, 1, 0]),
+        ([" ".join(WORDS[:29]), STORY, " ".join(WORDS[21:])], True, [0, 0, 0]),
+    ],
+    ids=["spelling", "other-beginning", "excerpt", "template", "no-words", "exact-only", "transitive"],
+)
+def test_groups_of_texts(texts: list[str], near: bool, groups: list[int]) -> None:
+    assert find_groups(texts, near=near) == groups
 
 
 def test_a_shared_phrase_is_no_duplicate() -> None:
     rows = news_rows(30)
     texts = [row["text"] + " the full story is at our site" for row in rows]
     assert find_groups(texts) == list(range(len(rows)))
-
-
-def test_being_alike_is_transitive() -> None:
-    words = STORY.split()
-    half = len(words) // 2
-    middle = " ".join(words)
-    assert find_groups([" ".join(words[: half + 8]), middle, " ".join(words[half:])]) == [0, 0, 0]
 
 
 def test_given_groups_are_kept_and_exact_copies_joined() -> None:

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,22 +16,27 @@ def write(path: Path, rows: list[dict[str, str]]) -> DataConfig:
     return DataConfig(data=str(path))
 
 
+def reported(directory: Path, rows: list[dict[str, str]]) -> tuple[dict[str, Any], str]:
+    """Return the facts of the rows, and the page about them."""
+    facts = report_data(write(directory / "news.jsonl", rows), directory / "report")
+    assert json.loads((directory / "report" / "data.json").read_text(encoding="utf-8")) == facts
+    return facts, (directory / "report" / "data.md").read_text(encoding="utf-8")
+
+
 def test_wrong_label_and_double_story_are_found(tmp_path: Path) -> None:
     rows = news_rows(120)
     rows[7]["label"] = "politics"  # a business text: labels come in turn
     rows[6]["label"] = "sport"
     rows.append({"label": "politics", "text": rows[0]["text"] + " More."})
     assert rows[0]["label"] == "business"
-    facts = report_data(write(tmp_path / "news.jsonl", rows), tmp_path / "report")
+    facts, page = reported(tmp_path, rows)
     assert facts["rows"] == 121 and facts["near_duplicate_groups"] == 120 and facts["largest_group"] == 2
     assert facts["labels"] == {"business": 39, "politics": 41, "sport": 41}
     assert facts["groups_with_several_labels"] == [{"rows": ["1", "121"], "labels": ["business", "politics"]}]
     found = {s["row"]: (s["label"], s["other"]) for s in facts["suspicious"]}
     assert found["7"] == ("sport", "business")
     assert len(found) <= 6  # most of the 120 are what they say
-    page = (tmp_path / "report" / "data.md").read_text(encoding="utf-8")
     assert "- rows 1, 121: business, politics" in page and "| 7 | sport |" in page
-    assert json.loads((tmp_path / "report" / "data.json").read_text(encoding="utf-8")) == facts
 
 
 def test_leaks_of_a_given_split_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,20 +54,15 @@ def test_rare_labels_do_not_stop_the_others_from_being_checked(tmp_path: Path) -
     rows = news_rows(120)
     rows[6]["label"] = "sport"
     rows[7]["label"] = "weather"
-    facts = report_data(write(tmp_path / "news.jsonl", rows), tmp_path / "report")
+    facts, page = reported(tmp_path, rows)
     assert facts["labels_not_checked"] == ["weather"] and facts["suspicious"][0]["row"] == "7"
-    assert "they have too few texts: weather." in (tmp_path / "report" / "data.md").read_text(encoding="utf-8")
+    assert "they have too few texts: weather." in page
 
 
-def test_one_class_is_reported_too(tmp_path: Path) -> None:
-    rows = [row | {"label": "sport"} for row in news_rows(6)]
-    facts = report_data(write(tmp_path / "news.jsonl", rows), tmp_path / "report")
+def test_one_class_is_reported_too_and_clean_data_says_so(tmp_path: Path) -> None:
+    facts, _ = reported(tmp_path, [row | {"label": "sport"} for row in news_rows(6)])
     assert facts["labels"] == {"sport": 6} and facts["labels_not_checked"] == ["sport"]
-
-
-def test_clean_data_says_so(tmp_path: Path) -> None:
-    report_data(write(tmp_path / "news.jsonl", news_rows(90)), tmp_path / "report")
-    assert (tmp_path / "report" / "data.md").read_text(encoding="utf-8").count("None.") >= 1
+    assert "None." in reported(tmp_path, news_rows(90))[1]
 
 
 def test_unusable_data_and_output_are_refused(tmp_path: Path) -> None:

@@ -49,14 +49,19 @@ def test_seed_decides_the_split_and_row_order_does_not_break_it() -> None:
     assert first.test != split(HERE, rows, {"test": 0.2, "val": 0.2}, 2).test
 
 
-def test_one_label_only_is_refused() -> None:
-    with pytest.raises(DataError, match="at least two labels, got \\['0'\\]"):
-        split(HERE, examples(20, labels=1), {"test": 0.2, "val": 0.2}, 1)
-
-
-def test_a_label_too_rare_for_three_splits_is_named() -> None:
-    rows = [*examples(30, labels=2), Example("a text of its own", "rare", None, 99)]
-    with pytest.raises(DataError, match="label 'rare' has too few different texts"):
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (examples(20, labels=1), r"at least two labels, got \['0'\]"),
+        (
+            [*examples(30, labels=2), Example("a text of its own", "rare", None, 99)],
+            "'rare' has too few different texts",
+        ),
+    ],
+    ids=["one-label", "rare-label"],
+)
+def test_labels_that_cannot_be_split_are_refused(rows: list[Example], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         split(HERE, rows, {"test": 0.2, "val": 0.2}, 1)
 
 

@@ -19,14 +19,10 @@ def report_data(count: int = 40, **changes: object) -> ReportData:
     measured = measure(logits, truth, LABELS, 1.0, 0.6)
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     values = {
-        "title": "A <b>model</b>",
-        "labels": LABELS.names,
-        "texts": [f"text {i} <script>alert(1)</script>" for i in range(count)],
-        "truth": truth,
-        "probs_bc": probs.astype(np.float64),
-        "metrics": measured,
+        "title": "A <b>model</b>", "labels": LABELS.names, "truth": truth, "probs_bc": probs.astype(np.float64),
+        "texts": [f"text {i} <script>alert(1)</script>" for i in range(count)], "metrics": measured,
         "by_words": {8: 0.7, 16: 0.9, 0: measured["accuracy"]},
-    }
+    }  # fmt: skip
     return ReportData(**(values | changes))
 
 
@@ -52,12 +48,8 @@ def test_curves_are_drawn_where_there_was_training(tmp_path: Path) -> None:
 )
 def test_verdict_against_the_baseline_is_plain(tmp_path: Path, accuracy: float, verdict: str) -> None:
     data = report_data()
-    baseline = {
-        "model": "the other",
-        "accuracy": accuracy,
-        "macro_f1": accuracy,
-        "intervals": {"accuracy": [0.1, 0.2], "macro_f1": [0.1, 0.2]},
-    }
+    scores = {"accuracy": accuracy, "macro_f1": accuracy}
+    baseline = {"model": "the other", **scores, "intervals": {name: [0.1, 0.2] for name in scores}}
     page = write_report(report_data(metrics={**data.metrics, "baseline": baseline}), tmp_path)
     assert verdict in page.read_text(encoding="utf-8")
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,11 +28,19 @@ def test_figures_computed_by_hand() -> None:
     assert measured["confusion"] == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
 
 
-def test_calibration_error_of_two_bins_by_hand() -> None:
-    probs = [[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]]
-    # confidence 0.9: half right, gap 0.4; confidence 0.6: all right, gap 0.4
-    assert expected_calibration_error(probs, [0, 1, 1, 1]) == pytest.approx(0.4)
-    assert expected_calibration_error([[1.0, 0.0]], [0]) == 0.0
+@pytest.mark.parametrize(
+    ("score", "probs", "truth", "expected"),
+    [
+        # confidence 0.9: half right, gap 0.4; confidence 0.6: all right, gap 0.4
+        (expected_calibration_error, [[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]], [0, 1, 1, 1], 0.4),
+        (expected_calibration_error, [[1.0, 0.0]], [0], 0.0),
+        (brier_score, [[1.0, 0.0]], [0], 0.0),
+        (brier_score, [[1.0, 0.0]], [1], 2.0),
+        (brier_score, [[0.5, 0.5]], [0], 0.5),
+    ],
+)
+def test_scores_by_hand(score: Any, probs: list[list[float]], truth: list[int], expected: float) -> None:
+    assert score(probs, truth) == pytest.approx(expected)
 
 
 def test_reliability_by_hand() -> None:
@@ -38,12 +48,6 @@ def test_reliability_by_hand() -> None:
     low, high = reliability(probs, [0, 0, 0, 0], bins=10)
     assert low == {"confidence": pytest.approx(0.52), "right": 1.0, "rows": 1}
     assert high == {"confidence": pytest.approx(2.86 / 3), "right": pytest.approx(2 / 3), "rows": 3}
-
-
-def test_brier_score_by_hand() -> None:
-    assert brier_score([[1.0, 0.0]], [0]) == 0.0
-    assert brier_score([[1.0, 0.0]], [1]) == 2.0
-    assert brier_score([[0.5, 0.5]], [0]) == 0.5
 
 
 def test_intervals_hold_the_estimate_and_narrow_with_more_rows() -> None:

@@ -1,13 +1,14 @@
 """Fixtures with moto as AWS, on a port of this machine, and with the operations that moto lacks."""
 
 import datetime
-import urllib.request
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import botocore.client
+import httpx
 import pytest
 from botocore.exceptions import ClientError
 
@@ -47,15 +48,12 @@ def shared_session() -> Any:
 @pytest.fixture
 def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Take credentials and region away, and every place where boto3 looks for them."""
-    import os
-
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    files = {"AWS_CONFIG_FILE": tmp_path / "no-config", "AWS_SHARED_CREDENTIALS_FILE": tmp_path / "no-credentials"}
+    for name, value in {**files, "AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, str(value))
 
 
 @pytest.fixture
@@ -64,12 +62,16 @@ def aws(moto_url: str, no_aws: None, shared_session: Any, monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
     monkeypatch.setattr("training.sagemaker.launch.aws.boto3.Session", lambda **_: shared_session)
     monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", _with_what_moto_lacks(monkeypatch))
-    request = urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST")
-    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
+    post(f"{moto_url}/moto-api/reset")
     session = Aws()
     session.call("s3", "CreateBucket", Bucket="models-bucket")
     yield session
     session.close()
+
+
+def post(url: str, content: object = None) -> None:
+    """Send JSON to moto's own interface."""
+    httpx.post(url, json=content, trust_env=False).raise_for_status()
 
 
 def backend() -> Any:
@@ -83,11 +85,10 @@ def _with_what_moto_lacks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
     original = botocore.client.BaseClient._make_api_call
 
     def call(client: Any, operation: str, request: dict[str, Any]) -> Any:
-        if operation == "StopTrainingJob":
-            backend().training_jobs[request["TrainingJobName"]].training_job_status = "Stopping"
-            return {}
-        if operation == "StopTransformJob":
-            backend().transform_jobs[request["TransformJobName"]].transform_job_status = "Stopping"
+        if operation.startswith("Stop"):  # StopTrainingJob and StopTransformJob
+            kind = "training" if "Training" in operation else "transform"
+            job = getattr(backend(), f"{kind}_jobs")[next(iter(request.values()))]
+            setattr(job, f"{kind}_job_status", "Stopping")
             return {}
         if operation == "UpdateEndpoint":
             endpoint = backend().endpoints.get(request["EndpointName"])

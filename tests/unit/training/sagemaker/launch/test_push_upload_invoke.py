@@ -4,16 +4,17 @@ import gzip
 import io
 import json
 import tarfile
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import botocore.client
 import pytest
+from botocore.exceptions import ClientError
 from pytest import MonkeyPatch
 
 from classifier.artifact import Artifact
-from tests.unit.training.sagemaker.conftest import ACCOUNT, REGION, Shell
+from tests.unit.training.sagemaker.conftest import ACCOUNT, REGION, Shell, post
 from training.sagemaker.errors import LaunchError
 from training.sagemaker.launch.aws import Aws
 from training.sagemaker.launch.uploads import bucket_and_key, digest_of, find_files
@@ -163,10 +164,8 @@ class TestUpload:
 
 def queue(url: str, path: str, result: dict[str, Any]) -> None:
     """Set what moto's endpoint will answer."""
-    data = json.dumps({"account_id": ACCOUNT, "region": REGION, "results": [result]}).encode()
-    request = urllib.request.Request(f"{url}/moto-api/static/sagemaker/{path}", data=data, method="POST")
-    request.add_header("Content-Type", "application/json")
-    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
+    content = {"account_id": ACCOUNT, "region": REGION, "results": [result]}
+    post(f"{url}/moto-api/static/sagemaker/{path}", content)
 
 
 ASYNC = ("invoke", "--name", "news", "--async", "--input", "s3://models-bucket/in.json")
@@ -189,9 +188,6 @@ class TestInvoke:
         assert "--content-type" in shell.text
 
     def test_the_models_own_error_is_shown(self, aws: Aws, shell: Shell, monkeypatch: MonkeyPatch) -> None:
-        import botocore.client
-        from botocore.exceptions import ClientError
-
         error = {"Error": {"Code": "ModelError", "Message": "Received client error (422) from primary"},
                  "OriginalStatusCode": 422, "OriginalMessage": '{"error": "the text is empty"}'}  # fmt: skip
 
