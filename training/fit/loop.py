@@ -11,14 +11,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.config import PretrainConfig, TrainConfig
 from training.fit.batches import Epoch
@@ -174,16 +167,9 @@ NAMES = {"loss": "train_loss", "train_loss": "mean_train_loss"}
 class LogLines(TrainerCallback):
     """Prints progress as `key=value;` lines, which log collectors parse, if the output is not a terminal."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        if state.is_world_process_zero and logs:
-            sys.stdout.write(f"step={state.global_step}/{state.max_steps}; {' '.join(_fields(logs))}\n")
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        if state.is_world_process_zero and given["logs"]:
+            sys.stdout.write(f"step={state.global_step}/{state.max_steps}; {' '.join(_fields(given['logs']))}\n")
             sys.stdout.flush()
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,15 +72,8 @@ class BestWeights(TrainerCallback):
         """Let the Trainer keep the best checkpoint when it removes old ones."""
         state.best_model_checkpoint = str(self._checkpoint(self.best.step)) if self.best.step else None
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        loss = (metrics or {}).get("eval_loss", math.inf)
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        loss = given["metrics"]["eval_loss"]
         if loss < self.best.loss:  # never true for NaN
             self.best = Evaluation(loss, state.global_step)
             self._protect(state)
@@ -115,18 +107,11 @@ class AveragedWeights(TrainerCallback):
         self._sum: dict[str, torch.Tensor] = {}
         self._steps = 0
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: GPT2Classifier | None = None,
-        **_: Any,
-    ) -> None:
-        if model is None or state.global_step <= (1 - self._fraction) * state.max_steps:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        if state.global_step <= (1 - self._fraction) * state.max_steps:
             return
         self._steps += 1
-        for name, parameter in model.named_parameters():
+        for name, parameter in given["model"].named_parameters():
             if not parameter.requires_grad:  # the mean of a frozen parameter would differ from it by rounding
                 continue
             if name in self._sum:
