@@ -205,26 +205,18 @@ def _report(inputs: _Inputs, results: _Results, manifest: Manifest, log: Sequenc
 
 
 def _check_sizes(config: TrainConfig, model: GPT2Classifier, tokenizer: Tokenizer) -> None:
-    if config.freeze_layers > model.config.n_layer:
-        raise ConfigError(
-            f"freeze-layers is {config.freeze_layers}, but base model {config.base_model!r} has "
-            f"{model.config.n_layer} blocks"
-        )
-    if config.hidden_size and config.hidden_size != model.config.n_embd:
-        raise ConfigError(
-            f"hidden-size is {config.hidden_size}, but base model {config.base_model!r} is "
-            f"{model.config.n_embd} wide; leave hidden-size out to accept any width"
-        )
-    if tokenizer.get_vocab_size() > model.config.vocab_size:
-        raise ConfigError(
-            f"base model {config.base_model!r}: its tokenizer has {tokenizer.get_vocab_size()} tokens, but its "
-            f"embedding has only {model.config.vocab_size}"
-        )
-    if config.max_seq_len > model.config.n_positions:
-        raise ConfigError(
-            f"max-seq-len is {config.max_seq_len}, but base model {config.base_model!r} has "
-            f"{model.config.n_positions} positions; set max-seq-len to at most this number"
-        )
+    shape, base, tokens = model.config, f"base model {config.base_model!r}", tokenizer.get_vocab_size()
+    frozen, width, length = config.freeze_layers, config.hidden_size, config.max_seq_len
+    if frozen > shape.n_layer:
+        raise ConfigError(f"freeze-layers is {frozen}, but {base} has {shape.n_layer} blocks")
+    if width and width != shape.n_embd:
+        advice = "leave hidden-size out to accept any width"
+        raise ConfigError(f"hidden-size is {width}, but {base} is {shape.n_embd} wide; {advice}")
+    if tokens > shape.vocab_size:
+        raise ConfigError(f"{base}: its tokenizer has {tokens} tokens, but its embedding has only {shape.vocab_size}")
+    if length > shape.n_positions:
+        advice = "set max-seq-len to at most this number"
+        raise ConfigError(f"max-seq-len is {length}, but {base} has {shape.n_positions} positions; {advice}")
 
 
 def _encode(encoder: Encoder, part: str, examples: Sequence[Example]) -> list[EncodedText]:
