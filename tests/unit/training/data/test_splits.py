@@ -93,13 +93,6 @@ def write_given(directory: Path, **parts: list[Example]) -> Path:
     return directory
 
 
-def test_given_files_are_taken_as_they_are(tmp_path: Path) -> None:
-    rows = examples(60)
-    write_given(tmp_path, train=rows[:40], validation=rows[40:50], test=rows[50:])
-    splits, leaks = load(tmp_path)
-    assert splits.sizes() == {"train": 40, "val": 10, "test": 10} and leaks == []
-
-
 def test_folder_a_label_is_read_and_split(tmp_path: Path) -> None:
     for row in news_rows(60):
         folder = tmp_path / row["label"]
@@ -124,11 +117,17 @@ def test_problems_of_a_folder_a_label_come_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "sizes"),
     [
+        (
+            {"train": slice(40), "validation": slice(40, 50), "test": slice(50, 60)},
+            {"train": 40, "val": 10, "test": 10},
+        ),
         ({"train": slice(45), "test": slice(45, 60)}, {"train": 36, "val": 9, "test": 15}),
         ({"train": slice(60)}, {"train": 42, "val": 12, "test": 6}),
     ],
 )
-def test_missing_parts_are_split_off_train(tmp_path: Path, parts: dict[str, slice], sizes: dict[str, int]) -> None:
+def test_given_parts_stay_and_missing_ones_are_split_off_train(
+    tmp_path: Path, parts: dict[str, slice], sizes: dict[str, int]
+) -> None:
     write_given(tmp_path, **{name: examples(60)[rows] for name, rows in parts.items()})
     splits, leaks = load(tmp_path, val_fraction=0.2)
     assert splits.sizes() == sizes and leaks == []
