@@ -101,7 +101,7 @@ class CsvSource(Source):
 
     def _reader(self, file: io.TextIOWrapper) -> Iterator[list[str]]:
         csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARS))  # the whole process has one
-        return csv.reader(file, delimiter=self._delimiter)
+        return csv.reader(file, delimiter=self._delimiter, strict=True)  # else a quote left open swallows rows
 
     def columns(self) -> list[str]:
         return list(self._header)
@@ -115,7 +115,7 @@ class CsvSource(Source):
                 for number, cells in enumerate(filter(None, reader), 1):
                     yield self._row(number, cells, text_column)
             except csv.Error as exc:
-                hint = f"a quote that is never closed? The row after row {number} is where it begins"
+                hint = f"a quote out of place or never closed? The row after row {number} is where it begins"
                 raise InputError(f"{self.path}: {exc}: {hint}") from exc
 
     def _row(self, number: int, cells: list[str], text_column: str) -> Row:

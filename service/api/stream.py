@@ -55,7 +55,7 @@ class LinesResponse(Response):
                 tasks.create_task(self._read(receive, answers, tasks))
                 await self._write(send, answers)
         except* (ClientDisconnect, OSError):
-            pass  # the caller hung up
+            raise ClientDisconnect from None
 
     async def _read(self, receive: Receive, answers: Answers, tasks: asyncio.TaskGroup) -> None:
         settings = self._lifecycle.settings

@@ -76,7 +76,7 @@ class RequestContext:
             else:
                 await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            status = status or CLIENT_LEFT
+            status = CLIENT_LEFT
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as exc:  # a panic of an extension in Rust is no Exception

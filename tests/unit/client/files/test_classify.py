@@ -112,6 +112,18 @@ def test_a_bad_row_says_what_is_wrong_and_harms_no_other(fast: str, tmp_path: Pa
     assert b"\xff bytes" in (tmp_path / "out.csv").read_bytes(), "as it came"
 
 
+@pytest.mark.parametrize(
+    "content", ['text\none\n"never closed\ntwo\n', 'id,text\n1,one\n2,"never closed\n3,two\n', 'text\none\n"a"x\n']
+)
+def test_a_quote_out_of_place_is_an_error_and_no_row_is_swallowed(
+    fast: str, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.csv").write_text(content)
+    assert classify(fast, tmp_path / "in.csv", tmp_path / "out.csv") == 2
+    assert "The row after row 1 is where it begins" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_bad_lines_of_json(fast: str, tmp_path: Path) -> None:
     lines = '{"text": "good", "x": [1]}|{broken|5|{}|{"text": 5}||{"text": "\\ud800"}|{"y": 1, "text": "b"}'
     (tmp_path / "in.jsonl").write_text(lines.replace("|", "\n"), encoding="utf-8")
@@ -405,7 +417,7 @@ def test_a_quote_that_is_never_closed(
         assert classify(fast, tmp_path / "in.csv", tmp_path / "out.csv") == 2
     finally:
         csv.field_size_limit(before)
-    assert "a quote that is never closed? The row after row 1 is where it begins" in capsys.readouterr().err
+    assert "a quote out of place or never closed? The row after row 1 is where it begins" in capsys.readouterr().err
 
 
 def test_reading_takes_nothing_from_others_in_the_process(tmp_path: Path) -> None:

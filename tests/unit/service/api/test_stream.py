@@ -15,6 +15,7 @@ from tests.support.fake_engine import expected_label
 pytestmark = pytest.mark.anyio
 
 LINES = {"content-type": "application/x-ndjson"}
+LEFT = 'classifier_requests_total{code="499",endpoint="/batch"}'
 
 
 async def stream(service: Service, lines: Iterable[str | bytes], headers: dict[str, str] = LINES) -> list[Any]:
@@ -128,6 +129,7 @@ async def test_who_takes_no_answers_is_not_read_from(service: Service) -> None:
     caller.gone.set()
     await call
     assert service.lifecycle.in_flight == 0
+    assert await service.metric(LEFT) == 1
 
 
 async def test_work_stops_when_the_caller_hangs_up(service: Service) -> None:
@@ -141,3 +143,4 @@ async def test_work_stops_when_the_caller_hangs_up(service: Service) -> None:
     assert (await service.post("/predict", {"text": "next"})).status_code == 200
     assert len(service.engine.batches) == 2, "only the batch that was in the model went on"
     assert service.lifecycle.in_flight == 0
+    assert await service.metric(LEFT) == 1
