@@ -148,7 +148,9 @@ def invalid_request(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
             count += error["ctx"]["count"] - 1
             details += [{"field": _field((*error["loc"], name)), "problem": "unknown field"} for name in names]
         else:
-            details.append({"field": _field(error["loc"]), "problem": error["msg"]})
+            no_object = error["type"] in ("model_type", "model_attributes_type")  # pydantic names our class here
+            problem = "must be a JSON object" if no_object else error["msg"]
+            details.append({"field": _field(error["loc"]), "problem": problem})
     first = details[0]
     more = ""
     if count > 1:

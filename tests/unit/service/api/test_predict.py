@@ -94,6 +94,12 @@ async def test_wrong_fields_are_named(service: Service, path: str, field: str, b
     assert (await service.post("/predict", {"text": "still here"})).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/predict", "/batch", "/invocations", "/tokenize", "/v2/models/fake/infer"])
+async def test_a_body_that_is_no_object_is_told_so_without_our_class_names(service: Service, path: str) -> None:
+    error = check_error(await service.post(path, [1]), "invalid_request")
+    assert "must be a JSON object" in error["error"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "kind"),
     [
