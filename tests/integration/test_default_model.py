@@ -72,7 +72,7 @@ CURL = [
     block
     for page in ("README.md", "docs/api.md", "docs/operations.md")
     for block in re.findall(
-        r"^```sh\n((?:curl|printf) .*?)\n```\n+(?:Answer[^\n]*:\n+```json\n(.*?)\n```)?",
+        r"^```sh\n((?:curl|printf) .*?)\n```\n+(?:[^\n]+:\n+```json\n(.*?)\n```)?",
         (ROOT / page).read_text(encoding="utf-8"),
         re.MULTILINE | re.DOTALL,
     )
