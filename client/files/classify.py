@@ -20,7 +20,7 @@ FLUSH_S = 0.5  # between two writes of results: a kill loses at most this much w
 
 
 Tell = Callable[[int, int], None]
-"""Is told how many rows all runs together have done, and of how many; first when a run begins."""
+"""A function that is called with the rows done so far, earlier runs included, and with all rows; first at the start."""
 
 
 @dataclass(frozen=True)
