@@ -79,8 +79,12 @@ class Manifest(_Frozen):
     on_long: OnLong = Field("windows", description="how to treat longer texts unless the caller says otherwise")
     cleaning: TextCleaning = TextCleaning()
     calibration: Calibration = Calibration()
-    unsure_below: float = Field(
-        0.0, ge=0, le=1, description='an answer whose highest probability is below this is marked "unsure"'
+    unsure_below: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description='an answer whose highest probability is below this is marked "unsure"; null: no threshold is known '
+        "that keeps the promised share of wrong answers, so no answer is marked",
     )
     golden: list[Golden] = Field(min_length=1)
     metrics: dict[str, Any] = Field(default_factory=dict, description="quality on the test split")

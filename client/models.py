@@ -74,7 +74,7 @@ class Prediction(_Answer):
     label: str  # the most probable label
     score: float  # its calibrated probability, 0 to 1
     scores: list[Score]  # labels with their probabilities, most probable first; `top_k` of them if asked so
-    unsure: bool | None = None  # the score is below the model's threshold: a person should look
+    unsure: bool | None = None  # the score is below the model's threshold; None: no threshold is known
     tokens: int | None = None  # of the whole text
     tokens_read: int | None = None  # of these, how many the model read
     truncated: bool | None = None  # only the beginning was read

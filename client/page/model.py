@@ -8,13 +8,14 @@ from client.models import Info
 def facts(info: Info) -> dict[str, str]:
     """Return names and values of what `/info` tells: the model's, then the service's limits."""
     model, more = info.model, info.model.model_extra or {}
+    threshold = more.get("unsure_below", "")
     found = {
         "parameters": _number(more.get("parameters")),
         "tokens read at once": _number(model.max_tokens),
         "longer texts": "read in overlapping windows" if model.on_long == "windows" else model.on_long,
         "precision": model.precision,
         "tokens in a batch": _number(more.get("max_batch_tokens")),
-        "unsure below": _number(more.get("unsure_below")),
+        "unsure below": "the model has no threshold" if threshold is None else _number(threshold),
         "temperature": _number(more.get("temperature")),
         **{name.replace("_", " "): _number(value) for name, value in info.limits},
     }

@@ -72,7 +72,11 @@ class TextResult(wire.WireModel):
     label: str = Field(description="the most probable label")
     score: float = Field(ge=0, le=1, description="calibrated probability of that label")
     scores: list[wire.Score] = Field(description="labels with their probabilities, most probable first")
-    unsure: bool = Field(description="the score is below the model's threshold: a person should look at the text")
+    unsure: bool | None = Field(
+        None,
+        description="the score is below the model's threshold: a person should look at the text; absent if the model "
+        "has no threshold",
+    )
     tokens: int = Field(ge=1, description="tokens of the whole text")
     tokens_read: int = Field(ge=1, description="tokens that the model read; fewer than `tokens` if truncated")
     truncated: bool = Field(description="the model read only the beginning of the text")

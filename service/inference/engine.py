@@ -62,8 +62,8 @@ class Prediction:
 
     scores: tuple[tuple[str, float], ...]
     """Every label with its calibrated probability, the most probable first. The probabilities sum to 1."""
-    unsure: bool
-    """True if the highest probability is below the model's threshold."""
+    unsure: bool | None
+    """True if the highest probability is below the model's threshold; None if the model has no threshold."""
 
     @property
     def label(self) -> str:
@@ -92,8 +92,8 @@ class EngineInfo:
     """"last_token" or "flatten"."""
     temperature: float
     """Logits are divided by this before the softmax."""
-    unsure_below: float
-    """A prediction whose highest probability is below this is marked unsure."""
+    unsure_below: float | None
+    """A prediction whose highest probability is below this is marked unsure; None: the model has no threshold."""
     parameters: int
     precision: str
     """Precision of matrix products: "float32", "bfloat16" or "int8"."""

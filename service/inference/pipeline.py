@@ -251,7 +251,7 @@ class Pipeline:
             metrics.tokens.inc(answer.tokens_read)
             metrics.windows.inc(answer.windows)
             metrics.truncated.inc(answer.truncated)
-            metrics.unsure.inc(answer.prediction.unsure)
+            metrics.unsure.inc(answer.prediction.unsure is True)
             metrics.predictions.labels(answer.prediction.label).inc()
             metrics.confidence.observe(answer.prediction.score)
             self._recent_texts.add(text)

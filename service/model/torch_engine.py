@@ -95,7 +95,8 @@ class TorchEngine:
             raise ServiceError("inference_failed", "the model's scores for this text are not finite")
         probs = probabilities(combined, self.info.temperature).tolist()
         ranked = sorted(zip(self._labels.names, probs, strict=True), key=lambda pair: -pair[1])
-        return Prediction(tuple(ranked), unsure=ranked[0][1] < self.info.unsure_below)
+        threshold = self.info.unsure_below
+        return Prediction(tuple(ranked), unsure=None if threshold is None else ranked[0][1] < threshold)
 
     def probe(self) -> None:
         if not torch.isfinite(self._forward([[0]])).all():

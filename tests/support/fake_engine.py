@@ -127,7 +127,8 @@ class FakeEngine:
         if any(value != value for value in row):
             raise ServiceError("inference_failed", "the model's scores for this text are not finite")
         ranked = sorted(zip(LABELS, [value / 10 for value in row], strict=True), key=lambda pair: -pair[1])
-        return Prediction(tuple(ranked), unsure="unsure" in str(text.windows[0].payload))
+        unsure = None if self.info.unsure_below is None else "unsure" in str(text.windows[0].payload)
+        return Prediction(tuple(ranked), unsure)
 
     def probe(self) -> None:
         if self.broken:

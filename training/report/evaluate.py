@@ -70,7 +70,7 @@ def evaluate(
 
 
 def measure(
-    logits: NDArray[np.float32], truth: Sequence[int], labels: Labels, temperature: float, unsure_below: float
+    logits: NDArray[np.float32], truth: Sequence[int], labels: Labels, temperature: float, unsure_below: float | None
 ) -> dict[str, Any]:
     """Return all metrics of a model on labelled texts.
 
@@ -79,7 +79,7 @@ def measure(
         truth: B label ids.
         labels: the C labels.
         temperature: temperature of the calibration.
-        unsure_below: probability below which an answer is unsure.
+        unsure_below: probability below which an answer is unsure; None: no threshold.
     """
     predicted = logits.argmax(axis=1).tolist()
     probs = probabilities(logits, temperature)

@@ -159,11 +159,11 @@ def unsure_threshold(probs_bc: ArrayLike, truth: Sequence[int], max_error: float
 
 
 def calibration_metrics(
-    logits_bc: ArrayLike, truth: Sequence[int], temperature: float, unsure_below: float
+    logits_bc: ArrayLike, truth: Sequence[int], temperature: float, unsure_below: float | None
 ) -> dict[str, float]:
     """Return ECE, Brier score and NLL before and after temperature scaling, and coverage and error at the threshold."""
     before, after = probabilities(logits_bc), probabilities(logits_bc, temperature)
-    answered = after.max(axis=1) >= unsure_below
+    answered = after.max(axis=1) >= (unsure_below or 0.0)
     wrong = after.argmax(axis=1) != np.asarray(truth)
     return {
         "ece_before": expected_calibration_error(before, truth),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from client.files.results import Results, fingerprint
 from client.files.table import MAX_FIELD_CHARS, open_source
 from tests.support import ROOT
 from tests.support.fast_service import fast_service, result
+from tests.support.live_service import live_service
 from tests.support.scripted_server import INFO, error, http, scripted
 
 Capture = pytest.CaptureFixture[str]
@@ -78,6 +80,17 @@ def test_every_row_has_its_own_answer_in_every_format(fast: str, tmp_path: Path,
         assert not row["error_kind"] and str(row["unsure"]).lower() == str(wanted["unsure"]).lower()
         assert sorted(float(row[f"score_{name}"]) for name in ("business", "politics", "sport")) == [0.25, 0.3333, 0.5]
     assert [path.name for path in sorted(tmp_path.iterdir())] == [f"in.{came}", f"out.{ending}"], "nothing is left over"
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_the_cell_of_unsure_is_empty_if_the_model_has_no_threshold(tmp_path: Path, ending: str) -> None:
+    with live_service() as service:
+        service.engine.info = replace(service.engine.info, unsure_below=None)
+        source = write(tmp_path / f"in.{ending}", ["an unsure one", "another"])
+        assert classify(service.url, source, tmp_path / f"out.{ending}") == 0
+    rows = read(tmp_path / f"out.{ending}")
+    assert all(row["prediction"] for row in rows)
+    assert [row["unsure"] for row in rows] == ["" if ending == "csv" else None] * 2
 
 
 def test_parquet_keeps_the_types_of_its_columns(fast: str, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The model's facts on the page."""
 
+import pytest
+
 from client.models import Info, Limits, ModelInfo
 from client.page.model import calibration_picture, facts
 
@@ -10,7 +12,14 @@ def test_facts_are_what_info_says_and_nothing_that_it_does_not() -> None:
     found = facts(Info(service="1", model=model, limits=Limits()))
     assert found["parameters"] == "124,000,000" and found["tokens read at once"] == "1,024"
     assert found["longer texts"] == "read in overlapping windows" and found["max texts"] == "256"
-    assert "temperature" not in found
+    assert "temperature" not in found and "unsure below" not in found
+
+
+@pytest.mark.parametrize(("threshold", "said"), [(0.7, "0.700"), (None, "the model has no threshold")])
+def test_the_threshold_is_told_or_that_there_is_none(threshold: float | None, said: str) -> None:
+    told = {"name": "m", "version": "v", "labels": ["a"], "max_tokens": 1024, "unsure_below": threshold}
+    found = facts(Info(service="1", model=ModelInfo.model_validate(told), limits=Limits()))
+    assert found["unsure below"] == said
 
 
 def test_the_picture_reads_the_fields_of_the_curve() -> None:

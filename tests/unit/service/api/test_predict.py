@@ -20,6 +20,7 @@ from tests.support.fake_engine import LABELS, FakeEngine, expected_label
 pytestmark = pytest.mark.anyio
 
 JSON = {"content-type": "application/json"}
+LINES = {"content-type": "application/x-ndjson"}
 
 
 def check_error(response: httpx.Response, kind: str) -> dict[str, Any]:
@@ -51,6 +52,18 @@ async def test_predict_options(service: Service) -> None:
     assert (cut["windows"], cut["truncated"], cut["tokens"], cut["tokens_read"]) == (1, True, 60, 50)
     check_error(await service.post("/predict", {"text": long, "on_long": "error"}), "text_too_long")
     assert (await service.post("/predict", {"text": "an unsure one"})).json()["unsure"] is True
+
+
+async def test_a_model_without_a_threshold_marks_no_answer(engine: FakeEngine, service_with: ServiceFactory) -> None:
+    engine.info = replace(engine.info, unsure_below=None)
+    async with service_with() as service:
+        assert (await service.client.get("/info")).json()["model"]["unsure_below"] is None
+        one = await service.post("/predict", {"text": "an unsure one"})
+        many = await service.post("/batch", {"texts": ["an unsure one"]})
+        lines = await service.client.post("/batch", content='"an unsure one"\n', headers=LINES)
+        for answer in (one.json(), many.json()["results"][0], lines.json()):
+            assert answer["label"] and "unsure" not in answer
+        assert await service.metric("classifier_unsure_texts_total") == 0
 
 
 async def test_batch_keeps_order_and_good_texts_beside_bad_ones(service_with: ServiceFactory) -> None:

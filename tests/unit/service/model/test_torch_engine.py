@@ -52,6 +52,19 @@ def test_answers_equal_the_trainings_own(engine: TorchEngine, artifact: Artifact
         assert prediction.label == artifact.labels.names[int(np.argmax(probs))]
 
 
+@pytest.mark.parametrize(("threshold", "unsure"), [(None, None), (0.0, False), (1.0, True)])
+def test_an_answer_is_unsure_below_the_threshold_of_the_manifest(
+    artifact_copy: Artifact, threshold: float | None, unsure: bool | None
+) -> None:
+    path = artifact_copy.directory / MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8")) | {"unsure_below": threshold}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    engine = load_torch_engine(settings_of(artifact_copy, precision="float32"))
+    [text] = engine.encode(["shares in the bank fell"], "windows")
+    assert isinstance(text, TextWindows) and engine.info.unsure_below == threshold
+    assert engine.decode(text, engine.infer(text.windows)).unsure is unsure
+
+
 def test_problems_have_their_kinds(engine: TorchEngine) -> None:
     results = engine.encode(["", "x\ud800", "word " * 300], "error")
     assert [r.kind for r in results if isinstance(r, ServiceError)] == ["empty_text", "invalid_text", "text_too_long"]
