@@ -29,7 +29,7 @@ def figures(config: TrainConfig, others: list[Path]) -> dict[str, Any]:
     """Return accuracy and macro-F1 on every data set, of the artifact at `config.output` and of the baseline."""
     manifest = json.loads((Path(config.output) / "manifest.json").read_text(encoding="utf-8"))
     measured = manifest["metrics"]
-    splits, _ = load_splits(config)
+    splits = load_splits(config)
     names = splits.labels.names
     known = [*splits.train, *splits.val]
     baseline = fit_baseline([e.text for e in known], [splits.labels.id_of(e.label) for e in known])

@@ -11,10 +11,10 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from training.config import DataConfig
-from training.data.duplicates import find_groups, normalise
+from training.data.duplicates import normalise
 from training.data.files import name_of, replace_text
 from training.data.read import Example, fingerprint
-from training.data.splits import WHOLE, find_leaks, read_parts
+from training.data.splits import WHOLE, find_leaks, group_parts, read_parts
 from training.report.baseline import fit_baseline
 from training.report.pages import render
 
@@ -67,7 +67,8 @@ def report_data(config: DataConfig, output: Path) -> dict[str, Any]:
     parts = read_parts(config)
     rows = [LocatedExample(e, f"{part} {e.row}".strip()) for part, examples in parts.items() for e in examples]
     texts = [row.example.text for row in rows]
-    groups = find_groups(texts, [row.example.group for row in rows])
+    group_ids = group_parts(parts)
+    groups = [number for ids in group_ids.values() for number in ids]
     suspicious, unchecked = suspicious_labels(rows, groups)
     facts = {
         "data": name_of(config.data),
@@ -78,7 +79,7 @@ def report_data(config: DataConfig, output: Path) -> dict[str, Any]:
         "words": _quantiles([len(text.split()) for text in texts]),
         "characters": _quantiles([len(text) for text in texts]),
         **_duplicates(rows, groups),
-        "leaks": [str(leak) for leak in find_leaks(parts)],
+        "leaks": [str(leak) for leak in find_leaks(parts, group_ids)],
         "suspicious": [vars(s) for s in suspicious],
         "labels_not_checked": unchecked,
     }

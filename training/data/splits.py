@@ -1,5 +1,6 @@
 """Train, validation and test: splitting without leaks, and finding leaks in a given split."""
 
+import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from classifier.errors import LabelError
 from classifier.labels import Labels
 from training.config import DataConfig, TrainConfig
-from training.data.duplicates import find_groups, near_duplicate_pairs, normalise
+from training.data.duplicates import find_groups
 from training.data.files import local_copy
 from training.data.read import (
     SUFFIXES,
@@ -34,24 +35,6 @@ WHOLE = ""
 
 
 @dataclass(frozen=True)
-class Splits:
-    """Examples for training, validation and test; every label occurs in `train`."""
-
-    train: list[Example]
-    val: list[Example]
-    test: list[Example]
-    labels: Labels
-    groups: int
-    """Number of near-duplicate groups in all three; 0 if the splits were given as files."""
-
-    def items(self) -> list[tuple[str, list[Example]]]:
-        return [("train", self.train), ("val", self.val), ("test", self.test)]
-
-    def sizes(self) -> dict[str, int]:
-        return {name: len(examples) for name, examples in self.items()}
-
-
-@dataclass(frozen=True)
 class Leak:
     """Rows of split `of` that also occur in split `into`."""
 
@@ -60,16 +43,44 @@ class Leak:
     exact: int
     """Number of rows with the same words, whatever their case and punctuation."""
     near: int
-    """Number of rows that are the same or share most of their word 5-grams with a row of `into`."""
+    """Number of rows whose group has a row in `into`: near-duplicates, and rows that the group column joins."""
     rows: int
 
     def __str__(self) -> str:
         return (
-            f"{self.exact} of {self.rows} {self.of} texts also occur in {self.into} ({self.near} with near-duplicates)"
+            f"{self.exact} of {self.rows} {self.of} texts also occur in {self.into} "
+            f"({self.near} with near-duplicates and rows of one group)"
         )
 
 
-def load_splits(config: TrainConfig) -> tuple[Splits, list[Leak]]:
+@dataclass(frozen=True)
+class Splits:
+    """Examples for training, validation and test; every label occurs in `train`."""
+
+    train: list[Example]
+    val: list[Example]
+    test: list[Example]
+    labels: Labels
+    group_ids: dict[str, list[int]]
+    """For each part the group of every row: near-duplicates, and rows that the group column joins."""
+    leaks: list[Leak]
+    """Groups with rows on several sides of a given split; none if the data were split here."""
+    near_duplicates: bool
+    """Whether near-duplicates were searched, or their groups given."""
+
+    @property
+    def groups(self) -> int:
+        """Number of different groups."""
+        return len({number for ids in self.group_ids.values() for number in ids})
+
+    def items(self) -> list[tuple[str, list[Example]]]:
+        return [("train", self.train), ("val", self.val), ("test", self.test)]
+
+    def sizes(self) -> dict[str, int]:
+        return {name: len(examples) for name, examples in self.items()}
+
+
+def load_splits(config: TrainConfig) -> Splits:
     """Read the data of a run and split them, or check the split that they come with.
 
     A directory with train but without val or test has these split off its train. The leaks of given parts are
@@ -81,11 +92,12 @@ def load_splits(config: TrainConfig) -> tuple[Splits, list[Leak]]:
     parts = read_parts(config)
     fractions = {"test": config.test_fraction, "val": config.val_fraction}
     if list(parts) == [WHOLE]:
-        return split(config.data, parts[WHOLE], fractions, config.seed, near_duplicates=config.near_duplicates), []
+        return split(config.data, parts[WHOLE], fractions, config.seed, near_duplicates=config.near_duplicates)
     missing = {part: fraction for part, fraction in fractions.items() if part not in parts}
     labels = _labels(config.data, parts["train"])
+    ids = group_parts(parts, near_duplicates=config.near_duplicates)
     if missing:
-        parts |= _cut(parts["train"], _groups(parts["train"], config.near_duplicates), missing, config.seed)
+        _take(parts, ids, parts["train"], ids["train"], missing, config.seed)
         empty = [part for part in missing if not parts[part]]
         if empty:
             raise DataError(Problem(config.data, f"train has too few different texts to split off {empty[0]}"))
@@ -97,8 +109,9 @@ def load_splits(config: TrainConfig) -> tuple[Splits, list[Leak]]:
     ]
     if unknown:
         raise DataError(*unknown)
-    splits = Splits(parts["train"], parts["val"], parts["test"], labels, groups=0)
-    return splits, find_leaks(dict(splits.items()), near_duplicates=config.near_duplicates)
+    return Splits(
+        **parts, labels=labels, group_ids=ids, leaks=find_leaks(parts, ids), near_duplicates=config.near_duplicates
+    )
 
 
 def read_parts(config: DataConfig) -> dict[str, list[Example]]:
@@ -137,7 +150,9 @@ def split(
     """
     labels = _labels(data, examples)
     ids = _groups(examples, near_duplicates)
-    parts = _cut(examples, ids, fractions, seed)
+    parts: dict[str, list[Example]] = {}
+    group_ids: dict[str, list[int]] = {}
+    _take(parts, group_ids, examples, ids, fractions, seed)
     problems = [
         Problem(data, f"label {name!r} has too few different texts (near-duplicates count as one) for {part}")
         for name in labels.names
@@ -146,23 +161,31 @@ def split(
     ]
     if problems:
         raise DataError(*problems)
-    return Splits(parts["train"], parts["val"], parts["test"], labels, groups=len(set(ids)))
+    return Splits(**parts, labels=labels, group_ids=group_ids, leaks=[], near_duplicates=near_duplicates)
 
 
-def find_leaks(splits: Mapping[str, Sequence[Example]], *, near_duplicates: bool = True) -> list[Leak]:
-    """Return the leaks of test and val into train and of test into val; pairs without a leak are left out."""
-    words = {name: [normalise(e.text) for e in examples] for name, examples in splits.items()}
+def group_parts(parts: Mapping[str, Sequence[Example]], *, near_duplicates: bool = True) -> dict[str, list[int]]:
+    """Return for each part the group of every row; one group has one number in all parts."""
+    ids = iter(_groups([e for examples in parts.values() for e in examples], near_duplicates))
+    return {part: list(itertools.islice(ids, len(examples))) for part, examples in parts.items()}
+
+
+def find_leaks(parts: Mapping[str, Sequence[Example]], group_ids: Mapping[str, Sequence[int]]) -> list[Leak]:
+    """Return the leaks of test and val into train and of test into val; pairs without a leak are left out.
+
+    Args:
+        parts: the examples of each part.
+        group_ids: their groups, see `group_parts`.
+    """
+    texts = [e.text for examples in parts.values() for e in examples]
+    numbers = iter(find_groups(texts, near=False))
+    copies = {part: list(itertools.islice(numbers, len(examples))) for part, examples in parts.items()}
     leaks = []
     for of, into in (("test", "train"), ("val", "train"), ("test", "val")):
-        if of not in words or into not in words:
-            continue
-        known = set(words[into])
-        exact = {i for i, text in enumerate(words[of]) if text in known}
-        offset = len(words[into])
-        pairs = near_duplicate_pairs([*words[into], *words[of]]) if near_duplicates else []
-        near = {b - offset for a, b in pairs if a < offset <= b}
-        if exact or near:
-            leaks.append(Leak(of, into, len(exact), len(exact | near), len(words[of])))
+        if of in parts and into in parts:
+            exact, near = (_shared(ids[of], ids[into]) for ids in (copies, group_ids))
+            if near:
+                leaks.append(Leak(of, into, exact, near, len(parts[of])))
     return leaks
 
 
@@ -183,36 +206,59 @@ def _groups(examples: Sequence[Example], near_duplicates: bool) -> list[int]:
     return find_groups([e.text for e in examples], [e.group for e in examples], near=near_duplicates)
 
 
+def _shared(ids: Sequence[int], others: Sequence[int]) -> int:
+    known = set(others)
+    return sum(number in known for number in ids)
+
+
+def _take(
+    parts: dict[str, list[Example]],
+    group_ids: dict[str, list[int]],
+    examples: Sequence[Example],
+    ids: Sequence[int],
+    fractions: Mapping[str, float],
+    seed: int,
+) -> None:
+    """Put the examples and their groups into the parts of `fractions` and into "train"."""
+    for part, rows in _cut(examples, ids, fractions, seed).items():
+        parts[part] = [examples[i] for i in rows]
+        group_ids[part] = [ids[i] for i in rows]
+
+
 def _cut(
     examples: Sequence[Example], ids: Sequence[int], fractions: Mapping[str, float], seed: int
-) -> dict[str, list[Example]]:
-    """Move groups of each label to the parts of `fractions` until each part has its share; the rest is "train"."""
-    members: dict[int, list[Example]] = defaultdict(list)
-    for number, example in zip(ids, examples, strict=True):
-        members[number].append(example)
-    by_label: dict[str, list[list[Example]]] = defaultdict(list)
+) -> dict[str, list[int]]:
+    """Move groups of each label to the parts of `fractions` until each part has its share; the rest is "train".
+
+    Returns:
+        For each part the places of its examples, in the order of their rows.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for place, number in enumerate(ids):
+        members[number].append(place)
+    by_label: dict[str, list[list[int]]] = defaultdict(list)
     for group in members.values():
-        by_label[Counter(e.label for e in group).most_common(1)[0][0]].append(group)
-    parts: dict[str, list[Example]] = {name: [] for name in (*fractions, "train")}
+        by_label[Counter(examples[i].label for i in group).most_common(1)[0][0]].append(group)
+    parts: dict[str, list[int]] = {name: [] for name in (*fractions, "train")}
     for label in sorted(by_label):
         groups = by_label[label]
         random.Random(f"{seed}:{label}").shuffle(groups)
         total = sum(map(len, groups))
         for name, fraction in fractions.items():
             _deal(groups, parts[name], max(1, round(fraction * total)))
-        parts["train"] += [e for group in groups for e in group]
+        parts["train"] += [i for group in groups for i in group]
     for rows in parts.values():
-        rows.sort(key=lambda e: e.row)
+        rows.sort(key=lambda i: examples[i].row)
     return parts
 
 
-def _deal(groups: list[list[Example]], part: list[Example], share: int) -> None:
+def _deal(groups: list[list[int]], part: list[int], share: int) -> None:
     """Move whole groups from `groups` to `part` until it has its share of rows, or one group is left.
 
     A group that would exceed the share by half is skipped: one story told seventy times belongs in train.
     """
     taken = 0
-    skipped: list[list[Example]] = []
+    skipped: list[list[int]] = []
     while len(groups) + len(skipped) > 1 and groups and taken < share:
         group = groups.pop()
         if taken + len(group) > max(1.5 * share, 1):

@@ -125,11 +125,11 @@ def _prepare(config: TrainConfig) -> _Inputs:
         check_writable_target(Path(config.output), overwrite=config.overwrite)
     if config.checkpoints:
         check_place(Path(config.checkpoints), Path(config.output))
-    splits, leaks = load_splits(config)
+    splits = load_splits(config)
     if config.allow_leaks:
-        sys.stderr.writelines(f"warning: {leak}\n" for leak in leaks)
+        sys.stderr.writelines(f"warning: {leak}\n" for leak in splits.leaks)
     else:
-        refuse_leaks(leaks)
+        refuse_leaks(splits.leaks)
     transformers.set_seed(config.seed)
     flatten = {"flatten_tokens": config.max_seq_len, "padded_rows": "transformers-4"}
     model = load_base(

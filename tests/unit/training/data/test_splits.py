@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tests.support.texts import news_rows
 from training.config import TrainConfig
 from training.data.read import Example, read_examples
-from training.data.splits import Leak, Splits, find_leaks, load_splits, refuse_leaks, split
+from training.data.splits import Splits, find_leaks, group_parts, load_splits, refuse_leaks, split
 from training.errors import DataError, LeakError
 
 HERE = "d.csv"
 
 
-def load(data: Path, **settings: float) -> tuple[Splits, list[Leak]]:
+def load(data: Path, **settings: float) -> Splits:
     return load_splits(TrainConfig(data=str(data), seed=1, **settings))  # type: ignore[arg-type]
 
 
@@ -31,6 +31,9 @@ def test_no_group_crosses_the_split_and_no_row_is_lost(seed: int, count: int, gr
     rows = examples(count, groups=groups)
     splits = split(HERE, rows, {"test": 0.2, "val": 0.2}, seed)
     assert sorted(e.row for _, part in splits.items() for e in part) == [e.row for e in rows]
+    numbers = [set(ids) for ids in splits.group_ids.values()]
+    assert splits.groups == sum(map(len, numbers)) == len(set().union(*numbers))
+    assert {part: len(ids) for part, ids in splits.group_ids.items()} == splits.sizes()
     if groups:
         seen = [{e.group for e in part} for _, part in splits.items()]
         assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
@@ -100,8 +103,8 @@ def test_folder_a_label_is_read_and_split(tmp_path: Path) -> None:
         (folder / f"{abs(hash(row['text']))}.txt").write_text(row["text"], encoding="utf-8")
     (tmp_path / "README.md").touch()
     (tmp_path / "sport" / ".hidden.txt").touch()
-    splits, leaks = load(tmp_path, val_fraction=0.2, test_fraction=0.2)
-    assert splits.labels.names == ("business", "politics", "sport") and leaks == []
+    splits = load(tmp_path, val_fraction=0.2, test_fraction=0.2)
+    assert splits.labels.names == ("business", "politics", "sport") and splits.leaks == []
     assert splits.sizes() == {"train": 36, "val": 12, "test": 12}
 
 
@@ -129,8 +132,8 @@ def test_given_parts_stay_and_missing_ones_are_split_off_train(
     tmp_path: Path, parts: dict[str, slice], sizes: dict[str, int]
 ) -> None:
     write_given(tmp_path, **{name: examples(60)[rows] for name, rows in parts.items()})
-    splits, leaks = load(tmp_path, val_fraction=0.2)
-    assert splits.sizes() == sizes and leaks == []
+    splits = load(tmp_path, val_fraction=0.2)
+    assert splits.sizes() == sizes and splits.leaks == []
 
 
 def test_parts_may_be_folders_of_files_of_several_formats(tmp_path: Path) -> None:
@@ -144,7 +147,7 @@ def test_parts_may_be_folders_of_files_of_several_formats(tmp_path: Path) -> Non
             writer = csv.writer(file)
             writer.writerow(["category", "text"])
             writer.writerows((e.label, e.text) for e in chosen[5:])
-    splits, _ = load(tmp_path)
+    splits = load(tmp_path)
     assert [e.text for e in splits.train] == [e.text for e in rows[:40]]
     assert splits.sizes() == {"train": 40, "val": 10, "test": 10}
     (tmp_path / "train" / "b.txt").write_text("text", encoding="utf-8")
@@ -157,11 +160,26 @@ def test_leaks_are_counted_and_refused(tmp_path: Path) -> None:
     rows = examples(60)
     near = Example(rows[0].text + " One more thing happened.", rows[0].label, None, 1)
     write_given(tmp_path, train=rows[:40], val=rows[40:50], test=[*rows[50:], rows[1], near])
-    _, leaks = load(tmp_path)
+    leaks = load(tmp_path).leaks
     assert [(leak.of, leak.into, leak.exact, leak.near, leak.rows) for leak in leaks] == [("test", "train", 1, 2, 12)]
-    with pytest.raises(LeakError, match=r"1 of 12 test texts also occur in train \(2 with near-duplicates\)"):
+    with pytest.raises(
+        LeakError, match=r"1 of 12 test texts also occur in train \(2 with near-duplicates and rows of one group\)"
+    ):
         refuse_leaks(leaks)
     refuse_leaks([])
+
+
+def test_groups_on_both_sides_of_a_given_split_leak(tmp_path: Path) -> None:
+    rows = examples(12)
+    for name, chosen in {"train": rows[:6], "val": rows[6:9], "test": rows[9:]}.items():
+        lines = [
+            json.dumps({"text": e.text, "label": e.label, "group": "g" if e.row in (1, 2, 10) else e.row})
+            for e in chosen
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    splits = load(tmp_path, near_duplicates=False)
+    assert splits.group_ids["train"][:2] == splits.group_ids["test"][:1] * 2
+    assert [(leak.of, leak.into, leak.exact, leak.near) for leak in splits.leaks] == [("test", "train", 0, 1)]
 
 
 def test_label_that_train_does_not_have_is_named_with_its_row(tmp_path: Path) -> None:
@@ -189,8 +207,9 @@ def test_empty_directory_and_missing_path_say_what_is_needed(tmp_path: Path) -> 
 
 
 def test_the_articles_split_leaks_nineteen_test_texts(shared: Path) -> None:
-    _, leaks = load(shared / "data" / "bbc" / "article")
+    leaks = load(shared / "data" / "bbc" / "article").leaks
     exact = {(leak.of, leak.into): (leak.exact, leak.rows) for leak in leaks}
     assert exact == {("test", "train"): (19, 223), ("val", "train"): (16, 222), ("test", "val"): (2, 223)}
     names = ("train", "val", "test")
-    assert leaks == find_leaks({n: read_examples(shared / "data" / "bbc" / "article" / f"{n}.csv") for n in names})
+    parts = {n: read_examples(shared / "data" / "bbc" / "article" / f"{n}.csv") for n in names}
+    assert leaks == find_leaks(parts, group_parts(parts))
