@@ -4,10 +4,11 @@ This module cleans texts up, tokenises them, cuts long texts into windows, and m
 and the mask that GPT-2 needs. It uses plain Python and numpy, and knows neither models nor HTTP.
 """
 
+import itertools
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,9 @@ Side = Literal["left", "right"]
 MAX_COMBINING = 30
 """Number of combining marks in a row that clean-up keeps: the bound of Unicode's stream-safe text format (UAX #15,
 section 13). `unicodedata` takes time quadratic in the length of a run: 40,000 marks stop a process for seconds."""
+
+TEXTS_AT_ONCE = 1000
+"""Texts of a corpus that are tokenised in one call: enough for all cores, few enough for any memory."""
 
 _WORD = re.compile(r"\S+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -182,6 +186,16 @@ class Encoder:
             except EncodingError as exc:
                 results[position] = exc
         return [results[position] for position in range(len(texts))]
+
+    def encode_each(self, texts: Iterable[str], on_long: OnLong | None = None) -> Iterator[EncodedText | EncodingError]:
+        """Yield the results of `encode` for a corpus of any size, which is tokenised `TEXTS_AT_ONCE` texts at a time.
+
+        A caller that keeps all token ids puts them into arrays: a tuple of Python integers takes up to nine times the
+        memory of an int32 array.
+        """
+        remaining = iter(texts)
+        while chunk := list(itertools.islice(remaining, TEXTS_AT_ONCE)):
+            yield from self.encode(chunk, on_long)
 
     def tokenize(self, text: str) -> tuple[str, tuple[int, ...], tuple[tuple[int, int], ...]]:
         """Return the cleaned text, its token ids, and start and end (exclusive) of each token in the cleaned text.

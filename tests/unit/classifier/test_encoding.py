@@ -11,6 +11,7 @@ from tokenizers.models import BPE
 
 from classifier import OnLong
 from classifier.encoding import (
+    TEXTS_AT_ONCE,
     EncodedText,
     Encoder,
     TextCleaning,
@@ -102,6 +103,14 @@ def test_one_bad_text_does_not_touch_its_neighbours(encoder: Encoder) -> None:
     assert isinstance(empty, EmptyTextError) and isinstance(blank, EmptyTextError)
     assert isinstance(surrogate, EncodingError) and "unpaired surrogate at character 1" in str(surrogate)
     assert encoder.encode(["a goal"]) == [good]
+
+
+def test_a_corpus_is_encoded_in_chunks_without_being_read_to_its_end(encoder: Encoder) -> None:
+    texts = ["a goal", "", "a bank of the river"]
+    expected = list(itertools.islice(itertools.cycle(encoder.encode(texts)), 2 * TEXTS_AT_ONCE + 1))
+    endless = encoder.encode_each(itertools.cycle(texts))
+    assert repr(list(itertools.islice(endless, 2 * TEXTS_AT_ONCE + 1))) == repr(expected)
+    assert list(encoder.encode_each([])) == []
 
 
 def test_long_text_by_windows_truncated_or_refused(encoder: Encoder) -> None:
