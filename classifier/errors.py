@@ -51,3 +51,8 @@ class ArtifactError(ClassifierError):
         super().__init__(f"artifact {directory}: {problem}")
         self.directory = directory
         self.problem = problem
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class without one: PyTorch's messages go on for pages."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

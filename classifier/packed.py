@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch.nn.functional import scaled_dot_product_attention
 
 from classifier import Precision
-from classifier.errors import ModelError
+from classifier.errors import ModelError, first_line
 from classifier.layers import Block, OpenWeights, Shape, read_block, read_norm, safetensors_weights
 from classifier.products import ProductMaker
 
@@ -59,6 +59,8 @@ class PackedClassifier:
         keep: keep all layers in memory. Otherwise each forward lays out one layer after the other and releases it,
             which needs little memory and is meant for a few forwards only.
 
+    `attention` names the kernel of attention: "flash", or "plain", perhaps followed by the reason.
+
     Raises:
         ModelError: the configuration is not a GPT-2's, or the weights do not fit it. Unless `keep`, the weights of
             layers are first checked in a forward.
@@ -77,6 +79,7 @@ class PackedClassifier:
         self.device = torch.device(device)
         self.layers = shape.layers
         self._heads = shape.heads
+        self.attention = self._choose_attention(shape.width // shape.heads)
         make = ProductMaker(precision, self.device)
         self._read = partial(read_block, shape, open_weights, make)  # a closure over self would delay freeing it
         with torch.inference_mode():
@@ -90,6 +93,13 @@ class PackedClassifier:
         self.parameters = shape.parameters(*self._tokens_vd.shape, *self._positions_td.shape, *self._head_cd.shape)
         if self._tokens_vd.shape[1] != shape.width or self._positions_td.shape[1] != shape.width:
             raise ModelError(f"embeddings are {self._tokens_vd.shape[1]} wide, config.json says {shape.width}")
+
+    def _choose_attention(self, head_width: int) -> str:
+        """Return "flash" where its kernel applies, else "plain", with the reason if the flash kernel fails here."""
+        if self.device.type != "cuda" or self.precision != "bfloat16":
+            return "plain"
+        problem = flash_problem(self._heads, head_width, self.device)
+        return f"plain; flash is unavailable: {problem}" if problem else "flash"
 
     def _read_all(self) -> Iterator[Block]:
         return (self._read(index, index == self.layers - 1) for index in range(self.layers))
@@ -191,7 +201,7 @@ class PackedClassifier:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[_Span], scale: float
     ) -> torch.Tensor:
         """Return causal attention within each text: query, key, value and result are (N, D)."""
-        if self.device.type == "cuda" and query.dtype is torch.bfloat16:
+        if self.attention == "flash":
             return self._attend_varlen(query, key, value, spans, scale)
         mixed_nd = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         for span in spans:
@@ -241,6 +251,24 @@ class PackedClassifier:
     def _by_head(self, rows: torch.Tensor, count: int) -> torch.Tensor:
         """View (count * T, D) as (count, H, T, D / H)."""
         return rows.view(count, -1, self._heads, rows.shape[1] // self._heads).transpose(1, 2)
+
+
+def flash_problem(heads: int, head_width: int, device: torch.device) -> str | None:
+    """Return why the flash kernel cannot run with this shape on this device; None: it can.
+
+    Only running it tells: it needs compute capability 8.0 and head widths that are multiples of 8 up to 256, and not
+    every build of PyTorch has it.
+    """
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+
+        rows = torch.zeros(2, heads, head_width, dtype=torch.bfloat16, device=device)
+        starts = torch.tensor([0, 2], dtype=torch.int32, device=device)
+        varlen_attn(rows, rows, rows, starts, starts, 2, 2, window_size=(-1, 0))
+        torch.cuda.synchronize(device)
+    except Exception as exc:  # of many classes: RuntimeError, NotImplementedError, ImportError, AcceleratorError ...
+        return first_line(exc)
+    return None
 
 
 def _spans(lengths: Sequence[int]) -> list[_Span]:

@@ -99,6 +99,8 @@ class EngineInfo:
     """Precision of matrix products: "float32", "bfloat16" or "int8"."""
     precision_trials: tuple[PrecisionTrial, ...]
     """Trials by which the precision was chosen; empty if a setting fixes it."""
+    attention: str
+    """Kernel of attention: "flash" or "plain", the latter with the reason if "flash" was tried and is unavailable."""
     device: str
     threads: int
     max_batch_tokens: int

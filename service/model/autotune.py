@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from classifier import Precision
+from classifier.errors import first_line
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
@@ -79,17 +80,24 @@ def choose_precision(
 
     Args:
         candidates: float32 and the lower precisions that the hardware has.
-        rate: measures the tokens per second of a precision.
+        rate: measures the tokens per second of a precision. A lower precision for which this or `check` raises is
+            unavailable.
         check: measures the `disagreement` of a precision with float32.
         unavailable: the precisions that are not tried, each with the reason.
 
     Returns:
         The choice, and one trial per precision.
     """
-    rates = {precision: rate(precision) for precision in candidates}
+    rates = {"float32": rate("float32")}
     trials = [PrecisionTrial(precision, reason) for precision, reason in unavailable.items()]
+    lower: list[Precision] = [precision for precision in candidates if precision != "float32"]
+    for precision in lower:
+        try:
+            rates[precision] = rate(precision)
+        except Exception as exc:  # whatever the reason, float32 can be served
+            trials.append(PrecisionTrial(precision, unavailable_because(exc)))
     chosen: Precision = "float32"
-    for precision in sorted((p for p in candidates if p != "float32"), key=lambda p: -rates[p]):
+    for precision in sorted((p for p in lower if p in rates), key=lambda p: -rates[p]):
         gain = rates[precision] / rates["float32"]
         if chosen != "float32":
             trials.append(PrecisionTrial(precision, f"slower than {chosen}", rates[precision]))
@@ -98,7 +106,11 @@ def choose_precision(
             verdict = f"only {gain:.2f} times as fast as float32; {MIN_GAIN} times is required"
             trials.append(PrecisionTrial(precision, verdict, rates[precision]))
             continue
-        largest, changed = check(precision)
+        try:
+            largest, changed = check(precision)
+        except Exception as exc:
+            trials.append(PrecisionTrial(precision, unavailable_because(exc), rates[precision]))
+            continue
         if largest <= NEAR and not changed:
             chosen = precision
             verdict = f"chosen: {gain:.2f} times as fast as float32, and agrees with it"
@@ -108,6 +120,11 @@ def choose_precision(
     verdict = "chosen: nothing faster agrees with it" if chosen == "float32" else f"slower than {chosen}"
     trials.append(PrecisionTrial("float32", verdict, rates["float32"]))
     return chosen, trials
+
+
+def unavailable_because(problem: Exception) -> str:
+    """Return the verdict on a candidate whose trial raised this."""
+    return f"unavailable: {first_line(problem)}"
 
 
 def choose_budget(seconds: Callable[[int], float], budgets: Sequence[int] = BUDGETS) -> tuple[int, list[BudgetTrial]]:

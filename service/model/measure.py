@@ -88,7 +88,7 @@ def unavailable_precisions(device: str) -> dict[Precision, str]:
     reasons: dict[Precision, str] = {}
     if device == "cuda":
         reasons["int8"] = "runs on CPUs only"
-        if not torch.cuda.is_bf16_supported():
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
             reasons["bfloat16"] = "not on this GPU"
         return reasons
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):

@@ -57,6 +57,7 @@ class FakeEngine:
             parameters=0,
             precision="float32",
             precision_trials=(),
+            attention="plain",
             device="cpu",
             threads=1,
             max_batch_tokens=4096,

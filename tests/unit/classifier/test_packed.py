@@ -17,7 +17,7 @@ from classifier.artifact import Artifact
 from classifier.errors import ModelError
 from classifier.layers import ReadTensor
 from classifier.model import GPT2Classifier, infer_sequences
-from classifier.packed import PackedClassifier
+from classifier.packed import PackedClassifier, flash_problem
 
 rows = st.lists(st.lists(st.integers(0, 399), min_size=1, max_size=60), min_size=1, max_size=10)
 
@@ -90,6 +90,7 @@ SHAPES: list[dict[str, object]] = [
     *(dict[str, object](activation_function=name) for name in ("relu", "gelu", "gelu_pytorch_tanh", "silu")),
     {"layer_norm_epsilon": 1e-2},
     {"n_head": 1},
+    {"n_embd": 36, "n_head": 3},  # heads 12 wide, which the flash kernel does not take
 ]
 
 
@@ -178,10 +179,44 @@ def test_missing_files_are_one_clear_error(tmp_path: Path) -> None:
         PackedClassifier.load(tmp_path)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_heads_of_any_width_run_in_every_precision(precision: Precision) -> None:
+    model = shaped({"n_embd": 36, "n_head": 3})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.3)
+    sequences = [[1, 2, 3], list(range(40)), [7]]
+    torch.testing.assert_close(
+        packed(model, precision)(sequences), infer_sequences(model, sequences), atol=5e-2, rtol=0
+    )
+
+
+def test_flash_that_cannot_run_here_is_a_reason() -> None:
+    problem = flash_problem(heads=3, head_width=12, device=torch.device("cpu"))
+    assert problem is not None and "flash_attention" in problem and "\n" not in problem
+
+
+def test_flash_that_fails_gives_way_to_the_plain_kernel(
+    milder: GPT2Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences, classifier = [[1, 2, 3], [4, 5, 6, 7]], packed(milder, "bfloat16")
+    answers = classifier(sequences)
+    monkeypatch.setattr("classifier.packed.flash_problem", lambda *_, **__: "it needs compute capability 8.0")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(classifier, "device", torch.device("cuda"))
+        classifier.attention = classifier._choose_attention(8)
+    assert classifier.attention == "plain; flash is unavailable: it needs compute capability 8.0"
+    assert torch.equal(classifier(sequences), answers)
+    classifier.attention = "flash"
+    with pytest.raises(NotImplementedError, match="flash_attention"):
+        classifier(sequences)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("width", [128, 24])  # heads of 64, and of 12, which the flash kernel does not take
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 5e-2)])
-def test_cuda_equals_the_reference(precision: Precision, tolerance: float) -> None:
-    model = shaped({"n_embd": 128, "n_head": 2, "n_positions": 200, "n_layer": 2})
+def test_cuda_equals_the_reference(precision: Precision, tolerance: float, width: int) -> None:
+    model = shaped({"n_embd": width, "n_head": 2, "n_positions": 200, "n_layer": 2})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.3)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifier import Precision
-from service.model.autotune import NEAR, BudgetTrial, choose_budget, choose_precision, disagreement
+from service.model.autotune import NEAR, BudgetTrial, PrecisionTrial, choose_budget, choose_precision, disagreement
 
 RATES: dict[Precision, float] = {"float32": 100.0, "bfloat16": 300.0, "int8": 200.0}
 
@@ -37,6 +37,21 @@ def test_a_small_gain_is_not_worth_inexact_answers() -> None:
     assert verdicts["int8"] == "only 1.09 times as fast as float32; 1.1 times is required"
     assert verdicts["bfloat16"] == "not here"
     assert chosen({"float32": 100.0, "int8": 111.0})[0] == "int8"
+
+
+def test_what_raises_in_its_trial_is_unavailable_and_float32_must_run() -> None:
+    def rate(precision: Precision) -> float:
+        if precision == broken:
+            raise NotImplementedError("no kernel\nregistered by ...")
+        return RATES[precision]
+
+    broken = "bfloat16"
+    precision, trials = choose_precision(list(RATES), rate, lambda _: (0.01, 0), {})
+    assert precision == "int8"
+    assert PrecisionTrial("bfloat16", "unavailable: no kernel") in trials
+    broken = "float32"
+    with pytest.raises(NotImplementedError):
+        choose_precision(list(RATES), rate, lambda _: (0.01, 0), {})
 
 
 @pytest.mark.parametrize(

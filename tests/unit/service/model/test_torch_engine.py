@@ -1,11 +1,13 @@
 """The real engine over a tiny model."""
 
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -130,6 +132,81 @@ def test_lower_precision_that_fails_on_golden_texts_gives_way_to_float32(
     verdicts = {trial.precision: trial.verdict for trial in info.precision_trials}
     assert info.precision == "float32" and info.golden_difference < 1e-3
     assert verdicts["float32"].startswith("chosen") and "golden" in verdicts["bfloat16"]
+
+
+CUDA_ERRORS = [
+    RuntimeError("FlashAttention only supports Ampere GPUs or newer.\nException raised from mha_varlen_fwd"),
+    RuntimeError("This flash attention build does not support headdim not being a multiple of 8."),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
+    NotImplementedError("Could not run 'aten::_flash_attention_forward' with arguments from the 'CUDA' backend."),
+]
+"""Errors as PyTorch raises them on older GPUs."""
+
+
+def test_bfloat16_by_emulation_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch emulates it on a T4 and a V100."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert set(measure.unavailable_precisions("cuda")) == {"bfloat16", "int8"}
+
+
+@pytest.mark.parametrize("error", CUDA_ERRORS, ids=lambda error: str(error)[:20])
+@pytest.mark.parametrize("step", ["layer_seconds", "__call__"])
+def test_a_precision_that_fails_in_its_trial_is_unavailable(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    def fails_below_float32(self: PackedClassifier, *args: Any, **kwargs: Any) -> Any:
+        if self.precision == "float32":
+            return real(self, *args, **kwargs)
+        raise error
+
+    speed = {"float32": 1.0, "bfloat16": 0.1, "int8": 0.2}  # so that both get as far as a whole forward
+    monkeypatch.setattr(PackedClassifier, "layer_seconds", lambda self, *_, **__: speed[self.precision])
+    real = getattr(PackedClassifier, step)
+    monkeypatch.setattr(PackedClassifier, step, fails_below_float32)
+    monkeypatch.setattr(measure, "unavailable_precisions", lambda _: {})
+    engine = load_torch_engine(settings_of(artifact))
+    verdicts = {trial.precision: trial.verdict for trial in engine.info.precision_trials}
+    assert engine.info.precision == "float32" and verdicts["float32"].startswith("chosen")
+    assert verdicts["bfloat16"] == verdicts["int8"] == f"unavailable: {str(error).splitlines()[0]}"
+
+
+@pytest.mark.parametrize("error", CUDA_ERRORS, ids=lambda error: str(error)[:20])
+@pytest.mark.parametrize("step", ["__init__", "__call__"])
+def test_a_fixed_precision_that_fails_is_one_clear_line(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    monkeypatch.setattr(PackedClassifier, step, Mock(side_effect=error))
+    with pytest.raises(EngineLoadError) as caught:
+        load_torch_engine(settings_of(artifact, precision="bfloat16"))
+    assert str(caught.value).endswith(f"on cpu with SERVICE_PRECISION=bfloat16: {str(error).splitlines()[0]}")
+
+
+def test_a_precision_that_fails_on_long_golden_texts_gives_way_to_float32(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower = artifact.packed("bfloat16")
+    trials = (PrecisionTrial("bfloat16", "chosen: 2.00 times as fast", 2.0, 0.01), PrecisionTrial("float32", "slower"))
+    monkeypatch.setattr(torch_engine, "fastest_precision", lambda *_: (trials, lower))
+    monkeypatch.setattr(lower, "_attend", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory.")))
+    info = load_torch_engine(settings_of(artifact)).info
+    verdicts = {trial.precision: trial.verdict for trial in info.precision_trials}
+    assert info.precision == "float32" and verdicts["bfloat16"] == "unavailable: CUDA out of memory."
+
+
+def test_float32_is_computed_in_float32(artifact: Artifact) -> None:
+    """NVIDIA's images set this variable, and a library may choose TF32 in either of PyTorch's ways."""
+    code = (
+        "import torch; from pathlib import Path; from service.settings import Settings;"
+        "from service.model.torch_engine import load_torch_engine;"
+        "torch.backends.mkldnn.matmul.fp32_precision = torch.backends.cuda.matmul.fp32_precision = 'tf32';"
+        f"load_torch_engine(Settings(model_dir=Path({str(artifact.directory)!r}), max_batch_tokens=64));"
+        "print(torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)"
+    )
+    environment = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert run.stdout.split() == ["ieee", "ieee"]
 
 
 def test_cuda_where_there_is_none_is_one_clear_error(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
