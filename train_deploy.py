@@ -44,11 +44,11 @@ def train(arguments: Sequence[str] | None = None) -> int:
     return run_job(dataclasses.replace(found, variables={**found.variables, **moved}), given | unknown)
 
 
-def model_fn(model_dir: str) -> Any:
+def model_fn(model_dir: str, context: Any = None) -> Any:
     """Return the classifier; for this and the next three see `training.sagemaker.handlers.inference`."""
     from training.sagemaker.handlers import inference
 
-    return inference.model_fn(model_dir)
+    return inference.model_fn(model_dir, context)
 
 
 def input_fn(body: str | bytes, content_type: str = "application/json") -> Any:

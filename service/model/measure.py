@@ -3,13 +3,14 @@ should be."""
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from classifier import Precision
 from classifier.artifact import Artifact
 from classifier.encoding import EncodedText
+from classifier.golden import SHORT_TOKENS, Forward
 from classifier.packed import PackedClassifier
 from service.model.autotune import (
     NEAR,
@@ -22,14 +23,8 @@ from service.model.autotune import (
     disagreement,
 )
 
-Forward = Callable[[Sequence[Sequence[int]]], torch.Tensor]
-"""Takes B sequences of token ids and returns logits (B, C), float32, on the CPU."""
-
 LAYER_TOKENS = 512
 """Number of tokens of the layer by which precisions are timed."""
-
-SHORT_TOKENS = 64
-"""Golden texts up to this length are tried before longer ones, which would take seconds on a slow machine."""
 
 LONG_TOKENS = 256
 """Golden texts above this length are not used to compare precisions."""

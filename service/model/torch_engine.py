@@ -18,6 +18,13 @@ from classifier.artifact import Artifact, read_artifact
 from classifier.decoding import combine_windows, probabilities
 from classifier.encoding import EncodedText, original_spans, window_starts
 from classifier.errors import ClassifierError, EmptyTextError, EncodingError, TextTooLongError, first_line
+from classifier.golden import (
+    GOLDEN_TOLERANCE,
+    Forward,
+    check_golden_difference,
+    encode_golden_texts,
+    golden_difference,
+)
 from service.errors import EngineLoadError, ServiceError
 from service.inference.engine import (
     EncodedWindow,
@@ -29,18 +36,11 @@ from service.inference.engine import (
     TextWindows,
     TokenizedText,
 )
-from service.model.autotune import NEAR, PrecisionTrial, disagreement, unavailable_because
+from service.model.autotune import NEAR, PrecisionTrial, unavailable_because
 from service.model.host import available_cpus
-from service.model.measure import SHORT_TOKENS, Forward, best_budget, fastest_precision
+from service.model.measure import best_budget, fastest_precision
 from service.settings import Settings
 from service.telemetry import log
-
-GOLDEN_TOLERANCE = 1e-3
-"""Largest difference allowed between the golden logits of training time and of now, both float32.
-
-Other CPUs add in another order, which changes logits by 1e-5 to 1e-4. A wrong position or mask changes them by 0.1 and
-more. In a lower precision the difference may be `NEAR`.
-"""
 
 
 class TorchEngine:
@@ -122,7 +122,7 @@ def load_torch_engine(settings: Settings, report: Progress = lambda _: None) -> 
         report("verifying the artifact")
         artifact = read_artifact(settings.model_dir)
         report("loading the weights")
-        golden = _golden_texts(artifact)
+        golden = encode_golden_texts(artifact)
         loaded = _load(artifact, golden, settings, device)
         report("checking golden texts")
         loaded, difference = _check_golden_texts(artifact, golden, device, loaded)
@@ -221,25 +221,21 @@ def _check_golden_texts(
     It is float32 in place of a lower precision that was chosen by short texts and fails on the golden ones.
 
     Raises:
-        EngineLoadError: the model gives other answers here than at training time.
+        ArtifactError: the model gives other answers here than at training time.
     """
     chosen = bool(loaded.trials) and loaded.precision != "float32"
     verdict = f"too far from float32 on golden texts: {NEAR} is allowed"
     try:
-        difference = _golden_difference(artifact, golden, loaded.forward)
+        difference = golden_difference(artifact, golden, loaded.forward)
     except Exception as exc:
         if not chosen:
             raise
         difference, verdict = float("inf"), unavailable_because(exc)
     if chosen and not difference <= NEAR:
         loaded = _fall_back_to_float32(artifact, device, loaded, verdict, difference)
-        difference = _golden_difference(artifact, golden, loaded.forward)
+        difference = golden_difference(artifact, golden, loaded.forward)
     allowed = GOLDEN_TOLERANCE if loaded.precision == "float32" else NEAR
-    if not difference <= allowed:  # also true for NaN
-        raise EngineLoadError(
-            f"artifact {artifact.directory}: golden texts' logits differ from those of training time by "
-            f"{difference:.2g}, {allowed:.0e} is allowed for {loaded.precision}; this machine would give wrong answers"
-        )
+    check_golden_difference(artifact, difference, allowed, loaded.precision)
     return loaded, difference
 
 
@@ -259,31 +255,6 @@ def _fall_back_to_float32(
     ]
     packed = artifact.packed(device=device)
     return _LoadedModel("float32", trials, packed, packed.parameters, packed.attention)
-
-
-def _golden_texts(artifact: Artifact) -> list[EncodedText]:
-    texts: list[EncodedText] = []
-    for result in artifact.encoder().encode([golden.text for golden in artifact.manifest.golden]):
-        if isinstance(result, EncodingError):
-            raise EngineLoadError(f"artifact {artifact.directory}: a golden text cannot be encoded: {result}")
-        texts.append(result)
-    return texts
-
-
-def _golden_difference(artifact: Artifact, texts: Sequence[EncodedText], forward: Forward) -> float:
-    """Return the largest difference from the stored logits, infinite for NaN.
-
-    All golden texts run as one batch, and each short one also runs alone.
-    """
-    expected = [golden.logits for golden in artifact.manifest.golden]
-    rows = iter(forward([window.ids for text in texts for window in text.windows]).tolist())
-    got = [
-        combine_windows([next(rows) for _ in text.windows], [len(window.ids) for window in text.windows]).tolist()
-        for text in texts
-    ]
-    short = [i for i, text in enumerate(texts) if text.tokens <= SHORT_TOKENS and len(text.windows) == 1]
-    got += [forward([texts[i].windows[0].ids]).tolist()[0] for i in short]
-    return disagreement(got, [*expected, *(expected[i] for i in short)])[0]
 
 
 def _service_error(problem: EncodingError) -> ServiceError:

@@ -13,19 +13,27 @@ A text in a list that cannot be classified has an object {"error", "kind"} in it
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for an image that loads this file by its path
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from classifier.artifact import Artifact, read_artifact
 from classifier.decoding import combine_windows, probabilities
 from classifier.encoding import EncodedText
 from classifier.errors import EmptyTextError, EncodingError, TextTooLongError
+from classifier.golden import (
+    GOLDEN_TOLERANCE,
+    Forward,
+    check_golden_difference,
+    encode_golden_texts,
+    golden_difference,
+)
 
 try:
     from sagemaker_inference.errors import BaseInferenceToolkitError  # type: ignore[import-not-found, unused-ignore]
@@ -80,19 +88,25 @@ BODIES: dict[str, type[_Body]] = {"inputs": InputsBody, "instances": InstancesBo
 
 
 class ArtifactClassifier:
-    """The classifier of an artifact, with its clean-up, windows and temperature."""
+    """The classifier of an artifact in float32, with its clean-up, windows and temperature.
 
-    def __init__(self, artifact: Artifact) -> None:
+    Raises:
+        ArtifactError: the model cannot be loaded, or gives other answers here than at training time.
+    """
+
+    def __init__(self, artifact: Artifact, device: str = "cpu") -> None:
         self._labels = artifact.labels.names
         self._temperature = artifact.manifest.calibration.temperature
         self._encoder = artifact.encoder()
-        self._infer: Callable[[list[Any]], Any]
+        self._infer: Forward
         if artifact.manifest.head == "flatten":
             from classifier.model import infer_sequences  # imports transformers, which takes seconds
 
-            self._infer = partial(infer_sequences, artifact.model())
+            self._infer = partial(infer_sequences, artifact.model().to(device))
         else:
-            self._infer = artifact.packed()
+            self._infer = artifact.packed(device=device)
+        difference = golden_difference(artifact, encode_golden_texts(artifact), self._infer)
+        check_golden_difference(artifact, difference, GOLDEN_TOLERANCE, "float32")
 
     def scores(self, texts: list[str], truncate: bool = False) -> list[dict[str, float] | EncodingError]:
         """Return the probabilities of each text by label, most probable first, or why it cannot be classified."""
@@ -120,9 +134,20 @@ class ArtifactClassifier:
             yield from self._infer(batch).numpy()
 
 
-def model_fn(model_dir: str) -> ArtifactClassifier:
-    """Return the classifier of an artifact's directory."""
-    return ArtifactClassifier(read_artifact(model_dir))
+def model_fn(model_dir: str, context: Any = None) -> ArtifactClassifier:
+    """Return the classifier of an artifact's directory, on a GPU if there is one.
+
+    Args:
+        model_dir: the directory.
+        context: the model server's, which names the GPU of this worker (`gpu_id`); None: the first one.
+
+    Raises:
+        ArtifactError: the artifact cannot be served on this machine; the message says why.
+    """
+    torch.set_float32_matmul_precision("highest")  # these images may ask for TF32
+    gpu = None if context is None else context.system_properties.get("gpu_id")
+    device = "cpu" if not torch.cuda.is_available() else f"cuda:{gpu or 0}"
+    return ArtifactClassifier(read_artifact(model_dir), device)
 
 
 def input_fn(body: str | bytes, content_type: str = JSON) -> TextBody | InputsBody | InstancesBody:

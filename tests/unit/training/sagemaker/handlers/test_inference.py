@@ -6,13 +6,16 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from classifier.artifact import Artifact, read_artifact
 from classifier.decoding import probabilities
+from classifier.errors import ArtifactError
+from classifier.packed import PackedClassifier
 from tests.support import ROOT, invocation_cases
 from training.report.predict import predict_logits
 from training.sagemaker.handlers import inference
@@ -86,6 +89,39 @@ def test_empty_text_and_unknown_types_have_a_status(served: inference.ArtifactCl
         with pytest.raises(inference.InvocationError) as caught:
             call()
         assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize(("gpu_id", "device"), [(None, "cuda:0"), (0, "cuda:0"), ("1", "cuda:1")])
+def test_the_model_is_on_the_gpu_of_its_worker(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, gpu_id: object, device: str
+) -> None:
+    asked: list[str] = []
+    real = Artifact.packed
+
+    def packed(self: Artifact, device: str) -> PackedClassifier:
+        asked.append(device)
+        return real(self)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Artifact, "packed", packed)
+    inference.model_fn(str(artifact.directory), SimpleNamespace(system_properties={"gpu_id": gpu_id}))
+    inference.model_fn(str(artifact.directory))
+    assert asked == [device, "cuda:0"]
+
+
+def test_a_machine_that_would_answer_wrongly_is_refused(artifact_copy: Artifact) -> None:
+    path = artifact_copy.directory / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["golden"][3]["logits"][1] += 0.01
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"golden texts' logits differ .* by 0\.01"):
+        inference.model_fn(str(artifact_copy.directory))
+
+
+def test_float32_is_computed_without_tf32(artifact: Artifact) -> None:
+    torch.set_float32_matmul_precision("high")
+    inference.model_fn(str(artifact.directory))
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_archive_stands_for_itself(artifact: Artifact, tmp_path: Path) -> None:
