@@ -1,3 +1,4 @@
+import itertools
 import random
 from pathlib import Path
 
@@ -7,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.support.texts import news_rows
 from training.config import DataConfig
-from training.data.duplicates import MIN_SHARED, SHINGLE_WORDS, find_groups, near_duplicate_pairs, normalise
+from training.data import duplicates
+from training.data.duplicates import MIN_SHARED, SHINGLE_WORDS, find_groups, normalise
 from training.data.read import read_examples
 
 STORY = (
@@ -47,34 +49,76 @@ def test_a_shared_phrase_is_no_duplicate() -> None:
     assert find_groups(texts) == list(range(len(rows)))
 
 
-def test_given_groups_are_kept_and_exact_copies_joined() -> None:
+def test_given_groups_are_kept_and_near_duplicates_joined_in_addition() -> None:
     assert find_groups(["one", "two", "three", "ONE"], ["g", "g", "h", "i"]) == [0, 0, 2, 0]
+    assert find_groups([STORY, "two", STORY + " Amen."], ["g", "h", "i"]) == [0, 1, 0]
+    assert find_groups([STORY, "two", STORY + " Amen."], ["g", "h", "h"], near=False) == [0, 1, 1]
 
 
-def test_near_duplicates_are_sought_where_a_group_is_missing() -> None:
-    assert find_groups([STORY, STORY + " Amen."], ["g", None]) == [0, 0]
-    assert find_groups([STORY, STORY + " Amen."], ["g", "h"]) == [0, 1]
+def near_copies(count: int) -> list[str]:
+    """Return copies of one text; in each, another word is replaced and a number is added."""
+    words = [f"word{i}" for i in range(60)]
+    return [" ".join([*words[: i % 60], f"change{i}", *words[i % 60 + 1 :], str(i)]) for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [10, duplicates.MAX_TEXTS_PER_SHINGLE, duplicates.MAX_TEXTS_PER_SHINGLE + 100])
+def test_any_number_of_near_copies_is_one_group(count: int) -> None:
+    others = [row["text"] for row in news_rows(count)]
+    texts = [text for pair in zip(near_copies(count), others, strict=True) for text in pair]
+    groups = find_groups(texts)
+    assert set(groups[::2]) == {0}
+    assert groups[1::2] == list(range(1, 2 * count, 2))
+
+
+def test_boilerplate_in_many_texts_joins_none_even_if_it_is_a_text_itself() -> None:
+    boilerplate = "the full story with all pictures is at our site for readers who have paid"
+    rows = news_rows(duplicates.MAX_TEXTS_PER_SHINGLE + 100)
+    texts = [*(f"{row['text']} {row['text'][::-1]} {boilerplate}" for row in rows), f"Sorry! {boilerplate}"]
+    assert find_groups(texts) == list(range(len(texts)))
+
+
+def test_chunks_change_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [row["text"] for row in news_rows(40)]
+    texts += [f"{a} {b}" for a, b in itertools.pairwise(texts)] + near_copies(30)
+    groups = find_groups(texts)
+    monkeypatch.setattr(duplicates, "SHINGLES_AT_ONCE", 50)
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 20)
+    assert find_groups(texts) == groups
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "市议会周一宣布明年将在河上修建一座新桥工程将于春季开始旧桥将保持通行直到新桥完工",
+        "市議会は月曜日に来年川に新しい橋を架けると発表した工事は春に始まる",
+        "สภาเมืองประกาศเมื่อวันจันทร์ว่าจะสร้างสะพานใหม่ข้ามแม่น้ำในปีหน้า",
+        "ក្រុមប្រឹក្សាក្រុងបានប្រកាសថានឹងសាងសង់ស្ពានថ្មីឆ្លងកាត់ទន្លេនៅឆ្នាំក្រោយ",
+    ],
+    ids=["Chinese", "Japanese", "Thai", "Khmer"],
+)
+def test_near_duplicates_are_found_in_scripts_without_spaces(text: str) -> None:
+    half = len(text) // 2
+    assert find_groups([text, text[:half] + "!" + text[half:], text[:-2] + "2027", text[::-1]]) == [0, 0, 0, 3]
 
 
 words = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=0, max_size=12).map(" ".join)
 
 
 @given(st.lists(words, max_size=8))
-def test_pairs_equal_a_plain_comparison(texts: list[str]) -> None:
+def test_groups_equal_a_plain_comparison(texts: list[str]) -> None:
     def shingles(text: str) -> set[tuple[str, ...]]:
         w = text.split()
-        if len(w) < SHINGLE_WORDS:
-            return {tuple(w)}
         return {tuple(w[i : i + SHINGLE_WORDS]) for i in range(len(w) - SHINGLE_WORDS + 1)}
 
     sets = [shingles(text) for text in texts]
-    expected = {
-        (a, b)
-        for b in range(len(texts))
-        for a in range(b)
-        if len(sets[a] & sets[b]) >= max(MIN_SHARED, 0.5 * min(len(sets[a]), len(sets[b])))
-    }
-    assert set(near_duplicate_pairs(texts)) == expected
+    expected = list(range(len(texts)))
+    for b in range(len(texts)):
+        for a in range(b):
+            shared = len(sets[a] & sets[b])
+            if texts[a] == texts[b] or shared >= max(MIN_SHARED, 0.5 * min(len(sets[a]), len(sets[b]))):
+                low, high = sorted((expected[a], expected[b]))
+                expected = [low if group == high else group for group in expected]
+    assert find_groups(texts) == expected
 
 
 def test_order_does_not_change_the_partition() -> None:
