@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import fsspec
 
@@ -64,6 +65,26 @@ def read_text(path: Path, encoding: str) -> str:
             "or name its encoding with --encoding (latin-1 and cp1252 are common)"
         )
         raise DataError(Problem(path, message, line=raw.count(b"\n", 0, exc.start) + 1)) from None
+
+
+@contextmanager
+def open_text(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
+    """Open a text file for reading, as `read_text` would read it; `newline` is that of `open`.
+
+    Raises:
+        DataError: as `read_text`; wrong bytes are found where they are read.
+    """
+    try:
+        is_utf8 = codecs.lookup(encoding).name == "utf-8"
+        file = path.open(encoding="utf-8-sig" if is_utf8 else encoding, newline=newline)
+    except LookupError:
+        raise DataError(Problem(path, f"Python knows no encoding {encoding!r}")) from None
+    with file:
+        try:
+            yield file
+        except UnicodeDecodeError:
+            read_text(path, encoding)  # finds the line and the offset
+            raise
 
 
 def replace_text(path: Path, content: str) -> None:

@@ -5,22 +5,25 @@ Every problem of every file is collected and reported at once, before anything i
 
 import csv
 import hashlib
-import io
 import itertools
 import json
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from training.config import DataConfig
-from training.data.files import read_text
+from training.data.files import open_text, read_text
 from training.errors import DataError, Problem
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 LABEL_COLUMNS = ("label", "category")
 TITLE_COLUMNS = ("title",)
 GROUP_COLUMNS = ("near_dup_group", "group")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 csv.field_size_limit(100_000_000)  # the default of 131,072 characters is less than a long article's page
 
@@ -49,16 +52,10 @@ def read_examples(path: Path, columns: DataConfig | None = None, *, skip_unlabel
         DataError: the file has problems, all of which it lists.
     """
     columns = columns or DataConfig()
-    records = list(_read_records(path, columns.encoding))
-    if not records:
-        raise DataError(Problem(path, "the file has no data rows"))
-    names = dict.fromkeys(name for record in records for name in record.values)
-    if not names:
-        raise DataError(*(record.problem(path, "", record.broken) for record in records))
-    fields = _find_columns(path, names, columns)
     problems: list[Problem] = []
     examples: list[Example] = []
-    for record in records:
+    fields = _find_columns(path, columns)
+    for record in _read_records(path, columns.encoding):
         found = list(_check(path, record, fields))
         if not found and _is_blank(record.values.get(fields.label)):
             if skip_unlabelled:
@@ -188,6 +185,8 @@ def _check(path: Path, record: _Record, fields: _Fields) -> Iterator[Problem]:
         yield record.problem(path, fields.text, "the text is empty")
     elif not isinstance(text, str):
         yield record.problem(path, fields.text, f"must be text, is {type(text).__name__}: {text!r:.60}")
+    elif surrogate := _SURROGATE.search(text):
+        yield record.problem(path, fields.text, f"is not valid Unicode: a half character at {surrogate.start()}")
     if not isinstance(label, str | int | None) or isinstance(label, bool):
         yield record.problem(path, fields.label, f"must be a label, is {type(label).__name__}: {label!r:.60}")
     elif isinstance(label, str) and not label.isprintable() and "\n" not in label.strip():
@@ -203,14 +202,23 @@ def _example(record: _Record, fields: _Fields) -> Example:
     group = record.values.get(fields.group) if fields.group else None
     return Example(
         text=text if _is_blank(title) else f"{title}\n\n{text}",
-        label="" if label is None else str(label).strip(),
-        group=None if _is_blank(group) else str(group),
+        label="" if label is None else sys.intern(str(label).strip()),
+        group=None if _is_blank(group) else sys.intern(str(group)),
         row=record.row,
     )
 
 
-def _find_columns(path: Path, names: Iterable[str], columns: DataConfig) -> _Fields:
-    present = [str(name) for name in names]
+def _find_columns(path: Path, columns: DataConfig) -> _Fields:
+    """Return the columns of a file, which any of its records may be the first to have."""
+    present: dict[str, None] = {}
+    rows = 0
+    for record in _read_records(path, columns.encoding):
+        present.update(dict.fromkeys(record.values))
+        rows += 1
+    if not rows:
+        raise DataError(Problem(path, "the file has no data rows"))
+    if not present:
+        raise DataError(*(record.problem(path, "", record.broken) for record in _read_records(path, columns.encoding)))
     problems = []
 
     def find(what: str, wanted: str, usual: Sequence[str], needed: bool) -> str | None:
@@ -233,21 +241,24 @@ def _find_columns(path: Path, names: Iterable[str], columns: DataConfig) -> _Fie
 
 
 def _read_records(path: Path, encoding: str) -> Iterator[_Record]:
+    """Yield the records of a file one after another, so that memory holds no second copy of it."""
     if not path.is_file():
         raise DataError(Problem(path, "no such file"))
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         yield from _read_parquet(path)
     elif suffix in (".csv", ".tsv"):
-        yield from _read_csv(path, read_text(path, encoding), "\t" if suffix == ".tsv" else ",")
+        with open_text(path, encoding, newline="") as file:
+            yield from _read_csv(path, file, "\t" if suffix == ".tsv" else ",")
     elif suffix in (".jsonl", ".ndjson"):
-        yield from _read_jsonl(read_text(path, encoding))
+        with open_text(path, encoding, newline="\n") as file:
+            yield from _read_jsonl(file)
     else:
         raise DataError(Problem(path, f"unknown format {suffix!r}; one of {', '.join(SUFFIXES)} is needed"))
 
 
-def _read_csv(path: Path, content: str, delimiter: str) -> Iterator[_Record]:
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+def _read_csv(path: Path, file: TextIO, delimiter: str) -> Iterator[_Record]:
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
         if header is None:
@@ -269,9 +280,9 @@ def _read_csv(path: Path, content: str, delimiter: str) -> Iterator[_Record]:
         raise DataError(Problem(path, f"not valid CSV: {exc}", line=reader.line_num)) from exc
 
 
-def _read_jsonl(content: str) -> Iterator[_Record]:
+def _read_jsonl(file: TextIO) -> Iterator[_Record]:
     row = 0
-    for line, raw in enumerate(content.split("\n"), start=1):
+    for line, raw in enumerate(file, start=1):
         if not raw.strip():
             continue
         row += 1
@@ -290,9 +301,11 @@ def _read_parquet(path: Path) -> Iterator[_Record]:
     import pyarrow
     import pyarrow.parquet
 
+    row = 0
     try:
-        table = pyarrow.parquet.read_table(path)
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+            for values in batch.to_pylist():
+                row += 1
+                yield _Record(row, 0, values)
     except (pyarrow.ArrowException, OSError) as exc:
         raise DataError(Problem(path, f"not a readable Parquet file: {exc}")) from exc
-    for row, values in enumerate(table.to_pylist(), start=1):
-        yield _Record(row, 0, values)

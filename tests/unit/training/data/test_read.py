@@ -72,9 +72,10 @@ def test_every_broken_row_is_reported_with_file_row_line_and_field(tmp_path: Pat
          [(1, 1, ""), (2, 2, ""), (3, 3, "text"), (4, 5, "label")]),
         ("{\n{\n", [(1, 1, ""), (2, 2, "")]),
         ('{"text": "x", "label": "a\\ud800"}\n{"text": "y", "label": "b"}\n', [(1, 1, "label")]),
+        ('{"text": "x\\ud800", "label": "a"}\n{"text": "y", "label": "b"}\n', [(1, 1, "text")]),
         ("[" * 200_000 + '\n{"text": "y", "label": "b"}\n', [(1, 1, "")]),
     ],
-    ids=["several", "all", "no-unicode", "nested"],
+    ids=["several", "all", "no-unicode", "text-no-unicode", "nested"],
 )  # fmt: skip
 def test_broken_json_lines_are_reported(tmp_path: Path, content: str, expected: list[tuple[int, int, str]]) -> None:
     assert [(p.row, p.line, p.field) for p in problems_of(write(tmp_path / "d.jsonl", content))] == expected
