@@ -37,7 +37,9 @@ class DataConfig:
     label_column: str = setting("", "column of the labels; default: 'label' or 'category'")
     title_column: str = setting("", "column of the titles; default: 'title' if there is one")
     group_column: str = setting(
-        "", "column of near-duplicate groups; default: 'near_dup_group' or 'group', else groups are computed"
+        "",
+        "column whose equal values keep rows on one side of the split, in addition to near-duplicates; default: "
+        "'near_dup_group', which holds near-duplicate groups, so that none are searched, or 'group'",
     )
     use_title: bool = setting(True, "put the title before the text")
     encoding: str = setting("utf-8", "encoding of text files")
@@ -57,7 +59,9 @@ class TrainConfig(DataConfig):
     output: str = setting("", "directory of the artifact")
     val_fraction: float = setting(0.1, "fraction of the rows for validation, if no file is given", low=0.01, high=0.5)
     test_fraction: float = setting(0.1, "fraction of the rows for the test, if no file is given", low=0.01, high=0.5)
-    near_duplicates: bool = setting(True, "keep texts that tell the same story on one side of the split")
+    near_duplicates: bool = setting(
+        True, "search texts that tell the same story and keep them on one side of the split; copies always stay there"
+    )
     allow_leaks: bool = setting(False, "train even if texts of one given split also occur in another")
 
     # Model

@@ -14,7 +14,7 @@ from training.config import DataConfig
 from training.data.duplicates import normalise
 from training.data.files import name_of, replace_text
 from training.data.read import Example, fingerprint
-from training.data.splits import WHOLE, find_leaks, group_parts, read_parts
+from training.data.splits import WHOLE, find_leaks, group_columns, group_parts, read_parts
 from training.report.baseline import fit_baseline
 from training.report.pages import render
 
@@ -66,7 +66,6 @@ def report_data(config: DataConfig, output: Path) -> dict[str, Any]:
     """
     parts = read_parts(config)
     rows = [LocatedExample(e, f"{part} {e.row}".strip()) for part, examples in parts.items() for e in examples]
-    texts = [row.example.text for row in rows]
     group_ids = group_parts(parts)
     groups = [number for ids in group_ids.values() for number in ids]
     suspicious, unchecked = suspicious_labels(rows, groups)
@@ -74,10 +73,11 @@ def report_data(config: DataConfig, output: Path) -> dict[str, Any]:
         "data": name_of(config.data),
         "fingerprint": fingerprint(row.example for row in rows),
         "rows": len(rows),
+        "group_columns": group_columns(row.example for row in rows),
         "parts": {part: len(examples) for part, examples in parts.items() if part != WHOLE},
         "labels": dict(Counter(row.example.label for row in rows).most_common()),
-        "words": _quantiles([len(text.split()) for text in texts]),
-        "characters": _quantiles([len(text) for text in texts]),
+        "words": _quantiles([len(normalise(row.example.text).split()) for row in rows]),
+        "characters": _quantiles([len(row.example.text) for row in rows]),
         **_duplicates(rows, groups),
         "leaks": [str(leak) for leak in find_leaks(parts, group_ids)],
         "suspicious": [vars(s) for s in suspicious],

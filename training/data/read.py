@@ -21,7 +21,9 @@ from training.errors import DataError, Problem
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 LABEL_COLUMNS = ("label", "category")
 TITLE_COLUMNS = ("title",)
-GROUP_COLUMNS = ("near_dup_group", "group")
+NEAR_DUPLICATE_COLUMN = "near_dup_group"
+"""A column of this name holds near-duplicate groups that are known already, so that they need no search."""
+GROUP_COLUMNS = (NEAR_DUPLICATE_COLUMN, "group")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -35,9 +37,11 @@ class Example:
     text: str
     label: str
     group: str | None
-    """Examples of one group tell the same story and stay on one side of a split; None if the file does not say."""
+    """Examples of one group stay on one side of a split; None if the file does not say."""
     row: int
     """Data row in its file, counted from 1."""
+    group_column: str = ""
+    """Name of the column that gave the group; empty without a group."""
 
 
 def read_examples(path: Path, columns: DataConfig | None = None, *, skip_unlabelled: bool = False) -> list[Example]:
@@ -205,6 +209,7 @@ def _example(record: _Record, fields: _Fields) -> Example:
         label="" if label is None else sys.intern(str(label).strip()),
         group=None if _is_blank(group) else sys.intern(str(group)),
         row=record.row,
+        group_column="" if _is_blank(group) else str(fields.group),
     )
 
 

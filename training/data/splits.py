@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from training.config import DataConfig, TrainConfig
 from training.data.duplicates import find_groups
 from training.data.files import local_copy
 from training.data.read import (
+    NEAR_DUPLICATE_COLUMN,
     SUFFIXES,
     Example,
     class_files,
@@ -66,7 +67,14 @@ class Splits:
     leaks: list[Leak]
     """Groups with rows on several sides of a given split; none if the data were split here."""
     near_duplicates: bool
-    """Whether near-duplicates were searched, or their groups given."""
+    """Whether near-duplicates are in one group: they were searched, or a column `near_dup_group` names their groups."""
+
+    def __str__(self) -> str:
+        """Return one line: how many rows and groups there are, and what joined the rows of a group."""
+        columns = ", ".join(map(repr, group_columns(e for _, rows in self.items() for e in rows)))
+        joined = f"rows of one group in column {columns} joined" if columns else "no group column"
+        searched = "near-duplicates joined" if self.near_duplicates else "near-duplicates not searched"
+        return f"{sum(self.sizes().values())} rows in {self.groups} groups ({joined}; {searched})"
 
     @property
     def groups(self) -> int:
@@ -109,9 +117,8 @@ def load_splits(config: TrainConfig) -> Splits:
     ]
     if unknown:
         raise DataError(*unknown)
-    return Splits(
-        **parts, labels=labels, group_ids=ids, leaks=find_leaks(parts, ids), near_duplicates=config.near_duplicates
-    )
+    near = config.near_duplicates or _are_given([e for rows in parts.values() for e in rows])
+    return Splits(**parts, labels=labels, group_ids=ids, leaks=find_leaks(parts, ids), near_duplicates=near)
 
 
 def read_parts(config: DataConfig) -> dict[str, list[Example]]:
@@ -143,7 +150,8 @@ def split(
         examples: all examples.
         fractions: fractions of the rows for "test" and "val"; the rest is "train".
         seed: decides the split, together with the rows.
-        near_duplicates: compute near-duplicate groups of rows without a group; exact copies are always kept together.
+        near_duplicates: search near-duplicates, unless a column `near_dup_group` names the group of every row; exact
+            copies and rows of one group are always kept together.
 
     Raises:
         DataError: fewer than two labels, or a label with too few groups for all three splits.
@@ -161,13 +169,19 @@ def split(
     ]
     if problems:
         raise DataError(*problems)
-    return Splits(**parts, labels=labels, group_ids=group_ids, leaks=[], near_duplicates=near_duplicates)
+    near = near_duplicates or _are_given(examples)
+    return Splits(**parts, labels=labels, group_ids=group_ids, leaks=[], near_duplicates=near)
 
 
 def group_parts(parts: Mapping[str, Sequence[Example]], *, near_duplicates: bool = True) -> dict[str, list[int]]:
     """Return for each part the group of every row; one group has one number in all parts."""
     ids = iter(_groups([e for examples in parts.values() for e in examples], near_duplicates))
     return {part: list(itertools.islice(ids, len(examples))) for part, examples in parts.items()}
+
+
+def group_columns(examples: Iterable[Example]) -> list[str]:
+    """Return the names of the columns that gave groups."""
+    return sorted({e.group_column for e in examples} - {""})
 
 
 def find_leaks(parts: Mapping[str, Sequence[Example]], group_ids: Mapping[str, Sequence[int]]) -> list[Leak]:
@@ -203,7 +217,13 @@ def refuse_leaks(leaks: Sequence[Leak]) -> None:
 
 
 def _groups(examples: Sequence[Example], near_duplicates: bool) -> list[int]:
-    return find_groups([e.text for e in examples], [e.group for e in examples], near=near_duplicates)
+    near = near_duplicates and not _are_given(examples)
+    return find_groups([e.text for e in examples], [e.group for e in examples], near=near)
+
+
+def _are_given(examples: Sequence[Example]) -> bool:
+    """Return whether the data name the near-duplicate group of every row."""
+    return all(e.group_column == NEAR_DUPLICATE_COLUMN for e in examples)
 
 
 def _shared(ids: Sequence[int], others: Sequence[int]) -> int:
@@ -244,22 +264,23 @@ def _cut(
         groups = by_label[label]
         random.Random(f"{seed}:{label}").shuffle(groups)
         total = sum(map(len, groups))
-        for name, fraction in fractions.items():
-            _deal(groups, parts[name], max(1, round(fraction * total)))
+        for place, (name, fraction) in enumerate(fractions.items()):
+            _deal(groups, parts[name], max(1, round(fraction * total)), keep=len(fractions) - place)
         parts["train"] += [i for group in groups for i in group]
     for rows in parts.values():
         rows.sort(key=lambda i: examples[i].row)
     return parts
 
 
-def _deal(groups: list[list[int]], part: list[int], share: int) -> None:
-    """Move whole groups from `groups` to `part` until it has its share of rows, or one group is left.
+def _deal(groups: list[list[int]], part: list[int], share: int, keep: int) -> None:
+    """Move whole groups from `groups` to `part` until it has its share of rows, or only `keep` groups are left.
 
-    A group that would exceed the share by half is skipped: one story told seventy times belongs in train.
+    A group that would exceed the share by half is skipped: one story told seventy times belongs in train. If all
+    groups are that large, the smallest is moved, so that the part is not empty.
     """
     taken = 0
     skipped: list[list[int]] = []
-    while len(groups) + len(skipped) > 1 and groups and taken < share:
+    while len(groups) + len(skipped) > keep and groups and taken < share:
         group = groups.pop()
         if taken + len(group) > max(1.5 * share, 1):
             skipped.append(group)
@@ -267,6 +288,9 @@ def _deal(groups: list[list[int]], part: list[int], share: int) -> None:
             taken += len(group)
             part += group
     groups += skipped
+    if not taken and len(groups) > keep:
+        smallest = min(range(len(groups)), key=lambda i: len(groups[i]))
+        part += groups.pop(smallest)
 
 
 def _read_given(path: Path, config: DataConfig) -> dict[str, list[Example]]:

@@ -126,6 +126,8 @@ def _prepare(config: TrainConfig) -> _Inputs:
     if config.checkpoints:
         check_place(Path(config.checkpoints), Path(config.output))
     splits = load_splits(config)
+    if is_main():
+        sys.stderr.write(f"data: {splits}\n")
     if config.allow_leaks:
         sys.stderr.writelines(f"warning: {leak}\n" for leak in splits.leaks)
     else:

@@ -39,6 +39,14 @@ def test_wrong_label_and_double_story_are_found(tmp_path: Path) -> None:
     assert "- rows 1, 121: business, politics" in page and "| 7 | sport |" in page
 
 
+def test_group_column_is_named(tmp_path: Path) -> None:
+    rows = news_rows(60)
+    assert "Rows with the same value" not in reported(tmp_path, rows)[1]
+    facts, page = reported(tmp_path, [row | {"group": str(i // 2)} for i, row in enumerate(rows)])
+    assert facts["group_columns"] == ["group"] and facts["near_duplicate_groups"] == 30
+    assert "Rows with the same value in column group count as one group." in page
+
+
 def test_leaks_of_a_given_split_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = news_rows(60)
     write(tmp_path / "train.jsonl", rows[:40])

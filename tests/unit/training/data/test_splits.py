@@ -82,6 +82,37 @@ def test_small_labels_get_a_row_in_each_part() -> None:
     assert splits.sizes() == {"train": 3, "val": 3, "test": 3}
 
 
+@pytest.mark.parametrize("size", [2, 3, 30])
+def test_labels_whose_groups_are_all_large_get_a_group_in_each_part(size: int) -> None:
+    rows = [Example(f"{label} {i}", label, f"{label} {i // size}", i) for label in "ab" for i in range(3 * size)]
+    splits = split(HERE, rows, {"test": 0.1, "val": 0.1}, 1)
+    assert splits.sizes() == {"train": 2 * size, "val": 2 * size, "test": 2 * size}
+
+
+def test_test_part_leaves_a_group_for_val_and_train() -> None:
+    splits = split(HERE, examples(6, labels=2), {"test": 0.5, "val": 0.1}, 1)
+    assert splits.sizes() == {"train": 2, "val": 2, "test": 2}
+
+
+def test_column_group_does_not_end_the_search_of_near_duplicates(tmp_path: Path) -> None:
+    rows = examples(30)
+    texts = [*(e.text for e in rows), rows[0].text + " One more thing happened."]
+    found = {}
+    for column in ("group", "near_dup_group"):
+        lines = [json.dumps({"text": t, "label": str(i % 3), column: i // 2}) for i, t in enumerate(texts)]
+        (tmp_path / f"{column}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        for near in (True, False):
+            splits = load(tmp_path / f"{column}.jsonl", near_duplicates=near)
+            found[column, near] = (splits.groups, splits.near_duplicates)
+            assert f"31 rows in {splits.groups} groups (rows of one group in column '{column}' joined" in str(splits)
+    assert found == {
+        ("group", True): (15, True),
+        ("group", False): (16, False),
+        ("near_dup_group", True): (16, True),
+        ("near_dup_group", False): (16, True),
+    }
+
+
 def test_train_too_small_to_take_val_from_says_so(tmp_path: Path) -> None:
     rows = [Example(f"words of {label}", label, None, i) for i, label in enumerate("012")]
     write_given(tmp_path, train=rows, test=examples(6))
@@ -213,3 +244,11 @@ def test_the_articles_split_leaks_nineteen_test_texts(shared: Path) -> None:
     names = ("train", "val", "test")
     parts = {n: read_examples(shared / "data" / "bbc" / "article" / f"{n}.csv") for n in names}
     assert leaks == find_leaks(parts, group_parts(parts))
+
+
+def test_default_models_split_is_made_again(shared: Path) -> None:
+    """The column `near_dup_group` names the groups, so that the search, which finds 2,043, changes nothing."""
+    data = shared / "data" / "bbc" / "bbc_original.csv"
+    splits = load_splits(TrainConfig(data=str(data), seed=42))
+    assert splits.groups == 2049 and splits.sizes() == {"train": 1778, "val": 224, "test": 223}
+    assert sum(e.row for e in splits.test) == 247897
