@@ -259,6 +259,15 @@ def original_spans(text: str, cleaning: TextCleaning, windows: Sequence[Window])
     return tuple(spans)
 
 
+def end_of_reading(text: str, cleaning: TextCleaning, end: int) -> int:
+    """Return the index after the last character of a text whose clean-up lies before `end` in the cleaned text.
+
+    Unlike the spans of windows, this may be within a word: some scripts write whole texts without spaces.
+    """
+    read = bisect_right(range(len(text) + 1), end, key=lambda index: len(cleaning.clean(text[:index]))) - 1
+    return len(text[:read].rstrip())
+
+
 def _stream_safe(text: str) -> str:
     """Return the text with at most `MAX_COMBINING` combining marks in a row. No script uses more of them."""
     if not _MARKS.search(text):  # true for nearly every text; the loop below takes milliseconds

@@ -1,6 +1,6 @@
 """`/predict`: one text, classified with every option."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -57,10 +57,10 @@ class PredictRequest(LineRequest):
 
 
 class WindowSpan(wire.WireModel):
-    """One window of a text."""
+    """One window of a text. Windows begin and end with whole words, but a truncated text ends where reading ended."""
 
     start: int = Field(ge=0, description="index of the first character in the text as it was sent")
-    end: int = Field(ge=1, description="index after the last character; windows begin and end with whole words")
+    end: int = Field(ge=1, description="index after the last character")
     tokens: int = Field(ge=1)
     label: str = Field(description="the most probable label of this window alone")
     score: float = Field(ge=0, le=1, description="calibrated probability of that label")
@@ -107,7 +107,9 @@ class ExplanationBody(wire.WireModel):
 
     label: str
     log_odds: float = Field(description="ln(p / (1 - p)) of the label for the whole text")
-    sentences: list[SentenceBody] = Field(description="sentences in order; in very long texts groups of several")
+    sentences: list[SentenceBody] = Field(
+        description="sentences that were read, in order; in very long texts groups of several"
+    )
     sum: float = Field(description="sum of all contributions")
     remainder: float = Field(description="log_odds - sum: the part that no single sentence accounts for")
 
@@ -125,7 +127,7 @@ class PredictResponse(TextResult):
 )
 async def predict(request: Request) -> Response:
     body = await read_json(request, PredictRequest.model_validate)
-    timing, options = Timing(), body.options("interactive")
+    timing, options = Timing(), replace(body.options("interactive"), spans=body.spans or body.explain)
     pipeline = wire.lifecycle_of(request).current_pipeline()
     [outcome] = await pipeline.classify([body.text], options, timing)
     answer = wire.answer_or_raise(outcome)
@@ -134,7 +136,7 @@ async def predict(request: Request) -> Response:
         found = await explain(pipeline, body.text, answer, options, timing)
         explanation = _explanation_body(found)
     response = PredictResponse(
-        **result_fields(answer, body.top_k),
+        **result_fields(answer if body.spans else replace(answer, spans=()), body.top_k),
         explanation=explanation,
         model=wire.model_body(pipeline.info),
         timing=timing_body(timing),

@@ -40,7 +40,10 @@ class TextWindows:
     tokens_read: int
     """Tokens that the model will read; fewer than `tokens` if the text is truncated."""
     spans: tuple[tuple[int, int], ...] = ()
-    """Start and end (exclusive) of each window, in characters of the text as it was sent. Empty unless asked for."""
+    """Start and end (exclusive) of each window, in characters of the text as it was sent. Empty unless asked for.
+
+    Windows begin and end with whole words, except that a truncated text ends with the last character that is read.
+    """
 
 
 @dataclass(frozen=True, slots=True)

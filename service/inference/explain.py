@@ -9,7 +9,7 @@ Log-odds are ln(p / (1 - p)) of calibrated probabilities. A contribution above 0
 leave-one-out (occlusion: Zeiler and Fergus 2014, arXiv:1311.2901; Li et al. 2016, arXiv:1612.08220). It is exact about
 this model and this text, but the contributions do not add up to the log-odds of the whole text; `remainder` is the
 difference. If every sentence says the same, each contributes next to nothing, because the others are still there, and
-`alone` shows what each of them says.
+`alone` shows what each of them says. Of a truncated text, only the part that the model read is explained.
 """
 
 import math
@@ -126,7 +126,7 @@ async def explain(
     Args:
         pipeline: the pipeline that gave the answer.
         text: the text as it was sent.
-        answer: the answer for the whole text.
+        answer: the answer for the whole text, with the spans of its windows.
         options: the options with which the text was classified.
         timing: durations of the request so far. The request's deadline holds for the explanation, too.
 
@@ -136,6 +136,7 @@ async def explain(
     deadline = pipeline.deadline(options.timeout_ms, spent_s=timing.total_ms / 1000)
     label = answer.prediction.label
     whole = log_odds(answer.prediction, label)
+    text = text[: answer.spans[-1].end]  # without a sentence, the model would read on behind a truncated text's end
     parts = parts_of(text)
     texts = [text[:start] + text[end:] for start, end in parts] + [text[start:end] for start, end in parts]
     odds = await _log_odds(pipeline, texts, label, replace(options, spans=False, lane="bulk"), deadline)

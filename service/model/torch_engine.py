@@ -16,7 +16,7 @@ import torch
 from classifier import OnLong, Precision
 from classifier.artifact import Artifact, read_artifact
 from classifier.decoding import combine_windows, probabilities
-from classifier.encoding import EncodedText, original_spans, window_starts
+from classifier.encoding import EncodedText, end_of_reading, original_spans, window_starts
 from classifier.errors import ClassifierError, EmptyTextError, EncodingError, TextTooLongError, first_line
 from classifier.golden import (
     GOLDEN_TOLERANCE,
@@ -66,9 +66,15 @@ class TorchEngine:
                 EncodedWindow(len(window.ids), window.ids, self._padded_to or len(window.ids), _key(window.ids))
                 for window in encoded.windows
             )
-            places = original_spans(text, self._encoder.cleaning, encoded.windows) if spans else ()
+            places = self._places(text, encoded) if spans else ()
             results.append(TextWindows(windows, encoded.tokens, encoded.tokens_read, places))
         return results
+
+    def _places(self, text: str, encoded: EncodedText) -> tuple[tuple[int, int], ...]:
+        """Return the spans of the windows, the last one up to where reading ended if the text is truncated."""
+        cleaning, last = self._encoder.cleaning, encoded.windows[-1]
+        *before, (start, end) = original_spans(text, cleaning, encoded.windows)
+        return (*before, (start, end_of_reading(text, cleaning, last.end) if encoded.truncated else end))
 
     def tokenize(self, text: str) -> TokenizedText:
         try:

@@ -81,7 +81,10 @@ class FakeEngine:
         results = [self._encode(text, on_long) for text in texts]
         if spans:
             results = [
-                replace(r, spans=((0, 1),) * len(r.windows)) if isinstance(r, TextWindows) else r for r in results
+                replace(r, spans=((0, _end_of_word(text, r.tokens_read)),) * len(r.windows))
+                if isinstance(r, TextWindows)
+                else r
+                for text, r in zip(texts, results, strict=True)
             ]
         return results
 
@@ -95,7 +98,7 @@ class FakeEngine:
             if on_long == "error":
                 return ServiceError("text_too_long", f"{tokens} tokens, the limit is {MAX_TOKENS}")
             if on_long == "truncate":
-                return TextWindows((item(text, MAX_TOKENS),), tokens, MAX_TOKENS)
+                return TextWindows((item(text[: _end_of_word(text, MAX_TOKENS)], MAX_TOKENS),), tokens, MAX_TOKENS)
             return TextWindows((item(text, MAX_TOKENS), item(text + "'", MAX_TOKENS)), tokens, tokens)
         return TextWindows((item(text, tokens),), tokens, tokens)
 
@@ -134,3 +137,8 @@ class FakeEngine:
     def probe(self) -> None:
         if self.broken:
             raise RuntimeError("broken")
+
+
+def _end_of_word(text: str, count: int) -> int:
+    """Return the index after the last character of word number `count`, counted from 1, or of the last word."""
+    return [match.end() for match in re.finditer(r"\S+", text)][:count][-1]

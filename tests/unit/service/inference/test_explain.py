@@ -107,6 +107,17 @@ async def test_each_sentence_is_left_out_in_turn(service_with: ServiceFactory) -
     assert found["sum"] == pytest.approx(3) and found["remainder"] == pytest.approx(-math.log(2))
 
 
+async def test_only_what_was_read_is_explained_and_nothing_later_comes_into_view(service: Service) -> None:
+    read = "A goal was scored here today. " + "word " * 40 + "end here. Another goal"  # 50 words
+    text = f"{read} came. " + "goal " * 30
+    body = {"text": text, "explain": True, "on_long": "truncate"}
+    answer = (await service.post("/predict", body)).json()
+    assert answer["tokens_read"] == 50 and "spans" not in answer
+    found = answer["explanation"]["sentences"]
+    assert [text[s["start"] : s["end"]] for s in found] == [text[a:b] for a, b in sentences(read)]
+    assert [s["contribution"] for s in found] == pytest.approx([1, 0, 1])
+
+
 async def test_one_sentence_has_no_contribution(service: Service) -> None:
     answer = (await service.post("/predict", {"text": "One goal.", "explain": True})).json()
     [sentence] = answer["explanation"]["sentences"]

@@ -272,6 +272,23 @@ def test_spans_are_those_of_the_text_as_it_was_sent(engine: TorchEngine) -> None
     assert all(a[0] < b[0] < a[1] < b[1] for a, b in pairwise(asked.spans[:-1]))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "  The striker's unbelievable\n\ngoalkeeping " * 20,
+        "東京の株価は午後に下がりました。" * 20,
+        "e\u0301le\u0300ve" * 60,
+    ],
+)
+def test_the_span_of_a_truncated_text_ends_where_reading_ended(engine: TorchEngine, text: str) -> None:
+    [short] = engine.encode([text], "truncate", True)
+    assert isinstance(short, TextWindows) and short.tokens_read < short.tokens
+    [(_, end)] = short.spans
+    tokens = engine.tokenize(text)
+    read = tokens.cleaned[: tokens.offsets[short.tokens_read - 1][1]]
+    assert engine.tokenize(text[:end]).cleaned == read.rstrip()
+
+
 def test_serving_imports_no_transformers(artifact: Artifact) -> None:
     """It doubles the time to start; the head "flatten" alone needs it."""
     code = (
