@@ -2,16 +2,16 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
+from numpy.typing import NDArray
 
 from training.config import DataConfig
-from training.data.duplicates import normalise
+from training.data.duplicates import find_groups, normalise
 from training.data.files import name_of, replace_text
 from training.data.read import Example, fingerprint
 from training.data.splits import WHOLE, find_leaks, group_columns, group_parts, read_parts
@@ -23,6 +23,8 @@ SUSPICIOUS_BELOW = 0.1
 """A label is suspicious if a baseline that never saw the text gives it a probability below this."""
 SUSPICIOUS_ABOVE = 0.6
 """A label is suspicious only if the same baseline also gives another label a probability above this."""
+TEXTS_AT_ONCE = 10_000
+"""Texts that the baseline judges at once."""
 MIN_GROUPS = 2
 """Near-duplicate groups that a label needs, so that it can be learnt from one and checked on another."""
 SHOWN = 50
@@ -30,12 +32,17 @@ SHOWN = 50
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LocatedExample:
-    """An example and its place: the part of the split, if there is a given split, and the row."""
+    """An example and the part of a given split that it is in; empty if the data have no split."""
 
     example: Example
-    place: str
+    part: str
+
+    @property
+    def place(self) -> str:
+        """Part and row."""
+        return f"{self.part} {self.example.row}".strip()
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def report_data(config: DataConfig, output: Path) -> dict[str, Any]:
         ConfigError: the output cannot be written.
     """
     parts = read_parts(config)
-    rows = [LocatedExample(e, f"{part} {e.row}".strip()) for part, examples in parts.items() for e in examples]
+    rows = [LocatedExample(e, part) for part, examples in parts.items() for e in examples]
     group_ids = group_parts(parts)
     groups = [number for ids in group_ids.values() for number in ids]
     suspicious, unchecked = suspicious_labels(rows, groups)
@@ -105,38 +112,57 @@ def suspicious_labels(rows: Sequence[LocatedExample], groups: Sequence[int]) -> 
     unchecked = sorted(set(groups_of) - set(names))
     if len(names) < 2:
         return [], sorted(groups_of)
-    kept = [i for i, row in enumerate(rows) if row.example.label in names]
-    texts = [rows[i].example.text for i in kept]
-    ids = np.array([names.index(rows[i].example.label) for i in kept])
-    folds = min(FOLDS, *(len(groups_of[name]) for name in names))
-    probs = np.zeros((len(ids), len(names)))
-    folder = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    for seen, unseen in folder.split(texts, ids, [groups[i] for i in kept]):
-        pipeline = fit_baseline([texts[i] for i in seen], ids[seen].tolist())
-        probs[np.ix_(unseen, pipeline.classes_)] = pipeline.predict_proba([texts[i] for i in unseen])
-    found = []
-    for own, place, row_c in zip(ids, kept, probs, strict=True):
-        other = int(row_c.argmax())
-        if row_c[own] < SUSPICIOUS_BELOW and row_c[other] > SUSPICIOUS_ABOVE:
-            row, scores = rows[place], [round(float(row_c[i]), 4) for i in (own, other)]
-            start = " ".join(row.example.text.split())[:120]
-            found.append(Suspicion(row.place, row.example.label, scores[0], names[other], scores[1], start))
+    ids = {name: i for i, name in enumerate(names)}
+    label_ids = np.array([ids.get(row.example.label, -1) for row in rows])
+    folds = np.where(label_ids < 0, -1, _folds(label_ids, np.asarray(groups)))
+    found: list[Suspicion] = []
+    for fold in range(FOLDS):
+        seen, unseen = np.flatnonzero((folds != fold) & (label_ids >= 0)), np.flatnonzero(folds == fold)
+        if not len(unseen):
+            continue
+        pipeline = fit_baseline([rows[i].example.text for i in seen.tolist()], label_ids[seen].tolist())
+        unseen = unseen[np.isin(label_ids[unseen], pipeline.classes_)]
+        for chunk in np.array_split(unseen, len(unseen) // TEXTS_AT_ONCE + 1):
+            probs_bc = np.zeros((len(chunk), len(names)))
+            judged = [rows[i] for i in chunk.tolist()]
+            probs_bc[:, pipeline.classes_] = pipeline.predict_proba([row.example.text for row in judged])
+            found += _suspicions(judged, label_ids[chunk], probs_bc, names)
     return sorted(found, key=lambda s: s.probability - s.other_probability), unchecked
 
 
+def _suspicions(
+    rows: Sequence[LocatedExample], label_ids: NDArray[np.int64], probs_bc: NDArray[np.float64], names: Sequence[str]
+) -> Iterator[Suspicion]:
+    own_b, others_b = probs_bc[np.arange(len(rows)), label_ids], probs_bc.argmax(axis=1)
+    for i in np.flatnonzero((own_b < SUSPICIOUS_BELOW) & (probs_bc.max(axis=1) > SUSPICIOUS_ABOVE)).tolist():
+        own, other = (round(float(prob), 4) for prob in (own_b[i], probs_bc[i, others_b[i]]))
+        start = " ".join(rows[i].example.text.split())[:120]
+        yield Suspicion(rows[i].place, rows[i].example.label, own, names[others_b[i]], other, start)
+
+
+def _folds(label_ids: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a fold of each row: groups are whole, and those of one label are dealt to the folds in turn."""
+    _, first, place = np.unique(groups, return_index=True, return_inverse=True)
+    order = np.lexsort((np.random.default_rng(0).permutation(len(first)), label_ids[first]))
+    fold_of_group = np.empty(len(first), dtype=np.int64)
+    fold_of_group[order] = np.arange(len(first)) % FOLDS
+    return fold_of_group[place]
+
+
 def _duplicates(rows: Sequence[LocatedExample], groups: Sequence[int]) -> dict[str, Any]:
-    members: dict[int, list[LocatedExample]] = defaultdict(list)
+    sizes = Counter(groups)
+    copies: dict[int, list[LocatedExample]] = defaultdict(list)
     for number, row in zip(groups, rows, strict=True):
-        members[number].append(row)
-    copies = [group for group in members.values() if len(group) > 1]
+        if sizes[number] > 1:
+            copies[number].append(row)
     return {
-        "different_texts": len({normalise(r.example.text) for r in rows}),
-        "near_duplicate_groups": len(members),
-        "rows_with_a_near_duplicate": sum(map(len, copies)),
-        "largest_group": max(map(len, members.values())),
+        "different_texts": len(set(find_groups([row.example.text for row in rows], near=False))),
+        "near_duplicate_groups": len(sizes),
+        "rows_with_a_near_duplicate": sum(map(len, copies.values())),
+        "largest_group": max(sizes.values()),
         "groups_with_several_labels": [
             {"rows": [r.place for r in group], "labels": [r.example.label for r in group]}
-            for group in copies
+            for group in copies.values()
             if len({r.example.label for r in group}) > 1
         ],
     }

@@ -161,11 +161,12 @@ def split(
     parts: dict[str, list[Example]] = {}
     group_ids: dict[str, list[int]] = {}
     _take(parts, group_ids, examples, ids, fractions, seed)
+    present = {part: {e.label for e in rows} for part, rows in parts.items()}
     problems = [
         Problem(data, f"label {name!r} has too few different texts (near-duplicates count as one) for {part}")
         for name in labels.names
-        for part, rows in parts.items()
-        if not any(e.label == name for e in rows)
+        for part, found in present.items()
+        if name not in found
     ]
     if problems:
         raise DataError(*problems)
@@ -191,6 +192,8 @@ def find_leaks(parts: Mapping[str, Sequence[Example]], group_ids: Mapping[str, S
         parts: the examples of each part.
         group_ids: their groups, see `group_parts`.
     """
+    if len(parts) == 1:
+        return []
     texts = [e.text for examples in parts.values() for e in examples]
     numbers = iter(find_groups(texts, near=False))
     copies = {part: list(itertools.islice(numbers, len(examples))) for part, examples in parts.items()}
