@@ -1,6 +1,7 @@
 """Train and measure GPT-2 classifiers.
 
-Exit codes: 0: done; 2: the input is wrong, the message says why, and nothing was written; 130: interrupted.
+Exit codes: 0: done, and if a report could not be written, a warning says why; 2: the input is wrong, the message says
+why, and nothing was written; 130: interrupted.
 """
 
 import argparse
@@ -132,11 +133,13 @@ def _train(parsed: argparse.Namespace) -> None:
     config = _config(TrainConfig, parsed)
     from training.fit.run import report_directory, run
     from training.report.evaluate import metric_lines
+    from training.report.html import PAGE
 
     artifact = run(config)
     if artifact is not None:
         print("\n".join(metric_lines(artifact.manifest.metrics)))
-        print(f"wrote {artifact.directory}" + (f" and {report_directory(config)}" if config.report else ""))
+        reported = config.report and (report_directory(config) / PAGE).is_file()
+        print(f"wrote {artifact.directory}" + (f" and {report_directory(config)}" if reported else ""))
 
 
 def _config(kind: type[Config], parsed: argparse.Namespace) -> Config:

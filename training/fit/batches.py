@@ -5,10 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from classifier.encoding import pad
+
+Tokens = Sequence[int] | NDArray[np.int32]
+"""Token ids of one text."""
 
 
 @dataclass
@@ -32,7 +37,7 @@ class TokenizedTexts(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        texts: Sequence[Sequence[int]],
+        texts: Sequence[Tokens],
         label_ids: Sequence[int],
         max_tokens: int,
         *,

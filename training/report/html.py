@@ -1,13 +1,15 @@
 """The report of a run or an evaluation: one self-contained HTML page, metrics.json, and the plots as PNG files.
 
 It is written for a sceptical reader: intervals beside every figure, the baseline beside the model, and the worst
-mistakes in full. It shows metrics that were computed elsewhere.
+mistakes in full. It shows metrics that were computed elsewhere. Labels and texts are shown by the page alone, not by
+the plots, because a browser has fonts for every script, and matplotlib takes "$" for the beginning of a formula.
 """
 
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from training.report.metrics import ECE_BINS, reliability
-from training.report.pages import render
+from training.report.pages import SHOWN_LABELS, label_results, render
 
+PAGE, METRICS = "report.html", "metrics.json"
 MISTAKES = 12
 SNIPPET_CHARS = 280
+SHOWN_CONFUSIONS = 30
 INK, ACCENT, SOFT = "#222222", "#1f5fa8", "#c9d8ea"
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK}
 
@@ -42,6 +46,8 @@ class ReportData:
     probs_bc: NDArray[np.float64]
     metrics: Mapping[str, Any]
     by_words: Mapping[int, float]
+    held_out: str = "Whether the model was trained on some of them was not checked."
+    """What is known about texts that training saw, too."""
     rows: Sequence[int] = ()
     """Rows of the texts in their file; if empty, texts are counted from 1."""
     log: Sequence[Mapping[str, float]] = ()
@@ -49,28 +55,69 @@ class ReportData:
     """Rows of the table "How it was made"."""
 
 
+def try_report(data: Callable[[], ReportData], directory: Path) -> Path | None:
+    """Write a report and return its page; if that fails, say why on stderr, because the model and its figures are good.
+
+    Args:
+        data: computes the content.
+        directory: as in `write_report`. An older report there is removed first, because it is about another model.
+    """
+    try:
+        for name in (PAGE, METRICS):
+            (directory / name).unlink(missing_ok=True)
+        return write_report(data(), directory)
+    except Exception as exc:
+        reason = " ".join(f"{type(exc).__name__}: {exc}".split())
+        sys.stderr.write(f"warning: no report was written to {directory}: {reason:.300}\n")
+        return None
+
+
 def write_report(data: ReportData, directory: Path) -> Path:
     """Write report.html, metrics.json and the plots, replacing existing ones, and return the path of the page."""
-    directory.mkdir(parents=True, exist_ok=True)
     plots: dict[str, bytes] = {}
     with mpl.rc_context(STYLE):
         for name, figure in _figures(data).items():
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight", metadata={"Software": ""})
             plots[name] = buffer.getvalue()
-            (directory / f"{name}.png").write_bytes(plots[name])
     page = render(
         "report.html.j2",
         data=data,
         metrics=data.metrics,
+        results=label_results(data.metrics),
+        confusion=_confusion_matrix(data) if len(data.labels) <= SHOWN_LABELS else None,
+        confusions=frequent_confusions(data),
         mistakes=worst_mistakes(data),
         plots={name: base64.b64encode(content).decode("ascii") for name, content in plots.items()},
     )
     stored = {**data.metrics, "accuracy_by_words_read": {str(n): a for n, a in data.by_words.items()}}
-    (directory / "metrics.json").write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
-    path = directory / "report.html"
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in plots.items():
+        (directory / f"{name}.png").write_bytes(content)
+    (directory / METRICS).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+    path = directory / PAGE
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def frequent_confusions(data: ReportData) -> list[dict[str, Any]]:
+    """Return at most `SHOWN_CONFUSIONS` pairs of true label and wrong answer, the most frequent first.
+
+    Each has `truth`, `answer`, `texts` (their number) and `share` (of the texts of the true label).
+    """
+    truth, predicted = np.asarray(data.truth), data.probs_bc.argmax(axis=1)
+    wrong = predicted != truth
+    pairs, counts = np.unique(np.stack([truth[wrong], predicted[wrong]]), axis=1, return_counts=True)
+    of_label = np.bincount(truth, minlength=len(data.labels))
+    return [
+        {
+            "truth": data.labels[pairs[0, i]],
+            "answer": data.labels[pairs[1, i]],
+            "texts": int(counts[i]),
+            "share": float(counts[i] / of_label[pairs[0, i]]),
+        }
+        for i in np.argsort(-counts, kind="stable")[:SHOWN_CONFUSIONS]
+    ]
 
 
 def worst_mistakes(data: ReportData) -> list[dict[str, Any]]:
@@ -91,30 +138,20 @@ def worst_mistakes(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _figures(data: ReportData) -> dict[str, Figure]:
-    figures = {
-        "confusion": _confusion(data.metrics["confusion"], data.labels),
-        "reliability": _reliability(data.probs_bc, data.truth),
-        "words": _by_words(data.by_words),
-    }
+    figures = {"reliability": _reliability(data.probs_bc, data.truth)}
+    if any(data.by_words):  # no text has many words if the script has no spaces between them
+        figures["words"] = _by_words(data.by_words)
     if any("loss" in entry for entry in data.log):
         figures["curves"] = _curves(data.log)
     return figures
 
 
-def _confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
-    counts = np.asarray(matrix)
+def _confusion_matrix(data: ReportData) -> list[list[tuple[int, float]]]:
+    """Return the number of texts in each cell, and their share of the texts of the true label, a row of the matrix."""
+    counts = np.zeros((len(data.labels), len(data.labels)), dtype=int)
+    np.add.at(counts, (np.asarray(data.truth), data.probs_bc.argmax(axis=1)), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(1.6 + 0.75 * len(labels), 1.2 + 0.65 * len(labels)))
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        color = "white" if shares[row, column] > 0.5 else INK if count else "#bbbbbb"
-        axes.text(column, row, str(count), ha="center", va="center", color=color)
-    axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("true label")
-    return figure
+    return [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)]
 
 
 def _reliability(probs_bc: NDArray[np.float64], truth: Sequence[int]) -> Figure:
