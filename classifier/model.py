@@ -24,15 +24,15 @@ from classifier.labels import Labels
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
-# replaces transformers' sentence, which refers to a report on the screen
-OTHER_SIZES = (
-    "their sizes are not those of its config.json and the data's labels; give the model that a classifier was "
-    "fine-tuned from, not a classifier of other labels"
-)
+CLASSIFIER_HEADS = ("score.", "classifier.")
+"""Beginnings of the names of weights that only a classifier has, of texts or of tokens."""
 
 
 class GPT2Classifier(GPT2ForSequenceClassification):
     """GPT-2 and a linear head without bias on the last real token of each text."""
+
+    base_was_classifier = False
+    """True if the base model had a classification head, which `load_base` replaced."""
 
     def forward(
         self,
@@ -97,21 +97,25 @@ def load_base(
     labels: Labels,
     *,
     random_weights: bool = False,
+    allow_classifier: bool = False,
     kind: type[GPT2Classifier] = GPT2Classifier,
     extra_config: Mapping[str, Any] | None = None,
 ) -> GPT2Classifier:
-    """Return a float32 classifier on a pre-trained GPT-2, with a head initialised from torch's generator.
+    """Return a float32 classifier on a pre-trained GPT-2, with a new head initialised from torch's generator.
 
     Args:
         base_model: a Hugging Face name (`gpt2`, `distilgpt2`) or a local directory with `config.json`, weights in
             safetensors and `tokenizer.json`.
         labels: the labels, which become the configuration's `id2label`.
         random_weights: use only the configuration of the base model, for tests and measurements of speed.
+        allow_classifier: accept a base that is a classifier already. Its head is replaced, but its other weights
+            may have been trained on texts that are now held out.
         kind: the class of the head.
         extra_config: more fields of the configuration, for that class.
 
     Raises:
-        ModelError: there is no such model, it is not a GPT-2, or weights other than the head's are missing.
+        ModelError: there is no such model, it is not a GPT-2, weights other than the head's are missing or of another
+            shape, or it is a classifier.
     """
     config = _base_config(base_model)
     config.id2label, config.label2id = labels.id2label, dict(labels.label2id)
@@ -130,17 +134,33 @@ def load_base(
     model: GPT2Classifier
     try:
         model, report = kind.from_pretrained(
-            base_model, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            base_model,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # a head of other labels; other weights are checked below
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
-        problem = OTHER_SIZES if "ignore_mismatched_sizes" in str(exc) else _first_line(exc)
-        raise ModelError(f"base model {base_model!r}: its weights cannot be loaded: {problem}") from exc
+        raise ModelError(f"base model {base_model!r}: its weights cannot be loaded: {_first_line(exc)}") from exc
     # Everything except the head must come from the base, because a random layer would make a bad model.
-    missing = sorted(set(report["missing_keys"]) - {"score.weight", "score.bias"})
-    if missing:
-        raise ModelError(
-            f"base model {base_model!r}: weights missing: {', '.join(missing[:5])} ({len(missing)} in all)"
-        )
+    head = {"score.weight", "score.bias"}
+    other_shape = {key for key, *_ in report["mismatched_keys"]}
+    for problem, keys in (("weights missing", set(report["missing_keys"])), ("weights of another shape", other_shape)):
+        if names := sorted(keys - head):
+            raise ModelError(f"base model {base_model!r}: {problem}: {', '.join(names[:5])} ({len(names)} in all)")
+    others = any(key.startswith(CLASSIFIER_HEADS) for key in report["unexpected_keys"])
+    model.base_was_classifier = others or "score.weight" not in report["missing_keys"]
+    if model.base_was_classifier:
+        if not allow_classifier:
+            raise ModelError(
+                f"base model {base_model!r} is a classifier already, and may have been trained on texts that are now "
+                "held out for the test, so that its figures would be too good; give the model that it was fine-tuned "
+                "from, or use it in spite of that with --allow-classifier-base"
+            )
+        torch.nn.init.normal_(model.score.weight, std=config.initializer_range)
+        if model.score.bias is not None:
+            torch.nn.init.zeros_(model.score.bias)
     return model
 
 

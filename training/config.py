@@ -66,6 +66,9 @@ class TrainConfig(DataConfig):
 
     # Model
     base_model: str = setting("gpt2", "GPT-2 to start from: a Hugging Face name or a local directory")
+    allow_classifier_base: bool = setting(
+        False, "start even from a classifier: its head is replaced, but it may have been trained on texts of the test"
+    )
     hidden_size: int = setting(0, "expected width of the base model; 0 accepts any width", low=0)
     max_seq_len: int = setting(
         512, "tokens of one window; longer texts are cut in training and read in several windows afterwards", low=1

@@ -14,7 +14,7 @@ from transformers import EvalPrediction, TrainingArguments
 
 from classifier.model import GPT2Classifier
 from training.config import TrainConfig
-from training.fit.batches import Collator, Epoch, LengthGroupedOrder, TokenizedTexts
+from training.fit.batches import Collator, Epoch, LengthGroupedOrder, TokenizedTexts, Tokens
 from training.fit.checkpoints import claim
 from training.fit.distributed import is_main, leave, share, state
 from training.fit.loop import OrderedTrainer, arguments, setting_of_machine, weights_sha256
@@ -25,8 +25,8 @@ from training.fit.weights import AveragedWeights, BestWeights
 def fine_tune(
     model: GPT2Classifier,
     config: TrainConfig,
-    train: tuple[Sequence[Sequence[int]], Sequence[int]],
-    val: tuple[Sequence[Sequence[int]], Sequence[int]],
+    train: tuple[Sequence[Tokens], Sequence[int]],
+    val: tuple[Sequence[Tokens], Sequence[int]],
 ) -> list[dict[str, float]]:
     """Train `model` in place. It ends with the weights of the evaluation with the lowest validation loss.
 
@@ -91,7 +91,7 @@ def _checkpoint_directory(config: TrainConfig) -> Iterator[Path]:
 
 
 def _identity(
-    config: TrainConfig, model: GPT2Classifier, *parts: tuple[Sequence[Sequence[int]], Sequence[int]]
+    config: TrainConfig, model: GPT2Classifier, *parts: tuple[Sequence[Tokens], Sequence[int]]
 ) -> dict[str, Any]:
     """Return everything on which the trained weights depend."""
     settings = {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT}
@@ -107,6 +107,7 @@ WITHOUT_EFFECT = frozenset(
     {
         "data", "output", "encoding", "name", "checkpoints", "save_steps", "weights_dtype", "unsure_error",
         "overwrite", "report", "baseline", "sources", "limits", "window_stride", "allow_leaks", "base_model",
+        "allow_classifier_base",
     }
 )  # fmt: skip
 """Settings that do not change the trained weights, or change them only through the tokens and the first weights."""

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from classifier.artifact import Artifact
 from classifier.encoding import pad
 from classifier.errors import ModelError
+from classifier.flatten import FlattenClassifier
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, infer, infer_sequences, load_base, load_base_tokenizer, load_weights
 from tests.support.tiny_model import LABELS
@@ -96,8 +98,6 @@ def test_random_weights_need_only_the_configuration(base_model: Path, tmp_path: 
 
 
 def test_missing_layer_is_refused_not_made_up(base_model: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(base_model / "model.safetensors")
     gone = next(name for name in weights if name.endswith("h.1.mlp.c_fc.weight"))
     del weights[gone]
@@ -113,9 +113,33 @@ def test_unknown_base_says_what_was_looked_for(tmp_path: Path) -> None:
     )  # the hub is off in tests
 
 
-def test_a_classifier_of_other_labels_is_no_base(artifact: Artifact) -> None:
-    with pytest.raises(ModelError, match="not a classifier of other labels"):
-        load_base(str(artifact.directory), Labels(("a", "b")))
+@pytest.mark.parametrize("labels", [LABELS, Labels(("a", "b"))], ids=["its labels", "other labels"])
+@pytest.mark.parametrize("kind", [GPT2Classifier, FlattenClassifier])
+def test_a_classifier_is_no_base_unless_asked_and_gets_a_new_head(
+    artifact: Artifact, labels: Labels, kind: type[GPT2Classifier]
+) -> None:
+    base = str(artifact.directory)
+    extra = {"flatten_tokens": 8, "padded_rows": "transformers-4"}
+    with pytest.raises(ModelError, match=r"is a classifier already.*--allow-classifier-base"):
+        load_base(base, labels, kind=kind, extra_config=extra)
+    torch.manual_seed(1)
+    model = load_base(base, labels, kind=kind, extra_config=extra, allow_classifier=True)
+    assert model.base_was_classifier and len(model.score.weight) == len(labels)
+    assert 0.01 < model.score.weight.std() < 0.04  # that of a new head, not of the artifact's, which is 8 times larger
+    assert torch.equal(model.transformer.wte.weight, artifact.model().transformer.wte.weight)
+
+
+def test_a_classifier_of_tokens_is_no_base(base_model: Path, tmp_path: Path) -> None:
+    write_config(base_model, tmp_path)
+    weights = load_file(base_model / "model.safetensors") | {"classifier.weight": torch.zeros(2, 16)}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    refuses(str(tmp_path), "is a classifier already")
+
+
+def test_base_weights_of_another_shape_are_refused(base_model: Path, tmp_path: Path) -> None:
+    write_config(base_model, tmp_path, n_positions=64)
+    shutil.copy(base_model / "model.safetensors", tmp_path)
+    refuses(str(tmp_path), r"weights of another shape: transformer\.wpe\.weight \(1 in all\)")
 
 
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
