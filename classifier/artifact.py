@@ -77,6 +77,9 @@ class Manifest(_Frozen):
     max_tokens: int = Field(ge=1, description="tokens of one window")
     window_stride: int = Field(ge=1, description="tokens between the starts of neighbouring windows")
     on_long: OnLong = Field("windows", description="how to treat longer texts unless the caller says otherwise")
+    input: str | None = Field(
+        None, description="columns of the data that made a text in training, and how they were joined; None: unknown"
+    )
     cleaning: TextCleaning = TextCleaning()
     calibration: Calibration = Calibration()
     unsure_below: float | None = Field(

@@ -42,6 +42,8 @@ class Example:
     """Data row in its file, counted from 1."""
     group_column: str = ""
     """Name of the column that gave the group; empty without a group."""
+    titled: bool = False
+    """True if `text` begins with the row's title and a blank line."""
 
 
 def read_examples(path: Path, columns: DataConfig | None = None, *, skip_unlabelled: bool = False) -> list[Example]:
@@ -210,6 +212,7 @@ def _example(record: _Record, fields: _Fields) -> Example:
         group=None if _is_blank(group) else sys.intern(str(group)),
         row=record.row,
         group_column="" if _is_blank(group) else str(fields.group),
+        titled=not _is_blank(title),
     )
 
 

@@ -5,6 +5,7 @@ repeats, checkpoints that are marked when they are complete, and plain log lines
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ class OrderedTrainer(Trainer):
         self._stored = stored
         super().__init__(callbacks=[stored] if stored else None, **keywords)
         self.add_callback(_CountEpochs(epoch))
+        self.add_callback(_CountSeconds())
         self._stop = StopAtStep()
         self.add_callback(self._stop)
         if not sys.stderr.isatty():
@@ -187,3 +189,14 @@ class _CountEpochs(TrainerCallback):
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._epoch.number = int(state.epoch or 0)
+
+
+class _CountSeconds(TrainerCallback):
+    """Adds the seconds of training so far to each entry of the log, which checkpoints keep: a resumed run counts on."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        before = max((entry["seconds"] for entry in state.log_history if "seconds" in entry), default=0.0)
+        self._began = time.monotonic() - before
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        state.log_history[-1]["seconds"] = time.monotonic() - self._began

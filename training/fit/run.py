@@ -3,7 +3,8 @@
 import datetime
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,28 +18,25 @@ from tokenizers import Tokenizer
 from classifier.artifact import Artifact, Calibration, Manifest
 from classifier.artifact_writer import check_writable_target, write_artifact
 from classifier.decoding import probabilities
-from classifier.encoding import EncodedText, Encoder, TextCleaning
+from classifier.encoding import Encoder, TextCleaning
 from classifier.flatten import HEADS
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_base, load_base_tokenizer
 from training.config import TrainConfig
-from training.data.read import Example
 from training.data.splits import Splits, load_splits, refuse_leaks
-from training.errors import ConfigError, DataError, Problem
+from training.errors import ConfigError
 from training.fit.checkpoints import check_place
 from training.fit.distributed import is_main
+from training.fit.tokens import TokenRows, tokenise
 from training.fit.trainer import fine_tune
 from training.report import metrics
 from training.report.baseline import baseline_predictions, fit_baseline
 from training.report.card import model_card
 from training.report.evaluate import accuracy_by_words, measure
 from training.report.golden import golden
-from training.report.html import ReportData, write_report
+from training.report.html import ReportData, try_report
 from training.report.predict import predict_logits
-from training.report.provenance import provenance
-
-WHOLE_TEXT = 1 << 40
-"""More tokens than any text has, so that one window holds a whole text, from which training cuts its rows."""
+from training.report.provenance import input_of, provenance
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,8 @@ class _Part:
 
     texts: list[str]
     label_ids: list[int]
-    encoded: list[EncodedText]
-
-    @property
-    def rows(self) -> tuple[list[Sequence[int]], list[int]]:
-        """Token ids of whole texts, and label ids."""
-        return [text.windows[0].ids for text in self.encoded], self.label_ids
+    tokens: TokenRows
+    """Tokens of whole texts."""
 
 
 @dataclass(frozen=True)
@@ -89,28 +83,47 @@ def run(config: TrainConfig) -> Artifact | None:
     Raises:
         TrainingError, ClassifierError: with a message for the person who started the run.
     """
-    started = time.monotonic()
     inputs = _prepare(config)
-    baseline = _baseline(inputs.parts, inputs.splits.labels) if config.baseline and is_main() else None
-    log = fine_tune(inputs.model, config, inputs.parts["train"].rows, inputs.parts["val"].rows)
+    train, val = inputs.parts["train"], inputs.parts["val"]
+    baseline = None
+    if config.baseline and is_main():
+        with _stage("baseline"):
+            baseline = _baseline(inputs.parts, inputs.splits.labels)
+    with _stage("train"):
+        log = fine_tune(inputs.model, config, (train.tokens, train.label_ids), (val.tokens, val.label_ids))
     if not is_main():
         return None
     # The weights are rounded before anything is measured, so that all figures are those of the stored weights.
     stored_dtype = getattr(torch, config.weights_dtype)
     inputs.model.to(stored_dtype).float()
-    results = _measure(inputs, baseline)
-    made = provenance(config, inputs.splits, inputs.model, log, time.monotonic() - started)
-    manifest = _manifest(inputs, results, made)
+    with _stage("measure"):
+        results = _measure(inputs, baseline)
+        made = provenance(config, inputs.splits, inputs.model, log)
+        manifest = _manifest(inputs, results, made)
+    with _stage("write"):
+        artifact = write_artifact(
+            Path(config.output),
+            model=inputs.model.to(stored_dtype),
+            tokenizer=inputs.tokenizer,
+            manifest=manifest,
+            card=model_card(manifest),
+            overwrite=config.overwrite,
+        )
     if config.report:
-        write_report(_report(inputs, results, manifest, log), report_directory(config))
-    return write_artifact(
-        Path(config.output),
-        model=inputs.model.to(stored_dtype),
-        tokenizer=inputs.tokenizer,
-        manifest=manifest,
-        card=model_card(manifest),
-        overwrite=config.overwrite,
-    )
+        inputs.model.float()
+        with _stage("report"):
+            try_report(lambda: _report(inputs, results, manifest, log), report_directory(config))
+    return artifact
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    """Print the duration of a stage of the run as a `key=value;` line."""
+    started = time.monotonic()
+    yield
+    if is_main():
+        sys.stdout.write(f"stage={name}; seconds={time.monotonic() - started:.1f};\n")
+        sys.stdout.flush()
 
 
 def report_directory(config: TrainConfig) -> Path:
@@ -125,7 +138,8 @@ def _prepare(config: TrainConfig) -> _Inputs:
         check_writable_target(Path(config.output), overwrite=config.overwrite)
     if config.checkpoints:
         check_place(Path(config.checkpoints), Path(config.output))
-    splits = load_splits(config)
+    with _stage("data"):
+        splits = load_splits(config)
     if is_main():
         sys.stderr.write(f"data: {splits}\n")
     if config.allow_leaks:
@@ -137,21 +151,27 @@ def _prepare(config: TrainConfig) -> _Inputs:
     model = load_base(
         config.base_model,
         splits.labels,
+        allow_classifier=config.allow_classifier_base,
         kind=HEADS[config.head],
         extra_config=flatten if config.head == "flatten" else None,
     )
+    if model.base_was_classifier and is_main():
+        sys.stderr.write(
+            f"warning: base model {config.base_model!r} is a classifier already. Its head is replaced by a new one; "
+            "the other weights may have been trained on texts of the test, whose figures are then too good\n"
+        )
     tokenizer = load_base_tokenizer(config.base_model)
     _check_sizes(config, model, tokenizer)
     cleaning = TextCleaning(lowercase=config.lowercase)
-    whole = Encoder(tokenizer, cleaning, WHOLE_TEXT, WHOLE_TEXT)
-    parts = {
-        part: _Part(
-            [e.text for e in examples],
-            [splits.labels.id_of(e.label) for e in examples],
-            _encode(whole, part, examples),
-        )
-        for part, examples in splits.items()
-    }
+    with _stage("tokenise"):
+        parts = {
+            part: _Part(
+                [e.text for e in examples],
+                [splits.labels.id_of(e.label) for e in examples],
+                tokenise(tokenizer, cleaning, part, examples),
+            )
+            for part, examples in splits.items()
+        }
     encoder = Encoder(tokenizer, cleaning, config.max_seq_len, config.resolved_stride())
     return _Inputs(config, splits, model, tokenizer, encoder, parts)
 
@@ -179,13 +199,15 @@ def _manifest(inputs: _Inputs, results: _Results, made: dict[str, Any]) -> Manif
         head="flatten" if config.head == "flatten" else "last_token",
         max_tokens=config.max_seq_len,
         window_stride=config.resolved_stride(),
+        input=input_of(inputs.splits),
         cleaning=inputs.encoder.cleaning,
         calibration=Calibration(temperature=results.temperature),
         unsure_below=results.unsure_below,
         golden=golden(inputs.model, inputs.encoder),
-        metrics=results.metrics,
+        # the matrix of 600 labels would be most of the manifest; the report has it
+        metrics={key: value for key, value in results.metrics.items() if key != "confusion"},
         provenance=made,
-        reference=_reference(results.probs_bc, inputs.parts["test"].encoded, labels),
+        reference=_reference(results.probs_bc, inputs.parts["test"].tokens.lengths, labels),
     )
 
 
@@ -199,6 +221,7 @@ def _report(inputs: _Inputs, results: _Results, manifest: Manifest, log: Sequenc
         truth=test.label_ids,
         probs_bc=results.probs_bc,
         metrics=results.metrics,
+        held_out=made["held_out"],
         by_words=by_words | {0: results.metrics["accuracy"]},
         rows=[e.row for e in inputs.splits.test],
         log=log,
@@ -221,19 +244,6 @@ def _check_sizes(config: TrainConfig, model: GPT2Classifier, tokenizer: Tokenize
         raise ConfigError(f"max-seq-len is {length}, but {base} has {shape.n_positions} positions; {advice}")
 
 
-def _encode(encoder: Encoder, part: str, examples: Sequence[Example]) -> list[EncodedText]:
-    """Return the encoded examples; all texts that are empty after clean-up are reported at once."""
-    encoded, problems = [], []
-    for example, result in zip(examples, encoder.encode([e.text for e in examples]), strict=True):
-        if isinstance(result, EncodedText):
-            encoded.append(result)
-        else:
-            problems.append(Problem(part, str(result), example.row, field="text"))
-    if problems:
-        raise DataError(*problems)
-    return encoded
-
-
 def _baseline(parts: Mapping[str, _Part], labels: Labels) -> dict[str, Any]:
     """Fit and measure the baseline. It also trains on the validation rows, because it chooses nothing by them."""
     train, val, test = parts["train"], parts["val"], parts["test"]
@@ -247,7 +257,7 @@ def _baseline(parts: Mapping[str, _Part], labels: Labels) -> dict[str, Any]:
     }
 
 
-def _reference(probs_bc: NDArray[np.float64], encoded: Sequence[EncodedText], labels: Labels) -> dict[str, Any]:
+def _reference(probs_bc: NDArray[np.float64], lengths: NDArray[np.int64], labels: Labels) -> dict[str, Any]:
     """Return the distributions of labels, confidence and tokens on the test split, for comparison with traffic."""
     quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
     shares = np.bincount(probs_bc.argmax(axis=1), minlength=len(labels)) / len(probs_bc)
@@ -256,5 +266,5 @@ def _reference(probs_bc: NDArray[np.float64], encoded: Sequence[EncodedText], la
         "label_shares": dict(zip(labels.names, shares.round(6).tolist(), strict=True)),
         "quantiles": quantiles,
         "confidence": np.quantile(probs_bc.max(axis=1), quantiles).round(6).tolist(),
-        "tokens": np.quantile([text.tokens for text in encoded], quantiles).round(1).tolist(),
+        "tokens": np.quantile(lengths, quantiles).round(1).tolist(),
     }

@@ -8,7 +8,7 @@ from typing import Any
 from classifier.artifact import Manifest
 from training.config import TrainConfig
 from training.options import flag
-from training.report.pages import render
+from training.report.pages import SHOWN_LABELS, label_results, render
 
 HEADS = {"last_token": "the last token", "flatten": "all positions, padded on the left"}
 
@@ -20,6 +20,8 @@ def model_card(manifest: Manifest) -> str:
         "card.md.j2",
         manifest=manifest,
         metrics=manifest.metrics,
+        results=label_results(manifest.metrics) if manifest.metrics else {},
+        shown_labels=SHOWN_LABELS,
         made=manifest.provenance,
         recipe=recipe,
         head=HEADS[manifest.head],

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
+import sklearn
 import torch
 
 from classifier.artifact import Artifact, read_artifact
@@ -14,6 +16,7 @@ from service.model.torch_engine import load_torch_engine
 from service.settings import Settings
 from tests.support.runs import run
 from tests.support.texts import news_rows
+from training.__main__ import main
 from training.config import DataConfig, TrainConfig
 from training.data.files import name_of
 from training.errors import ConfigError, DataError, LeakError
@@ -39,14 +42,21 @@ def test_run_writes_a_whole_artifact_that_learnt(config: TrainConfig, capsys: py
     assert manifest.metrics["rows"] == 6 and manifest.metrics["accuracy"] >= 0.8
     assert 0 <= manifest.metrics["baseline"]["accuracy"] <= 1
     assert manifest.provenance["split_sizes"] == {"train": 48, "val": 6, "test": 6}
-    assert manifest.provenance["recipe"]["lr"] == 5e-3
+    assert manifest.provenance["recipe"]["lr"] == 5e-3 and "confusion" not in manifest.metrics
+    assert manifest.provenance["processes"] == 1 and manifest.provenance["training_seconds"] > 0
+    assert manifest.provenance["precision"] in ("float32", "bfloat16") and manifest.provenance["device"]
+    assert manifest.provenance["versions"]["scikit-learn"] == sklearn.__version__
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", manifest.provenance["git_commit"] or "0" * 40)
     assert (manifest.max_tokens, manifest.window_stride, manifest.name) == (32, 24, "model")
     assert math.isclose(sum(manifest.reference["label_shares"].values()), 1.0, abs_tol=1e-5)
     # nothing but the artifact and its report is left: no checkpoints, no half directory
     assert sorted(path.name for path in Path(config.output).parent.iterdir()) == ["model", "model-report"]
     report = Path(config.output).with_name("model-report")
     assert (report / "report.html").is_file() and (report / "curves.png").is_file()
-    assert "step=48/48; train_runtime=" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "step=48/48; train_runtime=" in output
+    stages = re.findall(r"^stage=(\w+); seconds=\d+\.\d;$", output, re.MULTILINE)
+    assert stages == ["data", "tokenise", "baseline", "train", "measure", "write", "report"]
 
 
 def test_stored_golden_logits_are_those_of_the_stored_weights(config: TrainConfig) -> None:
@@ -178,8 +188,55 @@ def test_leaking_split_is_refused_or_warned_about(
     leaky = changed(config, data=str(tmp_path), epochs=1.0, baseline=False)
     with pytest.raises(LeakError, match="1 of 11 test texts also occur in train"):
         run(leaky)
-    run(changed(leaky, allow_leaks=True))
+    artifact = run(changed(leaky, allow_leaks=True))
     assert "warning: 1 of 11 test texts also occur in train" in capsys.readouterr().err
+    told = "The given split leaks: 1 of 11 test texts also occur in train"
+    assert artifact.manifest.provenance["held_out"].startswith(told)
+    assert artifact.manifest.provenance["leaks"][0]["exact"] == 1
+    for page in (artifact.directory / "README.md", Path(config.output).with_name("model-report") / "report.html"):
+        content = page.read_text(encoding="utf-8")
+        assert told in content and "None of them is a" not in content and "never saw" not in content
+
+
+@pytest.mark.parametrize(
+    ("searched", "told"),
+    [
+        (True, "None of them is a copy or near-duplicate of a training or validation text."),
+        (False, "None of them is a copy of a training or validation text. Near-duplicates were not searched."),
+    ],
+)
+def test_card_says_what_was_searched(config: TrainConfig, searched: bool, told: str) -> None:
+    artifact = run(changed(config, near_duplicates=searched, epochs=1.0, baseline=False, report=False))
+    assert told in (artifact.directory / "README.md").read_text(encoding="utf-8")
+
+
+def test_card_says_what_a_text_was_made_of(config: TrainConfig, tmp_path: Path) -> None:
+    rows = news_rows(60)
+    expected = {"text": 60 * [""], "title, blank line, text": [f"News {i}" for i in range(60)]}
+    expected["title, blank line, text in 20 of 60 rows, and the text alone in the others"] = 20 * ["News"] + 40 * [""]
+    for told, titles in expected.items():
+        path = tmp_path / "titled.jsonl"
+        lines = [json.dumps(row | {"title": title}) for row, title in zip(rows, titles, strict=True)]
+        path.write_text("\n".join(lines), encoding="utf-8")
+        settings = {"data": str(path), "overwrite": True, "epochs": 0.1, "baseline": False, "report": False}
+        artifact = run(changed(config, **settings))
+        assert artifact.manifest.input == told
+        assert f"Each text is made of: {told}." in (artifact.directory / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_report_that_fails_does_not_lose_the_model(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("cannot be drawn")
+
+    monkeypatch.setattr("training.report.html.write_report", fail)
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+    places = ["--data", config.data, "--base-model", config.base_model, "--output", config.output]
+    assert main(["train", *places, *words, "--epochs=1", "--no-baseline"]) == 0
+    told = capsys.readouterr()
+    assert f"warning: no report was written to {config.output}-report: ValueError: cannot be drawn\n" in told.err
+    assert told.out.endswith(f"wrote {config.output}\n") and read_artifact(config.output).manifest.metrics["rows"] == 6
 
 
 def test_text_that_clean_up_leaves_empty_is_reported(config: TrainConfig, news_csv: Path) -> None:
@@ -202,3 +259,16 @@ def test_evaluate_gives_the_runs_own_figures(config: TrainConfig, tmp_path: Path
     path.write_text('{"text": "x", "label": "weather"}', encoding="utf-8")
     with pytest.raises(DataError, match="'weather' is none of business, politics, sport"):
         evaluate(artifact.directory, DataConfig(data=str(path)))
+
+
+def test_a_classifier_is_a_base_only_if_asked_and_the_card_says_so(
+    config: TrainConfig, artifact: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from_classifier = changed(config, base_model=str(artifact.directory), epochs=1.0, baseline=False)
+    with pytest.raises(ModelError, match="--allow-classifier-base"):
+        run(from_classifier)
+    made = run(changed(from_classifier, allow_classifier_base=True))
+    assert "is a classifier already. Its head is replaced" in capsys.readouterr().err
+    assert made.manifest.provenance["base_was_classifier"] is True
+    card = (made.directory / "README.md").read_text(encoding="utf-8")
+    assert "was a classifier already, so that it may have been trained on texts of this test split" in card
