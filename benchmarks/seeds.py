@@ -8,6 +8,7 @@ another recipe needs another OUTPUT.
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -36,15 +37,13 @@ def figures(config: TrainConfig, others: list[Path]) -> dict[str, Any]:
     sets: dict[str, Any] = {"test": {"model": _scores(measured), "calibration": measured["calibration"]}}
     for name, examples in {
         "test": splits.test,
-        **{p.stem: read_examples(p, skip_unlabelled=True) for p in others},
+        **{p.stem: read_examples(p, _columns(config, p), skip_unlabelled=True) for p in others},
     }.items():
         predicted = baseline_predictions(baseline, [e.text for e in examples])
         truth = [splits.labels.id_of(e.label) for e in examples]
         sets.setdefault(name, {})[BASELINE] = _scores(classification_metrics(truth, predicted, names))
     for path in others:
-        sets[path.stem]["model"] = _scores(
-            evaluate(Path(config.output), DataConfig(data=str(path)), skip_unlabelled=True)
-        )
+        sets[path.stem]["model"] = _scores(evaluate(Path(config.output), _columns(config, path), skip_unlabelled=True))
     return {"seconds": manifest["provenance"]["training_seconds"], "sets": sets}
 
 
@@ -65,6 +64,12 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
     minutes = [run["seconds"] / 60 for run in runs]
     lines.append(f"| minutes to train | {mean(minutes):.1f} ({min(minutes):.1f}-{max(minutes):.1f}) | |")
     return lines
+
+
+def _columns(config: TrainConfig, path: Path) -> DataConfig:
+    """Return the recipe's layout of columns, from which model and baseline read another file alike."""
+    layout = {field.name: getattr(config, field.name) for field in dataclasses.fields(DataConfig)}
+    return DataConfig(**layout | {"data": str(path)})
 
 
 def _scores(measured: dict[str, Any]) -> dict[str, float]:
