@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -12,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import Client, ConfigurationError, ConnectionFailed, Overloaded, Prediction, Retry, TimedOut, models
+from client import (
+    Client,
+    ClientError,
+    ConfigurationError,
+    ConnectionFailed,
+    Overloaded,
+    Prediction,
+    Retry,
+    TimedOut,
+    models,
+)
 from client.cli.main import main
 from client.files.progress import Progress
 from client.settings import DEFAULT_URL, Settings, load_settings
@@ -53,6 +64,18 @@ def test_what_cannot_be_a_key(key: str) -> None:
     with pytest.raises(ConfigurationError, match="is a line break or quote part of it") as raised:
         Client("http://x", api_key=key)
     assert key not in str(raised.value)
+
+
+def test_a_closed_client_says_that_it_is_closed() -> None:
+    with scripted() as server, Client(server.url) as client:
+        pass
+    calls: list[Callable[[], object]] = [
+        lambda: client.predict("a"), lambda: client.predict_many(["a"]), lambda: list(client.stream(["a"])),
+        client.info, client.ready,
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(ClientError, match="this client is closed"):
+            call()
 
 
 def test_a_service_on_this_machine_is_never_asked_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
