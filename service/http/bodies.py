@@ -73,8 +73,10 @@ def body_form(headers: Mapping[str, str], *accepted: Form) -> Form:
         if declared in MEDIA_TYPES[form] or (form == "json" and declared.endswith("+json")):
             return form
     shown = f"{declared[:100]!r}" if declared else "missing"
-    known = ", ".join(MEDIA_TYPES[form][0] for form in accepted)
-    raise ServiceError("unsupported_media_type", f"Content-Type is {shown}; this path reads {known}")
+    known = ", ".join(name for form in accepted for name in MEDIA_TYPES[form])
+    raise ServiceError(
+        "unsupported_media_type", f"Content-Type is {shown}; this path reads {known} or any type that ends with +json"
+    )
 
 
 async def read_json(request: Request, validate: Callable[[Any], T]) -> T:
@@ -88,7 +90,10 @@ async def read_json(request: Request, validate: Callable[[Any], T]) -> T:
     Raises:
         ServiceError: unsupported_media_type, body_too_large, invalid_json, invalid_request.
     """
-    body_form(request.headers, "json")
+    if request.scope["path"] == STREAM_PATH:  # the error names lines, too, which do not come here
+        body_form(request.headers, "json", "lines")
+    else:
+        body_form(request.headers, "json")
     return parse_json(await request.body(), validate)
 
 

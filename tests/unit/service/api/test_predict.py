@@ -149,6 +149,17 @@ async def test_compressed_bodies_are_415_and_not_called_broken(service: Service,
         assert (await service.client.post("/predict", json={"text": "a"}, headers=headers)).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/predict", "/batch", "/invocations"])
+async def test_a_refused_content_type_is_answered_with_those_that_are_read(service: Service, path: str) -> None:
+    response = await service.client.post(path, content=b"a", headers={"content-type": "image/png"})
+    message = check_error(response, "unsupported_media_type")["error"]
+    assert "application/json" in message and "+json" in message
+    for name in re.findall(r"[a-z]+/[a-z-]+(?=,|$| or)", message.partition("reads")[2]):
+        accepted = await service.client.post(path, content=b'{"text": "a"}\n', headers={"content-type": name})
+        assert accepted.status_code != 415, name
+    assert ("application/x-ndjson" in message) == (path != "/predict")
+
+
 async def test_body_without_length_is_limited_while_it_is_read(service_with: ServiceFactory) -> None:
     sent = 0
 
