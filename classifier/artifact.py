@@ -256,7 +256,7 @@ def _read_manifest(directory: Path) -> Manifest:
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the manifest"
-        raise ArtifactError(directory, f"{MANIFEST}: {where}: {first['msg']}") from exc
+        raise ArtifactError(directory, f"{MANIFEST}: {where}: {first['msg'].removeprefix('Value error, ')}") from exc
 
 
 def _verify_file(directory: Path, name: str, entry: FileEntry) -> None:

@@ -155,13 +155,13 @@ def load_settings() -> Settings:
         lines = []
         for error in exc.errors():
             if not error["loc"]:
-                lines.append(str(error["msg"]))
+                lines.append(str(error["msg"]).removeprefix("Value error, "))
                 continue
             name = str(error["loc"][-1])
             if name == SAGEMAKER_PORT and name not in os.environ:  # pydantic names an alias, not the one that was set
                 name = "port"
             shown = name if name.isupper() else f"{PREFIX}{name.upper()}"
-            lines.append(f"{shown}={error['input']!r}: {error['msg']}")
+            lines.append(f"{shown}={error['input']!r}: {error['msg'].removeprefix('Value error, ')}")
         raise SettingsError("; ".join(lines)) from exc
     for name in unknown_variables(os.environ.keys()):
         logging.getLogger("service").warning("%s is set, but the service has no such setting", name)

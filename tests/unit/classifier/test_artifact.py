@@ -94,7 +94,7 @@ def test_directory_without_manifest_is_no_artifact(artifact_copy: Artifact, tmp_
         ({"labels": ["a"]}, "manifest.json: labels: "),
         ({"surprise": 1}, "manifest.json: surprise: "),
         ({"max_tokens": 0}, "manifest.json: max_tokens: "),
-        ({"window_stride": 65}, "window_stride 65 is above max_tokens 64"),
+        ({"window_stride": 65}, "the manifest: window_stride 65 is above max_tokens 64"),
         ({"labels": ["a", "b"]}, "golden text 0 has 3 logits for 2 labels"),
         ({"files": {}}, "manifest.json does not list config.json"),
         ({"calibration": {"temperature": float("inf")}}, "calibration.temperature"),
