@@ -41,7 +41,7 @@ _KINDS: Final[Mapping[str, tuple[int, str]]] = {
     "headers_too_large": (431, "the request's head is too large"),
     "inference_failed": (500, "the model failed on this text; other texts are not affected"),
     "internal": (500, "a fault of the service; its log has an entry with the request id"),
-    "not_ready": (503, "the model is being loaded or is not healthy"),
+    "not_ready": (503, "the model is being loaded or is not healthy, or another reload is under way"),
     "draining": (503, "the service is stopping; another instance will answer"),
     "deadline_exceeded": (504, "the answer was not ready within the time allowed"),
 }

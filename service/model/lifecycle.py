@@ -143,11 +143,12 @@ class ModelLifecycle:
         """Replace the running model. The reload goes on if the caller leaves.
 
         Raises:
-            ServiceError: reload_refused, if the running model was kept; not_ready; draining.
+            ServiceError: reload_refused, if the running model was kept; not_ready, also during another reload;
+                draining.
         """
         self.current_pipeline()
         if self._reloading is not None and not self._reloading.done():
-            raise ServiceError("reload_refused", "another reload is under way")
+            raise ServiceError("not_ready", "another reload is under way; try again when it has ended", retry_after_s=5)
         self._reloading = asyncio.create_task(self._reload(options), name="reload")
         self._reloading.add_done_callback(self._reload_ended)
         return await asyncio.shield(self._reloading)
