@@ -21,7 +21,7 @@ from client.errors import ClientError, Unsupported  # noqa: E402
 from client.models import Explanation, Info, Prediction  # noqa: E402
 from client.page import file, markup, words  # noqa: E402
 from client.page.examples import EXAMPLES, PLACEHOLDER  # noqa: E402
-from client.page.model import calibration_picture, facts  # noqa: E402
+from client.page.model import calibration_picture, facts, input_note  # noqa: E402
 from client.page.words import plain  # noqa: E402
 from client.settings import load_settings  # noqa: E402
 from client.transport.retry import NEVER, Retry  # noqa: E402
@@ -248,6 +248,8 @@ def model_tab(url: str, api_key: str) -> None:
     measured = (model.model_extra or {}).get("metrics") or {}
     if "accuracy" in measured:
         show_quality(measured)
+    if note := input_note(info):
+        st.html(markup.small(note))
     st.subheader("Facts and limits", anchor=False)
     rows = [{"what": name, "value": value} for name, value in facts(info).items()]
     st.dataframe(rows, hide_index=True, height="content")

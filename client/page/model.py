@@ -22,6 +22,14 @@ def facts(info: Info) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
+def input_note(info: Info) -> str:
+    """Return what a text was in training and in the figures; "" if the service does not know."""
+    made_of = (info.model.model_extra or {}).get("input")
+    if not made_of:
+        return ""
+    return f"In training and in these figures a text was: {made_of}. For other texts the figures promise nothing."
+
+
 def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"

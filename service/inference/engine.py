@@ -93,6 +93,8 @@ class EngineInfo:
     """Treatment of a text longer than one window, unless the request says otherwise."""
     head: str
     """"last_token" or "flatten"."""
+    input: str | None
+    """Columns of the data that made a text in training and in `metrics`, and how they were joined; None: unknown."""
     temperature: float
     """Logits are divided by this before the softmax."""
     unsure_below: float | None

@@ -150,6 +150,7 @@ def load_torch_engine(settings: Settings, report: Progress = lambda _: None) -> 
         window_stride=manifest.window_stride,
         on_long=manifest.on_long,
         head=manifest.head,
+        input=manifest.input,
         temperature=manifest.calibration.temperature,
         unsure_below=manifest.unsure_below,
         parameters=loaded.parameters,

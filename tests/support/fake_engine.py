@@ -52,6 +52,7 @@ class FakeEngine:
             window_stride=40,
             on_long="windows",
             head="last_token",
+            input="title, blank line, text",
             temperature=1.0,
             unsure_below=0.5,
             parameters=0,

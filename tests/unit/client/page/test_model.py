@@ -3,7 +3,7 @@
 import pytest
 
 from client.models import Info, Limits, ModelInfo
-from client.page.model import calibration_picture, facts
+from client.page.model import calibration_picture, facts, input_note
 
 
 def test_facts_are_what_info_says_and_nothing_that_it_does_not() -> None:
@@ -20,6 +20,14 @@ def test_the_threshold_is_told_or_that_there_is_none(threshold: float | None, sa
     told = {"name": "m", "version": "v", "labels": ["a"], "max_tokens": 1024, "unsure_below": threshold}
     found = facts(Info(service="1", model=ModelInfo.model_validate(told), limits=Limits()))
     assert found["unsure below"] == said
+
+
+def test_it_is_told_what_a_text_was_in_training() -> None:
+    told = {"name": "m", "version": "v", "labels": ["a"], "max_tokens": 1024, "input": "title, blank line, text"}
+    info = Info(service="1", model=ModelInfo.model_validate(told), limits=Limits())
+    assert "a text was: title, blank line, text." in input_note(info)
+    unknown = ModelInfo.model_validate(told | {"input": None})
+    assert input_note(Info(service="1", model=unknown, limits=Limits())) == ""
 
 
 def test_the_picture_reads_the_fields_of_the_curve() -> None:
