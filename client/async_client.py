@@ -70,7 +70,6 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             transport = endpoint_of(address) or HttpTransport(address, key, tls, http)
         self._transport, self._limits = transport, transport.limits
         self._timeout_s, self._retry, self._clock = timeout_s, retry or Retry(), clock or Clock()
-        self._closed = False
 
     @property
     def url(self) -> str:
@@ -113,7 +112,6 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     ) -> AsyncGenerator[Outcome]:
         """Classify texts while they come in, over one connection; see `Client.stream`."""
         check_several(texts)
-        self._check_open()
         if not isinstance(self._transport, HttpTransport):
             raise Unsupported(f"{self.url}: an endpoint cannot stream both ways; use predict_many")
         stream = TwoWayStream(self._transport, given(options), self._timeout_s)
@@ -161,13 +159,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
 
     async def close(self) -> None:
         """Close all connections."""
-        self._closed = True
         await self._transport.close()
-
-    def _check_open(self) -> None:
-        """Raises ClientError: this client was closed."""
-        if self._closed:
-            raise ClientError(f"{self.url}: this client is closed; make another one")
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
@@ -240,7 +232,6 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
 
     async def _send(self, call: Call, timeout_s: float) -> Reply:
         """Return the reply, whatever its status, within this many seconds."""
-        self._check_open()
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._transport.send(call, timeout_s)

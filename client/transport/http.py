@@ -75,6 +75,8 @@ class HttpTransport:
             ) from exc
 
     async def send(self, call: Call, timeout_s: float) -> Reply:
+        if self._http.is_closed:
+            raise ClientError(f"{self.where}: this client is closed; make another one")
         headers = self.headers | {"Accept": call.accept}
         if call.content is not None:
             headers["Content-Type"] = JSON
