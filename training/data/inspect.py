@@ -23,6 +23,8 @@ SUSPICIOUS_BELOW = 0.1
 """A label is suspicious if a baseline that never saw the text gives it a probability below this."""
 SUSPICIOUS_ABOVE = 0.6
 """A label is suspicious only if the same baseline also gives another label a probability above this."""
+TRAINED_ON = 20_000
+"""Most texts that the baseline learns from in a fold, at random; labels that are not among them are not judged."""
 TEXTS_AT_ONCE = 10_000
 """Texts that the baseline judges at once."""
 MIN_GROUPS = 2
@@ -120,6 +122,7 @@ def suspicious_labels(rows: Sequence[LocatedExample], groups: Sequence[int]) -> 
         seen, unseen = np.flatnonzero((folds != fold) & (label_ids >= 0)), np.flatnonzero(folds == fold)
         if not len(unseen):
             continue
+        seen = np.random.default_rng(fold).permutation(seen)[:TRAINED_ON]
         pipeline = fit_baseline([rows[i].example.text for i in seen.tolist()], label_ids[seen].tolist())
         unseen = unseen[np.isin(label_ids[unseen], pipeline.classes_)]
         for chunk in np.array_split(unseen, len(unseen) // TEXTS_AT_ONCE + 1):
