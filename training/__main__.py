@@ -8,7 +8,8 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from training.config import Config, DataConfig, PretrainConfig, TrainConfig, load_config
@@ -123,7 +124,8 @@ def _pretrain(parsed: argparse.Namespace) -> None:
     config = _config(PretrainConfig, parsed)
     from training.fit.pretrain import pretrain
 
-    measured = pretrain(config)
+    with _stopping_after_a_checkpoint():
+        measured = pretrain(config)
     if measured is not None:
         print(" ".join(f"{key}={value:.6g};" for key, value in measured.items()))
         print(f"wrote {config.output}")
@@ -135,11 +137,24 @@ def _train(parsed: argparse.Namespace) -> None:
     from training.report.evaluate import metric_lines
     from training.report.html import PAGE
 
-    artifact = run(config)
+    with _stopping_after_a_checkpoint() if config.checkpoints else nullcontext():
+        artifact = run(config)
     if artifact is not None:
         print("\n".join(metric_lines(artifact.manifest.metrics)))
         reported = config.report and (report_directory(config) / PAGE).is_file()
         print(f"wrote {artifact.directory}" + (f" and {report_directory(config)}" if reported else ""))
+
+
+@contextmanager
+def _stopping_after_a_checkpoint() -> Iterator[None]:
+    """Let SIGTERM end training after a checkpoint at the end of the step."""
+    from training.fit.stopping import Stopped, on_signal
+
+    signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    except Stopped:
+        raise KeyboardInterrupt from None
 
 
 def _config(kind: type[Config], parsed: argparse.Namespace) -> Config:

@@ -89,7 +89,7 @@ class TrainConfig(DataConfig):
 
     # Optimisation
     epochs: float = setting(3.0, "passes over the training texts", low=0.001, high=1000)
-    batch_size: int = setting(16, "texts per step and process", low=1, high=4096)
+    batch_size: int = setting(16, "texts per batch, over all processes together", low=1, high=4096)
     gradient_accumulation: int = setting(1, "batches summed before the weights are updated", low=1, high=4096)
     lr: float = setting(2e-4, "peak learning rate of AdamW", low=1e-9, high=1.0)
     warmup: float = setting(0.1, "fraction of all steps in which the learning rate rises from 0", low=0.0, high=0.9)
@@ -186,7 +186,7 @@ class PretrainConfig:
 
     # Optimisation
     block: int = setting(512, "tokens per row", low=2)
-    batch_size: int = setting(16, "rows per step and process", low=1, high=4096)
+    batch_size: int = setting(16, "rows per batch, over all processes together", low=1, high=4096)
     gradient_accumulation: int = setting(1, "batches summed before the weights are updated", low=1, high=4096)
     steps: int = setting(2000, "optimiser steps", low=1)
     lr: float = setting(1.5e-3, "peak learning rate of AdamW", low=1e-9, high=1.0)

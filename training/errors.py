@@ -3,6 +3,7 @@
 TrainingError
 ├── ConfigError    an unknown or contradictory setting
 ├── DataError      the texts cannot be used; carries every problem found, not only the first
+├── DivergedError  the loss or the gradients are no longer finite
 └── LeakError      texts of one split also occur in another
 """
 
@@ -58,3 +59,7 @@ class DataError(TrainingError):
 
 class LeakError(TrainingError):
     """Texts of one split also occur in another, so its score says nothing about new texts."""
+
+
+class DivergedError(TrainingError):
+    """The loss or the gradients of a run are no longer finite, so that its weights are worth nothing."""

@@ -1,4 +1,4 @@
-"""Training data as the model sees it: rows of tokens, their order, and batches of them."""
+"""Training data as the model sees it: rows of tokens, the batches of an epoch, and batches as tensors."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from classifier.encoding import pad
+from training.errors import ConfigError
 
 Tokens = Sequence[int] | NDArray[np.int32]
 """Token ids of one text."""
@@ -27,7 +28,7 @@ class TokenizedTexts(Dataset[dict[str, Any]]):
     """The beginning of each text, or a random stretch of it, with its label id.
 
     Args:
-        texts: token ids of whole texts.
+        texts: token ids of whole texts. They are not copied, so a sequence that keeps them in one array stays compact.
         label_ids: one label id per text.
         max_tokens: most tokens of one row.
         crop_seed: if given, a longer text is cut to a random stretch in half of the cases, else to its beginning. The
@@ -44,60 +45,82 @@ class TokenizedTexts(Dataset[dict[str, Any]]):
         crop_seed: int | None = None,
         epoch: Epoch | None = None,
     ) -> None:
-        self._rows = list(zip(texts, label_ids, strict=True))
+        self._texts = texts
+        self._label_ids = label_ids
         self._max_tokens = max_tokens
         self._crop_seed = crop_seed
         self._epoch = epoch or Epoch()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._texts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        ids, label = self._rows[index]
+        ids = self._texts[index]
         spare = len(ids) - self._max_tokens
         start = 0
         if self._crop_seed is not None and spare > 0:
             rng = random.Random(f"{self._crop_seed}:{self._epoch.number}:{index}")
             start = rng.randint(0, spare) if rng.random() < 0.5 else 0
-        return {"input_ids": ids[start : start + self._max_tokens], "labels": label}
+        return {"input_ids": ids[start : start + self._max_tokens], "labels": self._label_ids[index]}
 
-    def lengths(self) -> list[int]:
-        """Return the number of tokens of each row."""
-        return [min(len(ids), self._max_tokens) for ids, _ in self._rows]
+    def lengths(self) -> NDArray[np.int32]:
+        """Return the number of tokens of each row, (rows,)."""
+        lengths = np.fromiter(map(len, self._texts), dtype=np.int32, count=len(self._texts))
+        return np.minimum(lengths, self._max_tokens)
 
 
-class LengthGroupedOrder(Sampler[int]):
-    """A random order in which neighbours have similar lengths, so that batches waste little on padding.
+class LengthGroupedBatches(Sampler[list[int]]):
+    """The batches of an epoch as indices of rows, of similar lengths in a batch, so that little is wasted on padding.
 
-    Rows are shuffled, sorted within stretches of `BATCHES_SORTED` batches, and the batches are shuffled again. The
-    order depends only on seed and epoch. The sampler of transformers draws from the global generator, so a run that
-    resumes within an epoch would continue in another order.
+    Rows are shuffled, sorted by length within stretches of `BATCHES_SORTED` batches, cut into batches whose sizes
+    differ by at most one, and the batches are shuffled. They depend only on seed and epoch, so that a resumed run sees
+    the same ones, and not on the number of processes: each process takes its share of every batch.
+
+    Args:
+        lengths: number of tokens of each row, (rows,).
+        batch_size: most rows of a batch, in all processes together.
+        seed: seed of the order.
+        epoch: the current epoch.
+        process: number of this process, from 0.
+        processes: number of processes that share each batch.
+
+    Raises:
+        ConfigError: the smallest batch has fewer rows than there are processes.
     """
 
     BATCHES_SORTED = 50
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Epoch) -> None:
+    def __init__(
+        self,
+        lengths: NDArray[np.int32],
+        batch_size: int,
+        seed: int,
+        epoch: Epoch,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
         self._lengths = lengths
-        self._batch_size = batch_size
+        self._batches = -(-len(lengths) // batch_size)
         self._seed = seed
         self._epoch = epoch
+        self._process, self._processes = process, processes
+        if processes > len(lengths) // self._batches:
+            raise ConfigError(
+                f"{processes} processes cannot share batches of {len(lengths) // self._batches} rows; use fewer "
+                "processes or a larger --batch-size"
+            )
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return self._batches
 
-    def __iter__(self) -> Iterator[int]:
-        rng = random.Random(f"order:{self._seed}:{self._epoch.number}")
-        order = list(range(len(self._lengths)))
-        rng.shuffle(order)
-        size = self._batch_size
-        batches: list[list[int]] = []
-        for start in range(0, len(order), size * self.BATCHES_SORTED):
-            stretch = sorted(order[start : start + size * self.BATCHES_SORTED], key=self._lengths.__getitem__)
-            batches += [stretch[i : i + size] for i in range(0, len(stretch), size)]
-        # The one short batch stays last, because the loader cuts the order every `size` rows.
-        short = [batches.pop()] if len(batches[-1]) < size else []
-        rng.shuffle(batches)
-        return iter([index for batch in [*batches, *short] for index in batch])
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng((self._seed, self._epoch.number))
+        edges = np.arange(self._batches + 1) * len(self._lengths) // self._batches
+        order = rng.permutation(len(self._lengths))
+        stretches = np.repeat(np.arange(self._batches) // self.BATCHES_SORTED, np.diff(edges))
+        order = order[np.lexsort((self._lengths[order], stretches))]
+        for batch in rng.permutation(self._batches):
+            yield order[edges[batch] + self._process : edges[batch + 1] : self._processes].tolist()
 
 
 class Collator:

@@ -1,21 +1,23 @@
-"""The training loop of fine-tuning and pre-training: transformers' Trainer with an order of rows that a resumed run
-repeats, checkpoints that are marked when they are complete, and plain log lines.
+"""The training loop of fine-tuning and pre-training: transformers' Trainer with batches that a resumed run repeats,
+checkpoints that are marked when they are complete, an evaluation that stops on request, and plain log lines.
 """
 
 import hashlib
-import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.config import PretrainConfig, TrainConfig
-from training.fit.batches import Epoch
+from training.errors import DivergedError
+from training.fit.batches import Epoch, LengthGroupedBatches
 from training.fit.checkpoints import complete_steps, latest_complete, mark_complete
 from training.fit.distributed import gather, is_main, state
 from training.fit.stopping import StopAtStep, Stopped, defer
@@ -24,47 +26,59 @@ from training.fit.weights import AveragedWeights, BestWeights
 
 def arguments(config: TrainConfig | PretrainConfig, directory: Path, **more: Any) -> TrainingArguments:
     """Return the arguments of the Trainer; `more` are those that only one of the loops needs."""
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(directory),
         per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.lr,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         data_seed=config.seed,
-        bf16=use_bfloat16(config.precision),
+        bf16=training_precision(config) == "bfloat16",
         save_total_limit=2,
         logging_steps=10,
+        logging_nan_inf_filter=False,
         disable_tqdm=not sys.stderr.isatty(),
         report_to="none",
         label_names=["labels"],
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),  # otherwise the processes of torchrun do not find each other
         ddp_find_unused_parameters=False,
         **more,
     )
+    devices = made.n_gpu
+    if devices > 1:
+        # With several, the Trainer wraps the model in DataParallel, which trains by another batch and without autocast.
+        made._n_gpu = 1
+        sys.stderr.write(
+            f"warning: one of {devices} GPUs is used; to use all, start the same command with `torchrun "
+            f"--nproc-per-node {devices} -m training` in place of `python -m training`\n"
+        )
+    return made
 
 
-def use_bfloat16(precision: str) -> bool:
-    """Return whether matrix products run in bfloat16 under autocast; the weights are float32 in both cases.
+def training_precision(config: TrainConfig | PretrainConfig) -> Literal["float32", "bfloat16"]:
+    """Return the precision of matrix products in training; the weights are float32 in both cases.
 
-    Args:
-        precision: "float32", "bfloat16", or "auto": bfloat16 if the hardware has instructions for it.
+    "auto" is bfloat16 if the hardware has instructions for it. The head flatten trains in float32, because its mask
+    holds float32's smallest number, which is minus infinity in bfloat16, and padding would then be read differently.
     """
-    if precision != "auto":
-        return precision == "bfloat16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+    if isinstance(config, TrainConfig) and config.head == "flatten":
+        return "float32"
+    if config.precision == "auto":
+        if torch.cuda.is_available():
+            fast = bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        else:
+            has = torch.cpu.get_capabilities()
+            fast = bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+        return "bfloat16" if fast else "float32"
+    return "bfloat16" if config.precision == "bfloat16" else "float32"
 
 
-def setting_of_machine(precision: str) -> dict[str, Any]:
+def setting_of_machine(config: TrainConfig | PretrainConfig) -> dict[str, Any]:
     """Return the facts besides the settings on which the weights depend: actual precision and number of processes."""
-    return {"precision": "bfloat16" if use_bfloat16(precision) else "float32", "processes": state().num_processes}
+    return {"precision": training_precision(config), "processes": state().num_processes}
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
@@ -77,27 +91,34 @@ def weights_sha256(model: torch.nn.Module) -> str:
 
 
 class OrderedTrainer(Trainer):
-    """A Trainer that takes the order of rows from this project's sampler and marks complete checkpoints.
+    """A Trainer whose batches, evaluations and checkpoints are this project's.
+
+    A step trains on the same rows whatever the number of processes, and a checkpoint precedes each evaluation. A run
+    that resumes from such a checkpoint begins with the evaluation.
 
     Args:
-        order: order of rows that depends only on seed and epoch, so that a resumed run sees the same rows.
+        batches: batches that depend only on seed and epoch, so that a resumed run sees the same rows.
         epoch: its number is set when an epoch begins.
+        eval_lengths: number of tokens of each validation row, (rows,).
         stored: weights that are stored with each checkpoint, in addition to the Trainer's own files.
     """
 
+    control: TrainerControl
+
     def __init__(
         self,
-        order: Sampler[int],
+        batches: LengthGroupedBatches,
         epoch: Epoch,
+        eval_lengths: np.ndarray[Any, np.dtype[np.int32]],
         *,
         stored: BestWeights | AveragedWeights | None = None,
         **keywords: Any,
     ) -> None:
-        self._order = order
+        self._batches = batches
+        self._eval_order = np.argsort(eval_lengths, kind="stable")
         self._stored = stored
-        super().__init__(callbacks=[stored] if stored else None, **keywords)
-        self.add_callback(_CountEpochs(epoch))
-        self.add_callback(_CountSeconds())
+        self._saved_step = 0
+        super().__init__(callbacks=[_Beginnings(epoch), _CountSeconds(), *([stored] if stored else [])], **keywords)
         self._stop = StopAtStep()
         self.add_callback(self._stop)
         if not sys.stderr.isatty():
@@ -112,6 +133,7 @@ class OrderedTrainer(Trainer):
 
         Raises:
             Stopped: the run was stopped on request, after a checkpoint.
+            DivergedError: the loss or the gradients are no longer finite.
         """
         defer()
         if state().is_local_main_process:
@@ -122,21 +144,82 @@ class OrderedTrainer(Trainer):
         newest = directory / f"checkpoint-{max(steps)}" if steps else None
         if newest and self._stored is not None:
             self._stored.load(newest)
-        if newest and _is_over(newest):  # the Trainer would take one more step
-            self._load_from_checkpoint(str(newest))
-            self.state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
-        else:
-            self.train(resume_from_checkpoint=str(newest) if newest else None)
+        self._saved_step = max(steps, default=0)
+        self.train(resume_from_checkpoint=str(newest) if newest else None)
         # Otherwise accelerate's autocast would stay around the model's forward.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        if self._stop.stopped:
-            raise Stopped
         return list(self.state.log_history)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return self._order
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of this process's share of each batch, which accelerate must not divide again."""
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _run_epoch(self, **keywords: Any) -> None:
+        if not self.control.should_training_stop:  # the Trainer would take one more step
+            super()._run_epoch(**keywords)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Check the norm of the gradients, which all processes share, before the weights are changed by them."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not math.isfinite(norm):
+            raise self._diverged(f"the norm of the gradients is {float(norm)}", self.state.global_step + 1)
+        return norm
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        return DivergedError(
+            f"training diverged at step {step} of {self.state.max_steps}: {what}. Use a smaller --lr, or --precision "
+            "float32. If --checkpoints was given, the checkpoints of earlier steps are kept there; a run with other "
+            "settings needs a directory of its own"
+        )
+
+    def _evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Evaluate, after a checkpoint from which the run goes on if it is stopped or killed in the evaluation."""
+        self._save_checkpoint(self.model_wrapped, None)
+        return self.evaluate()
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Return the means of `eval_sums` over all validation rows, however many processes and batches share them.
+
+        Raises:
+            Stopped: the process was asked to stop.
+            DivergedError: the loss is not finite.
+        """
+        started = time.monotonic()
+        rows: Any = self.eval_dataset
+        self.model.eval()
+        sums: dict[str, float] = {}
+        size = -(-self.args.per_device_train_batch_size // self.args.world_size)
+        shares = [self._eval_order[process :: self.args.world_size] for process in range(self.args.world_size)]
+        for start in range(0, len(shares[0]), size):
+            if self._stop.requested():
+                raise Stopped
+            chosen = shares[self.args.process_index][start : start + size]
+            if len(chosen):  # the share of another process may be longer
+                batch = self._prepare_inputs(self.data_collator([rows[i] for i in chosen.tolist()]))
+                for name, value in self.eval_sums(self.model, batch).items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+        parts = gather(sums)
+        metrics = {f"eval_{name}": sum(part.get(name, 0.0) for part in parts) / len(rows) for name in parts[0]}
+        if not math.isfinite(metrics["eval_loss"]):
+            raise self._diverged(f"the validation loss is {metrics['eval_loss']}", self.state.global_step)
+        metrics["eval_runtime"] = time.monotonic() - started
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def eval_sums(self, model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the sum of the `loss` in nats over the rows of a batch, and of any further figures."""
+        return {"loss": model(**inputs).loss * len(inputs["labels"])}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self._saved_step == self.state.global_step:
+            return
         super()._save_checkpoint(model, trial)
         state().wait_for_everyone()  # every process writes the state of its generator
         if self.args.should_save:
@@ -144,6 +227,7 @@ class OrderedTrainer(Trainer):
             if self._stored is not None:
                 self._stored.save(checkpoint)
             mark_complete(checkpoint)
+        self._saved_step = self.state.global_step
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Let the main process store the state of every process, because other hosts may have other directories."""
@@ -155,15 +239,10 @@ class OrderedTrainer(Trainer):
                     (own.parent / name).write_bytes(content)
 
 
-def _is_over(checkpoint: Path) -> bool:
-    """Return whether a checkpoint is that of the last step, or of the evaluation at which patience ended the run."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    control = state["stateful_callbacks"]["TrainerControl"]["args"]
-    return bool(state["global_step"] >= state["max_steps"] or control["should_training_stop"])
-
-
-NAMES = {"loss": "train_loss", "train_loss": "mean_train_loss"}
-"""Names in log lines for values of the Trainer. Its `train_loss` is the mean over the whole run."""
+NAMES = {"loss": "train_loss"}
+"""Names in log lines for values of the Trainer."""
+UNSAID = frozenset({"train_loss"})
+"""Values of the Trainer that are not printed: this one is the mean since the last resumption, not that of the run."""
 
 
 class LogLines(TrainerCallback):
@@ -177,18 +256,26 @@ class LogLines(TrainerCallback):
 
 def _fields(logs: Mapping[str, Any]) -> Iterator[str]:
     for key, value in logs.items():
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and key not in UNSAID:
             yield f"{NAMES.get(key, key)}={value:.6g};"
 
 
-class _CountEpochs(TrainerCallback):
-    """Sets the number of the epoch: the whole part of the Trainer's count, since a resumed run begins within one."""
+class _Beginnings(TrainerCallback):
+    """Sets what a run must know when it begins or resumes, and the number of each epoch."""
 
     def __init__(self, epoch: Epoch) -> None:
         self._epoch = epoch
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Let a run that resumes at the end of an epoch begin with the evaluation, and end if it was the last step."""
+        over = state.global_step > 0 and state.global_step >= state.max_steps
+        by_epoch = args.eval_strategy == "epoch"
+        due = float(state.epoch or 0).is_integer() if by_epoch else state.global_step % state.eval_steps == 0
+        args.eval_on_start = state.global_step > 0 and (due or over)
+        control.should_training_stop = over
+
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._epoch.number = int(state.epoch or 0)
+        self._epoch.number = int(state.epoch or 0)  # the whole part, since a resumed run begins within an epoch
 
 
 class _CountSeconds(TrainerCallback):

@@ -7,15 +7,10 @@ import torch
 from classifier.model import last_tokens
 
 
-def classification_loss(
-    logits_btc: torch.Tensor,
-    mask_bt: torch.Tensor,
-    labels: torch.Tensor,
-    dense_from: int,
-    label_smoothing: float,
-    weights_c: torch.Tensor | None = None,
+def dense_losses(
+    logits_btc: torch.Tensor, mask_bt: torch.Tensor, labels: torch.Tensor, dense_from: int, label_smoothing: float
 ) -> torch.Tensor:
-    """Return the mean cross-entropy of B texts in nats.
+    """Return the cross-entropy of B texts in nats, (B,), from the logits after every token.
 
     A causal model can answer after every token. Training it to do so makes its answers good on prefixes, and turns a
     few thousand texts into a few hundred thousand training examples.
@@ -27,7 +22,6 @@ def classification_loss(
         dense_from: 0: the loss after the last token of each text. n: half of that, and half of the mean over the tokens
             from the n-th on, which always include the last one.
         label_smoothing: probability mass spread over all labels.
-        weights_c: (C,) weights of the labels in the mean over texts; None: equal weights.
     """
     texts, tokens, _ = logits_btc.shape
     rows = torch.arange(texts, device=labels.device)
@@ -42,14 +36,15 @@ def classification_loss(
         # a product would not do, because the loss of padding may be any number, even NaN
         inner_b = losses_bt.where(asked_bt, 0.0).sum(1) / asked_bt.sum(1)
         loss_b = 0.5 * loss_b + 0.5 * inner_b
-    if weights_c is None:
-        return loss_b.mean()
-    weights_b = weights_c[labels]
-    return (loss_b * weights_b).sum() / weights_b.sum()
+    return loss_b
 
 
 def class_weights(label_ids: Sequence[int], labels: int) -> torch.Tensor:
-    """Return inverse frequencies, (C,) float32, with a mean of 1 over the texts; 0 for a label without texts."""
-    counts = torch.bincount(torch.tensor(label_ids), minlength=labels)
+    """Return inverse frequencies, (C,) float32, with a mean of 1 over the texts; 0 for a label without texts.
+
+    The weighted losses of a batch are divided by its number of texts, not by the sum of its weights: a batch of one
+    text, or of one label, would otherwise be trained as if there were no weights.
+    """
+    counts = torch.bincount(torch.as_tensor(label_ids), minlength=labels)
     present = counts > 0
     return torch.where(present, len(label_ids) / (present.sum() * counts.clamp(min=1)), 0.0).float()

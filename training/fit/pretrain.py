@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer
@@ -23,7 +24,7 @@ from training.config import PretrainConfig
 from training.data.corpus import END_OF_TEXT, Blocks, TokenFile, identities, tokenise, train_tokenizer
 from training.data.files import name_of
 from training.errors import ConfigError
-from training.fit.batches import Epoch, LengthGroupedOrder
+from training.fit.batches import Epoch, LengthGroupedBatches
 from training.fit.checkpoints import check_place, claim
 from training.fit.distributed import is_main, leave, state
 from training.fit.loop import OrderedTrainer, arguments, setting_of_machine, weights_sha256
@@ -78,8 +79,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float] | None:
     measured = {
         "val_loss": val_loss,
         "val_bits_per_byte": val_loss * val.tokens / val.bytes / math.log(2),
-        "tokens_seen": trainer.state.global_step
-        * float(config.block * config.batch_size * config.gradient_accumulation * trainer.args.world_size),
+        "tokens_seen": float(round((trainer.state.epoch or 0) * (train.tokens // config.block)) * config.block),
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -102,7 +102,7 @@ def _check_output(output: Path) -> None:
 def _identity(config: PretrainConfig) -> dict[str, Any]:
     """Return everything on which the trained weights depend."""
     settings = {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT}
-    settings |= {"corpus": identities(config.corpus)} | setting_of_machine(config.precision)
+    settings |= {"corpus": identities(config.corpus)} | setting_of_machine(config)
     if config.base_model:
         settings["base_weights_sha256"] = weights_sha256(_base(config))
     return settings
@@ -167,8 +167,16 @@ def _trainer(
             "validate on; use more text, a smaller --block or another --val-fraction"
         )
     return OrderedTrainer(
-        LengthGroupedOrder([config.block] * len(blocks), config.batch_size, config.seed, epoch),
+        LengthGroupedBatches(
+            np.full(len(blocks), config.block, dtype=np.int32),
+            config.batch_size,
+            config.seed,
+            epoch,
+            state().process_index,
+            state().num_processes,
+        ),
         epoch,
+        np.full(len(held_out), config.block, dtype=np.int32),
         model=model,
         args=arguments(
             config,
@@ -186,7 +194,6 @@ def _trainer(
             eval_steps=config.eval_steps,
             save_strategy="steps",
             save_steps=config.save_steps,
-            prediction_loss_only=True,
         ),
         train_dataset=blocks,
         eval_dataset=held_out,

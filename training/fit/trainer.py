@@ -1,6 +1,8 @@
 """Fine-tuning: the weights that are trained, their learning rates, the loss, and the weights that are kept."""
 
 import hashlib
+import struct
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, TrainingArguments
+from transformers import TrainingArguments
 
 from classifier.model import GPT2Classifier
 from training.config import TrainConfig
-from training.fit.batches import Collator, Epoch, LengthGroupedOrder, TokenizedTexts, Tokens
+from training.fit.batches import Collator, Epoch, LengthGroupedBatches, TokenizedTexts, Tokens
 from training.fit.checkpoints import claim
 from training.fit.distributed import is_main, leave, share, state
 from training.fit.loop import OrderedTrainer, arguments, setting_of_machine, weights_sha256
-from training.fit.losses import class_weights, classification_loss
+from training.fit.losses import class_weights, dense_losses
 from training.fit.weights import AveragedWeights, BestWeights
 
 
@@ -45,7 +47,10 @@ def fine_tune(
 
     Raises:
         ConfigError: the directory has checkpoints of another run.
+        DivergedError: the loss or the gradients are no longer finite.
     """
+    if config.head == "flatten" and config.precision == "bfloat16" and is_main():
+        sys.stderr.write("warning: the head flatten trains in float32, because bfloat16 cannot express its mask\n")
     _set_dropout(model, config.dropout)
     freeze(model, embeddings=config.freeze_embeddings, layers=config.freeze_layers)
     with _checkpoint_directory(config) as directory:
@@ -54,18 +59,21 @@ def fine_tune(
         kept = AveragedWeights(config.average) if config.average else BestWeights(directory, config.patience)
         epoch = Epoch()
         texts = TokenizedTexts(*train, config.max_seq_len, crop_seed=config.seed if config.crops else None, epoch=epoch)
+        held_out = TokenizedTexts(*val, config.max_seq_len)
         trainer = ClassifierTrainer(
             config,
             class_weights(train[1], max(train[1]) + 1) if config.class_weights else None,
             stored=kept,
-            order=LengthGroupedOrder(texts.lengths(), config.batch_size, config.seed, epoch),
+            batches=LengthGroupedBatches(
+                texts.lengths(), config.batch_size, config.seed, epoch, state().process_index, state().num_processes
+            ),
             epoch=epoch,
+            eval_lengths=held_out.lengths(),
             model=model,
             args=_arguments(config, directory),
             train_dataset=texts,
-            eval_dataset=TokenizedTexts(*val, config.max_seq_len),
+            eval_dataset=held_out,
             data_collator=Collator(model.config.pad_token_id),
-            compute_metrics=_accuracy,
         )
         log = trainer.train_on(directory)
         kept.restore(model)
@@ -95,11 +103,12 @@ def _identity(
 ) -> dict[str, Any]:
     """Return everything on which the trained weights depend."""
     settings = {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT}
-    settings |= setting_of_machine(config.precision) | {"first_weights_sha256": weights_sha256(model)}
+    settings |= setting_of_machine(config) | {"first_weights_sha256": weights_sha256(model)}
     digest = hashlib.sha256()
     for sequences, labels in parts:
         for ids, label in zip(sequences, labels, strict=True):
-            digest.update(f"{label}:{','.join(map(str, ids))};".encode())
+            digest.update(struct.pack("<qq", label, len(ids)))
+            digest.update(np.asarray(ids, dtype="<i4").tobytes())
     return settings | {"tokens_sha256": digest.hexdigest()}
 
 
@@ -133,6 +142,8 @@ class ClassifierTrainer(OrderedTrainer):
         self._config = config
         self._weights = weights_c
         super().__init__(**keywords)
+        # The Trainer then counts the texts of a step over all its batches and processes, and divides by nothing itself.
+        self.model_accepts_loss_kwargs = True
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Create AdamW over the groups of `learning_rates`; the Trainer's own optimizer has one rate for all."""
@@ -145,22 +156,37 @@ class ClassifierTrainer(OrderedTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the loss of the recipe in training, and the plain cross-entropy after the last token in evaluation."""
+        """Return the sum of the weighted losses of this process's texts, divided by the number of texts of the step.
+
+        Gradients of several processes are averaged, hence the factor.
+
+        Args:
+            model: the model.
+            inputs: a batch of this process.
+            return_outputs: False.
+            num_items_in_batch: number of texts of the step, over all batches and processes.
+        """
         config, labels = self._config, inputs["labels"]
         tensors = {key: value for key, value in inputs.items() if key != "labels"}
-        if not model.training or return_outputs:
-            logits_bc = model(**tensors).logits.float()
-            loss = torch.nn.functional.cross_entropy(logits_bc, labels)
-            return (loss, {"loss": loss, "logits": logits_bc}) if return_outputs else loss
-        weights_c = None if self._weights is None else self._weights.to(labels.device)
         if config.head == "flatten":
             logits_bc = model(**tensors).logits.float()
-            return torch.nn.functional.cross_entropy(
-                logits_bc, labels, weights_c, label_smoothing=config.label_smoothing
+            loss_b = torch.nn.functional.cross_entropy(
+                logits_bc, labels, label_smoothing=config.label_smoothing, reduction="none"
             )
-        logits_btc = model(**tensors, every_token=True).logits.float()
-        mask_bt = inputs["attention_mask"]
-        return classification_loss(logits_btc, mask_bt, labels, config.dense_from, config.label_smoothing, weights_c)
+        else:
+            logits_btc = model(**tensors, every_token=True).logits.float()
+            mask_bt = inputs["attention_mask"]
+            loss_b = dense_losses(logits_btc, mask_bt, labels, config.dense_from, config.label_smoothing)
+        if self._weights is not None:
+            loss_b = loss_b * self._weights.to(labels.device)[labels]
+        return loss_b.sum() * (self.args.world_size / num_items_in_batch)
+
+    def eval_sums(self, model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the sum of the plain cross-entropy after the last token, and the number of right answers."""
+        labels = inputs.pop("labels")
+        logits_bc = model(**inputs).logits.float()
+        loss = torch.nn.functional.cross_entropy(logits_bc, labels, reduction="sum")
+        return {"loss": loss, "accuracy": (logits_bc.argmax(-1) == labels).sum()}
 
 
 def freeze(model: GPT2Classifier, *, embeddings: bool, layers: int) -> None:
@@ -202,8 +228,3 @@ def _set_dropout(model: GPT2Classifier, dropout: float) -> None:
             module.p = dropout
     for block in model.transformer.h:
         block.attn.attn_dropout.p = 0.0
-
-
-def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    logits, labels = prediction.predictions, prediction.label_ids
-    return {"accuracy": float((np.asarray(logits).argmax(axis=1) == np.asarray(labels)).mean())}

@@ -54,7 +54,7 @@ class BestWeights(TrainerCallback):
 
     def _best_left(self, checkpoint: Path) -> Evaluation:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        log = [entry for entry in state["log_history"] if entry.get("eval_loss", math.inf) < math.inf]
+        log = [entry for entry in state["log_history"] if "eval_loss" in entry]
         done = sorted(Evaluation(entry["eval_loss"], entry["step"]) for entry in log)
         best = next((evaluation for evaluation in done if is_complete(self._checkpoint(evaluation.step))), Evaluation())
         if done and done[0].loss < best.loss:
@@ -74,10 +74,9 @@ class BestWeights(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         loss = given["metrics"]["eval_loss"]
-        if loss < self.best.loss:  # never true for NaN
-            self.best = Evaluation(loss, state.global_step)
+        if loss < self.best.loss:
+            self.best = Evaluation(loss, state.global_step)  # a checkpoint precedes each evaluation
             self._protect(state)
-            control.should_save = True
         else:
             # Counted from the log, which checkpoints keep: a resumed run stops where an uninterrupted one does.
             since = sum("eval_loss" in entry and entry["step"] > self.best.step for entry in state.log_history)
@@ -107,22 +106,29 @@ class AveragedWeights(TrainerCallback):
         self._sum: dict[str, torch.Tensor] = {}
         self._steps = 0
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        device = given["model"].device
+        self._sum = {name: tensor.to(device) for name, tensor in self._sum.items()}
+
+    @torch.no_grad()
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        if state.global_step <= (1 - self._fraction) * state.max_steps:
+        """Add the weights to the sum, which is kept beside them and in the main process only."""
+        if not is_main() or state.global_step <= (1 - self._fraction) * state.max_steps:
             return
         self._steps += 1
-        for name, parameter in given["model"].named_parameters():
-            if not parameter.requires_grad:  # the mean of a frozen parameter would differ from it by rounding
-                continue
-            if name in self._sum:
-                self._sum[name] += parameter.detach().to("cpu")
-            else:
-                self._sum[name] = parameter.detach().to("cpu", copy=True)
+        # without the frozen ones, whose mean would differ from them by rounding
+        weights = {name: p for name, p in given["model"].named_parameters() if p.requires_grad}
+        if self._sum:
+            torch._foreach_add_([self._sum[name] for name in weights], list(weights.values()))
+        else:
+            self._sum = {name: parameter.clone() for name, parameter in weights.items()}
 
     def load(self, checkpoint: Path) -> None:
         """Continue from the sum in a checkpoint, if it has one."""
         path = checkpoint / AVERAGE
-        if path.exists():
+        if is_main() and path.exists():
             self._sum = load_file(path)
             self._steps = int(self._sum.pop("steps"))
 
@@ -132,7 +138,7 @@ class AveragedWeights(TrainerCallback):
             save_file(self._sum | {"steps": torch.tensor(self._steps)}, checkpoint / AVERAGE)
 
     def restore(self, model: GPT2Classifier) -> None:
-        """Put the mean into the model."""
+        """Put the mean into the model of the main process."""
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name in self._sum:

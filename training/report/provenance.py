@@ -49,7 +49,7 @@ def provenance(
         "recipe": recipe,
         "best_val_loss": min((entry["eval_loss"] for entry in log if "eval_loss" in entry), default=None),
         "training_seconds": next((round(entry["seconds"], 1) for entry in reversed(log) if "seconds" in entry), None),
-        **setting_of_machine(config.precision),
+        **setting_of_machine(config),
         "device": _device(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "git_commit": _git_commit(),

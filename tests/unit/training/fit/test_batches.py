@@ -1,6 +1,12 @@
+import tracemalloc
 from collections import Counter
+from itertools import chain
 
-from training.fit.batches import Collator, Epoch, LengthGroupedOrder, TokenizedTexts
+import numpy as np
+import pytest
+
+from training.errors import ConfigError
+from training.fit.batches import Collator, Epoch, LengthGroupedBatches, TokenizedTexts
 
 
 def test_batches_are_left_padded_with_positions() -> None:
@@ -26,14 +32,47 @@ def test_crops_begin_anywhere_and_half_of_them_at_the_beginning() -> None:
     assert all(short[0]["input_ids"] == (1, 2) for _ in range(20))
 
 
-def test_order_is_a_permutation_of_like_lengths_that_seed_and_epoch_decide() -> None:
-    lengths = [1 + (7 * i) % 97 for i in range(103)]
-    texts = TokenizedTexts([(0,) * n for n in lengths], [0] * 103, max_tokens=90)
+LENGTHS = np.array([1 + (7 * i) % 97 for i in range(103)], dtype=np.int32)
+
+
+def test_batches_of_an_epoch_hold_each_row_once_with_like_lengths() -> None:
+    texts = TokenizedTexts([(0,) * n for n in LENGTHS], [0] * 103, max_tokens=90)
     epoch = Epoch()
-    order = LengthGroupedOrder(texts.lengths(), 8, 3, epoch)
+    order = LengthGroupedBatches(texts.lengths(), 8, 3, epoch)
     first = list(order)
-    assert sorted(first) == list(range(103)) and list(order) == first
-    batches = [[min(lengths[i], 90) for i in first[s : s + 8]] for s in range(0, 103, 8)]
-    assert sum(max(b) * len(b) for b in batches) < 1.1 * sum(map(sum, batches))
+    assert list(order) == first and len(order) == len(first) == 13
+    assert sorted(chain(*first)) == list(range(103)) and {len(batch) for batch in first} == {7, 8}
+    lengths = [[min(LENGTHS[i], 90) for i in batch] for batch in first]
+    assert sum(max(b) * len(b) for b in lengths) < 1.1 * sum(map(sum, lengths))
     epoch.number = 1
     assert list(order) != first
+
+
+@pytest.mark.parametrize("processes", [2, 3, 7])
+def test_processes_share_the_batches_of_one_process(processes: int) -> None:
+    alone = list(LengthGroupedBatches(LENGTHS, 8, 3, Epoch()))
+    shares = [list(LengthGroupedBatches(LENGTHS, 8, 3, Epoch(), process, processes)) for process in range(processes)]
+    assert all(all(parts) for parts in zip(*shares, strict=True)), "no process is without a row"
+    assert [sorted(chain(*parts)) for parts in zip(*shares, strict=True)] == [sorted(batch) for batch in alone]
+    with pytest.raises(ConfigError, match="8 processes cannot share batches of 7 rows"):
+        LengthGroupedBatches(LENGTHS, 8, 3, Epoch(), 0, 8)
+
+
+def test_a_million_rows_are_batched_in_seconds_and_megabytes() -> None:
+    lengths = np.random.default_rng(0).integers(1, 120, 1_000_000, dtype=np.int32)
+    tracemalloc.start()
+    try:
+        batches = iter(LengthGroupedBatches(lengths, 16, 3, Epoch()))
+        first = next(batches)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(first) == 16 and peak < 50 * lengths.nbytes / 4, "some arrays of one number a row, and no lists"
+
+
+def test_rows_of_one_array_are_read_without_lists() -> None:
+    tokens = np.arange(9, dtype=np.int32)
+    data = TokenizedTexts([tokens[:5], tokens[5:6]], np.array([1, 0]), max_tokens=3)  # type: ignore[arg-type]
+    assert np.shares_memory(data[0]["input_ids"], tokens) and data.lengths().tolist() == [3, 1]
+    batch = Collator(0)([data[0], data[1]])
+    assert batch["input_ids"].tolist() == [[0, 1, 2], [0, 0, 5]] and batch["labels"].tolist() == [1, 0]
