@@ -266,9 +266,13 @@ def _cut(
     for label in sorted(by_label):
         groups = by_label[label]
         random.Random(f"{seed}:{label}").shuffle(groups)
-        total = sum(map(len, groups))
+        sizes = [len(group) for group in groups]
         for place, (name, fraction) in enumerate(fractions.items()):
-            _deal(groups, parts[name], max(1, round(fraction * total)), keep=len(fractions) - place)
+            share = fraction * sum(sizes)
+            # A group too large for a part stays in train; the part must not take most of the other groups instead.
+            fitting = sum(size for size in sizes if size <= 1.5 * share) or sum(sizes)
+            share = min(share, max(fraction, 0.25) * fitting)
+            _deal(groups, parts[name], max(1, round(share)), keep=len(fractions) - place)
         parts["train"] += [i for group in groups for i in group]
     for rows in parts.values():
         rows.sort(key=lambda i: examples[i].row)

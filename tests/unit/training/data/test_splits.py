@@ -77,6 +77,13 @@ def test_large_group_goes_to_train_rather_than_overshoot_its_share() -> None:
         assert sum(e.group == "one story" for e in splits.train) == 100
 
 
+def test_large_group_leaves_most_other_groups_of_its_label_to_train() -> None:
+    spam = [Example(f"spam {i}", "spam", "copies" if i < 300 else None, i) for i in range(330)]
+    other = [Example(f"note {i}", "note", None, 330 + i) for i in range(330)]
+    made = split("data", [*spam, *other], {"test": 0.1, "val": 0.1}, 0)
+    assert [sum(e.label == "spam" for e in part) for _, part in made.items()] == [314, 8, 8]
+
+
 def test_small_labels_get_a_row_in_each_part() -> None:
     splits = split(HERE, examples(9), {"test": 0.1, "val": 0.1}, 0)
     assert splits.sizes() == {"train": 3, "val": 3, "test": 3}
