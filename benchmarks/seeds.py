@@ -10,6 +10,7 @@ another recipe needs another OUTPUT.
 import argparse
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from training.config import DataConfig, TrainConfig, load_config
 from training.data.read import read_examples
 from training.data.splits import load_splits
-from training.report.baseline import baseline_predictions, fit_baseline
+from training.report.baseline import CHARACTERS, WORDS, baseline_predictions, fit_baseline, words_suffice
 from training.report.evaluate import evaluate
 from training.report.metrics import classification_metrics
 
@@ -32,8 +33,11 @@ def figures(config: TrainConfig, others: list[Path]) -> dict[str, Any]:
     measured = manifest["metrics"]
     splits = load_splits(config)
     names = splits.labels.names
-    known = [*splits.train, *splits.val]
-    baseline = fit_baseline([e.text for e in known], [splits.labels.id_of(e.label) for e in known])
+    train, val = (
+        ([e.text for e in part], [splits.labels.id_of(e.label) for e in part]) for part in (splits.train, splits.val)
+    )
+    features = WORDS if words_suffice(train, val, balanced=config.class_weights) else CHARACTERS
+    baseline = fit_baseline([*train[0], *val[0]], [*train[1], *val[1]], features, balanced=config.class_weights)
     sets: dict[str, Any] = {"test": {"model": _scores(measured), "calibration": measured["calibration"]}}
     for name, examples in {
         "test": splits.test,
@@ -59,7 +63,7 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
             lines.append(f"| {name}, {who} | " + " | ".join(cells) + " |")
     calibration = [run["sets"]["test"]["calibration"] for run in runs]
     for key in ("ece_before", "ece", "coverage", "error_among_answered"):
-        values = [c[key] for c in calibration]
+        values = [c[key] for c in calibration if c[key] is not None] or [math.nan]
         lines.append(f"| {key} | {mean(values):.4f} ({min(values):.4f}-{max(values):.4f}) | |")
     minutes = [run["seconds"] / 60 for run in runs]
     lines.append(f"| minutes to train | {mean(minutes):.1f} ({min(minutes):.1f}-{max(minutes):.1f}) | |")

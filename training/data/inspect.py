@@ -15,7 +15,7 @@ from training.data.duplicates import find_groups, normalise
 from training.data.files import name_of, replace_text
 from training.data.read import Example, fingerprint
 from training.data.splits import WHOLE, find_leaks, group_columns, group_parts, read_parts
-from training.report.baseline import fit_baseline
+from training.report.baseline import CHARACTERS, WORDS, fit_baseline, words_suffice
 from training.report.pages import render
 
 FOLDS = 5
@@ -118,12 +118,17 @@ def suspicious_labels(rows: Sequence[LocatedExample], groups: Sequence[int]) -> 
     label_ids = np.array([ids.get(row.example.label, -1) for row in rows])
     folds = np.where(label_ids < 0, -1, _folds(label_ids, np.asarray(groups)))
     found: list[Suspicion] = []
+    features = ""
     for fold in range(FOLDS):
         seen, unseen = np.flatnonzero((folds != fold) & (label_ids >= 0)), np.flatnonzero(folds == fold)
         if not len(unseen):
             continue
         seen = np.random.default_rng(fold).permutation(seen)[:TRAINED_ON]
-        pipeline = fit_baseline([rows[i].example.text for i in seen.tolist()], label_ids[seen].tolist())
+        train = [rows[i].example.text for i in seen.tolist()], label_ids[seen].tolist()
+        if not features:  # chosen in the first fold, for all
+            val = [rows[i].example.text for i in unseen.tolist()], label_ids[unseen].tolist()
+            features = WORDS if words_suffice(train, val) else CHARACTERS
+        pipeline = fit_baseline(*train, features)
         unseen = unseen[np.isin(label_ids[unseen], pipeline.classes_)]
         for chunk in np.array_split(unseen, len(unseen) // TEXTS_AT_ONCE + 1):
             probs_bc = np.zeros((len(chunk), len(names)))
