@@ -30,7 +30,8 @@ def probabilities(logits_bc: ArrayLike, temperature: float = 1.0) -> NDArray[np.
 
     The maximum is subtracted first, so that no finite logits overflow. NaN gives NaN; callers must check for it.
     """
-    scaled = np.asarray(logits_bc, dtype=np.float64) / temperature
-    exp = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    result: NDArray[np.float64] = exp / exp.sum(axis=-1, keepdims=True)
-    return result
+    probs: NDArray[np.float64] = np.divide(logits_bc, temperature, dtype=np.float64)
+    probs -= probs.max(axis=-1, keepdims=True)
+    np.exp(probs, out=probs)
+    probs /= probs.sum(axis=-1, keepdims=True)
+    return probs

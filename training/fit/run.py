@@ -30,9 +30,9 @@ from training.fit.distributed import is_main
 from training.fit.tokens import TokenRows, tokenise
 from training.fit.trainer import fine_tune
 from training.report import metrics
-from training.report.baseline import baseline_predictions, fit_baseline
+from training.report.baseline import BaselineAnswers, answer
 from training.report.card import model_card
-from training.report.evaluate import accuracy_by_words, measure
+from training.report.evaluate import accuracy_by_words, measure, measure_baseline
 from training.report.golden import golden
 from training.report.html import ReportData, try_report
 from training.report.predict import predict_logits
@@ -66,7 +66,7 @@ class _Results:
     """Calibration on the validation split, and results on the test split."""
 
     temperature: float
-    unsure_below: float
+    unsure_below: float | None
     probs_bc: NDArray[np.float64]
     """Calibrated probabilities of the test texts."""
     metrics: dict[str, Any]
@@ -88,7 +88,7 @@ def run(config: TrainConfig) -> Artifact | None:
     baseline = None
     if config.baseline and is_main():
         with _stage("baseline"):
-            baseline = _baseline(inputs.parts, inputs.splits.labels)
+            baseline = _baseline(inputs)
     with _stage("train"):
         log = fine_tune(inputs.model, config, (train.tokens, train.label_ids), (val.tokens, val.label_ids))
     if not is_main():
@@ -176,17 +176,19 @@ def _prepare(config: TrainConfig) -> _Inputs:
     return _Inputs(config, splits, model, tokenizer, encoder, parts)
 
 
-def _measure(inputs: _Inputs, baseline: dict[str, Any] | None) -> _Results:
+def _measure(inputs: _Inputs, baseline: BaselineAnswers | None) -> _Results:
     val, test = inputs.parts["val"], inputs.parts["test"]
     val_logits = predict_logits(inputs.model, inputs.encoder, val.texts)
     temperature = metrics.fit_temperature(val_logits, val.label_ids)
+    labels, groups = inputs.splits.labels, inputs.splits.group_ids
     unsure_below = metrics.unsure_threshold(
-        probabilities(val_logits, temperature), val.label_ids, inputs.config.unsure_error
+        probabilities(val_logits, temperature), val.label_ids, inputs.config.unsure_error, groups["val"]
     )
     test_logits = predict_logits(inputs.model, inputs.encoder, test.texts)
-    measured = measure(test_logits, test.label_ids, inputs.splits.labels, temperature, unsure_below)
+    measured = measure(test_logits, test.label_ids, labels, temperature, unsure_below, groups["test"])
     if baseline is not None:
-        measured["baseline"] = baseline
+        predicted = test_logits.argmax(axis=1).tolist()
+        measured["baseline"] = measure_baseline(baseline, test.label_ids, predicted, labels, groups["test"])
     return _Results(temperature, unsure_below, probabilities(test_logits, temperature), measured)
 
 
@@ -244,17 +246,10 @@ def _check_sizes(config: TrainConfig, model: GPT2Classifier, tokenizer: Tokenize
         raise ConfigError(f"max-seq-len is {length}, but {base} has {shape.n_positions} positions; {advice}")
 
 
-def _baseline(parts: Mapping[str, _Part], labels: Labels) -> dict[str, Any]:
-    """Fit and measure the baseline. It also trains on the validation rows, because it chooses nothing by them."""
-    train, val, test = parts["train"], parts["val"], parts["test"]
-    pipeline = fit_baseline(train.texts + val.texts, train.label_ids + val.label_ids)
-    predicted = baseline_predictions(pipeline, test.texts)
-    scores = metrics.classification_metrics(test.label_ids, predicted, labels.names)
-    return {
-        "model": "TF-IDF + logistic regression",
-        **{key: scores[key] for key in ("accuracy", "macro_f1")},
-        "intervals": metrics.bootstrap_intervals(test.label_ids, predicted, len(labels)),
-    }
+def _baseline(inputs: _Inputs) -> BaselineAnswers:
+    train, val, test = (inputs.parts[name] for name in ("train", "val", "test"))
+    balanced = inputs.config.class_weights
+    return answer((train.texts, train.label_ids), (val.texts, val.label_ids), test.texts, balanced=balanced)
 
 
 def _reference(probs_bc: NDArray[np.float64], lengths: NDArray[np.int64], labels: Labels) -> dict[str, Any]:

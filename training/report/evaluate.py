@@ -13,11 +13,14 @@ from classifier.encoding import Encoder
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier
 from training.config import DataConfig
+from training.data.duplicates import find_groups
 from training.data.files import local_copy, name_of
 from training.data.read import read_examples
 from training.errors import DataError, Problem
 from training.report import metrics
+from training.report.baseline import BaselineAnswers
 from training.report.html import ReportData, try_report
+from training.report.intervals import group_intervals, paired_differences
 from training.report.predict import predict_logits
 
 WORDS_READ = (8, 16, 32, 64, 128, 256)
@@ -50,10 +53,11 @@ def evaluate(
         raise DataError(*(Problem(config.data, f"{e.label!r} {message}", e.row, field="label") for e in unknown))
     truth = [labels.id_of(e.label) for e in examples]
     texts = [e.text for e in examples]
+    groups = find_groups(texts, [e.group for e in examples])
     model, encoder = artifact.model(), artifact.encoder()
     logits = predict_logits(model, encoder, texts)
     temperature = manifest.calibration.temperature
-    measured = measure(logits, truth, labels, temperature, manifest.unsure_below)
+    measured = measure(logits, truth, labels, temperature, manifest.unsure_below, groups)
     if report is not None:
         name = name_of(config.data)
         try_report(
@@ -74,7 +78,12 @@ def evaluate(
 
 
 def measure(
-    logits: NDArray[np.float32], truth: Sequence[int], labels: Labels, temperature: float, unsure_below: float | None
+    logits: NDArray[np.float32],
+    truth: Sequence[int],
+    labels: Labels,
+    temperature: float,
+    unsure_below: float | None,
+    groups: Sequence[int],
 ) -> dict[str, Any]:
     """Return all metrics of a model on labelled texts.
 
@@ -84,18 +93,49 @@ def measure(
         labels: the C labels.
         temperature: temperature of the calibration.
         unsure_below: probability below which an answer is unsure; None: no threshold.
+        groups: the group of near-duplicates of each text; `intervals` take a group for one observation.
     """
     predicted = logits.argmax(axis=1).tolist()
-    probs = probabilities(logits, temperature)
     return {
         **metrics.classification_metrics(truth, predicted, labels.names),
-        "intervals": metrics.bootstrap_intervals(truth, predicted, len(labels)),
+        "groups": len(set(groups)),
+        "intervals": group_intervals(truth, predicted, len(labels), groups),
         "calibration": {
             **metrics.calibration_metrics(logits, truth, temperature, unsure_below),
             "temperature": temperature,
             "unsure_below": unsure_below,
         },
-        "reliability": metrics.reliability(probs, truth),
+        "reliability": metrics.reliability(probabilities(logits, temperature), truth),
+    }
+
+
+def measure_baseline(
+    answers: BaselineAnswers, truth: Sequence[int], predicted: Sequence[int], labels: Labels, groups: Sequence[int]
+) -> dict[str, Any]:
+    """Return the metrics of the baseline, and how much better the model is.
+
+    Args:
+        answers: the baseline's answers to the B test texts.
+        truth: B label ids.
+        predicted: B label ids, the model's answers.
+        labels: the C labels.
+        groups: the group of near-duplicates of each text.
+
+    Returns:
+        `difference` holds the model's accuracy and macro-F1 minus the baseline's, each with a paired interval.
+    """
+    scores = metrics.classification_metrics(truth, answers.predicted, labels.names)
+    model = metrics.classification_metrics(truth, predicted, labels.names)
+    intervals = paired_differences(truth, predicted, answers.predicted, len(labels), groups)
+    return {
+        "model": answers.model,
+        "features": answers.features,
+        "trained_on": answers.trained_on,
+        **{key: scores[key] for key in intervals},
+        "intervals": group_intervals(truth, answers.predicted, len(labels), groups),
+        "difference": {
+            key: {"value": model[key] - scores[key], "interval": interval} for key, interval in intervals.items()
+        },
     }
 
 
@@ -109,13 +149,14 @@ def metric_lines(measured: Mapping[str, Any]) -> list[str]:
         scores = "  ".join(f"{key} {row[key]:.3f}" for key in ("precision", "recall", "f1"))
         lines.append(f"  {name:<20} {scores}  rows {row['rows']}")
     calibration = measured["calibration"]
-    lines.append(
-        f"ece={calibration['ece']:.4f}; coverage={calibration['coverage']:.4f}; "
-        f"error_among_answered={calibration['error_among_answered']:.4f};"
-    )
+    known = {key: calibration[key] for key in ("ece", "coverage", "error_among_answered")}
+    lines.append(" ".join(f"{key}={value:.4f};" for key, value in known.items() if value is not None))
     if "baseline" in measured:
         baseline = measured["baseline"]
-        lines.append(f"baseline_accuracy={baseline['accuracy']:.4f}; baseline_macro_f1={baseline['macro_f1']:.4f};")
+        lines.append(
+            f"baseline_accuracy={baseline['accuracy']:.4f}; baseline_macro_f1={baseline['macro_f1']:.4f}; "
+            f"accuracy_above_baseline={baseline['difference']['accuracy']['value']:.4f};"
+        )
     return lines
 
 
@@ -123,15 +164,13 @@ def accuracy_by_words(
     model: GPT2Classifier, encoder: Encoder, texts: Sequence[str], truth: Sequence[int]
 ) -> dict[int, float]:
     """Return the accuracy if only the first n words of each text are read, for each n in `WORDS_READ` that leaves words
-    of some text unread; measured on at most `BY_WORDS_TEXTS` texts, evenly spaced.
+    of some text unread; measured on at most `BY_WORDS_TEXTS` texts, evenly spaced. White space separates words.
     """
     step = -(-len(texts) // BY_WORDS_TEXTS)
-    words = [text.split() for text in texts[::step]]
-    longest = max(map(len, words))
-    return {
-        n: float(
-            (predict_logits(model, encoder, [" ".join(w[:n]) for w in words]).argmax(axis=1) == truth[::step]).mean()
-        )
-        for n in WORDS_READ
-        if n < longest
-    }
+    texts, truth = texts[::step], truth[::step]
+    longest = max(len(text.split(maxsplit=max(WORDS_READ))) for text in texts)
+    found = {}
+    for n in (n for n in WORDS_READ if n < longest):
+        logits = predict_logits(model, encoder, [" ".join(text.split(maxsplit=n)[:n]) for text in texts])
+        found[n] = float((logits.argmax(axis=1) == truth).mean())
+    return found

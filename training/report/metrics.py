@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.stats import binom
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from classifier.decoding import probabilities
 
 ECE_BINS = 15
+CONFIDENCE = 0.95
+"""Confidence of the promise that the threshold of "unsure" makes."""
+ROWS_AT_ONCE = 2048
+"""Rows whose float64 exponentials are in memory at once."""
 
 
 def classification_metrics(truth: Sequence[int], predicted: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
@@ -35,35 +39,6 @@ def classification_metrics(truth: Sequence[int], predicted: Sequence[int], names
         },
         "confusion": confusion_matrix(truth, predicted, labels=ids).tolist(),
     }
-
-
-def bootstrap_intervals(
-    truth: Sequence[int], predicted: Sequence[int], labels: int, *, resamples: int = 2000, level: float = 0.95
-) -> dict[str, list[float]]:
-    """Return percentile bootstrap intervals of accuracy and macro-F1 (Efron and Tibshirani 1993, chapter 13).
-
-    Args:
-        truth: B label ids.
-        predicted: B label ids.
-        labels: C, the number of labels.
-        resamples: number of draws of B texts with replacement, from a fixed seed.
-        level: coverage of the intervals.
-
-    Returns:
-        `accuracy` and `macro_f1`, each [low, high].
-    """
-    rng = np.random.default_rng(0)
-    cells = np.asarray(truth) * labels + np.asarray(predicted)
-    drawn = np.empty((resamples, 2))
-    for i in range(resamples):
-        sample = cells[rng.integers(0, len(cells), len(cells))]
-        confusion = np.bincount(sample, minlength=labels * labels).reshape(labels, labels)
-        right, rows, columns = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-        f1 = 2 * right / np.maximum(rows + columns, 1)
-        drawn[i] = right.sum() / len(cells), f1[rows > 0].mean()
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(drawn, [tail, 100 - tail], axis=0)
-    return {name: [float(low[i]), float(high[i])] for i, name in enumerate(("accuracy", "macro_f1"))}
 
 
 def expected_calibration_error(probs_bc: ArrayLike, truth: Sequence[int], bins: int = ECE_BINS) -> float:
@@ -102,13 +77,27 @@ def reliability(probs_bc: ArrayLike, truth: Sequence[int], bins: int = ECE_BINS)
 def brier_score(probs_bc: ArrayLike, truth: Sequence[int]) -> float:
     """Return the mean squared distance between the probabilities and the one-hot truth: 0 is best, 2 is worst."""
     probs = np.asarray(probs_bc)
-    return float(np.mean(np.sum((probs - np.eye(probs.shape[1])[np.asarray(truth)]) ** 2, axis=1)))
+    of_truth = probs[np.arange(len(probs)), np.asarray(truth)]
+    return float(np.mean(np.einsum("bc,bc->b", probs, probs) - 2 * of_truth + 1))
 
 
 def negative_log_likelihood(logits_bc: ArrayLike, truth: Sequence[int], temperature: float = 1.0) -> float:
     """Return the mean -log p(truth) of softmax(logits / temperature), in nats."""
-    log_probs = log_softmax(np.asarray(logits_bc, dtype=np.float64) / temperature, axis=1)
-    return float(-log_probs[np.arange(len(log_probs)), np.asarray(truth)].mean())
+    logits = np.asarray(logits_bc)
+    of_truth = logits[np.arange(len(logits)), np.asarray(truth)].astype(np.float64)
+    return float(np.mean(_log_partition(logits, temperature) - of_truth / temperature))
+
+
+def _log_partition(logits_bc: ArrayLike, temperature: float) -> NDArray[np.float64]:
+    """Return the logarithm of the sum of exp(logits / temperature) of each row (B,), with memory for a part of them."""
+    logits = np.asarray(logits_bc)
+    result = np.empty(len(logits))
+    for start in range(0, len(logits), ROWS_AT_ONCE):
+        scaled = np.divide(logits[start : start + ROWS_AT_ONCE], temperature, dtype=np.float64)
+        top = scaled.max(axis=1)
+        scaled -= top[:, None]
+        result[start : start + len(top)] = top + np.log(np.exp(scaled, out=scaled).sum(axis=1))
+    return result
 
 
 def fit_temperature(logits_bc: ArrayLike, truth: Sequence[int]) -> float:
@@ -119,59 +108,86 @@ def fit_temperature(logits_bc: ArrayLike, truth: Sequence[int]) -> float:
     one-hot targets would drive the temperature towards 0 and the best probability to 1: more certainty than B rows
     justify.
     """
-    logits = np.asarray(logits_bc, dtype=np.float64)
+    logits = np.asarray(logits_bc)
     rows, labels = logits.shape
     rest = 1 / (rows + 2)
-    targets = np.full((rows, labels), rest / (labels - 1))
-    targets[np.arange(rows), np.asarray(truth)] = 1 - rest
+    # The mean over rows of the sum of targets times logits, which is all that the loss needs beside the partition.
+    of_truth = logits[np.arange(rows), np.asarray(truth)].mean(dtype=np.float64)
+    of_others = logits.sum(axis=1, dtype=np.float64).mean() - of_truth
+    linear = (1 - rest) * of_truth + rest / (labels - 1) * of_others
 
     def loss(log_temperature: float) -> float:
-        return float(-(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1).mean())
+        temperature = float(np.exp(log_temperature))
+        return float(_log_partition(logits, temperature).mean() - linear / temperature)
 
     result = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return float(np.exp(result.x))
 
 
-def unsure_threshold(probs_bc: ArrayLike, truth: Sequence[int], max_error: float) -> float:
-    """Return the lowest confidence above which at most `max_error` of the answers are wrong.
+def unsure_threshold(probs_bc: ArrayLike, truth: ArrayLike, max_error: float, groups: ArrayLike) -> float | None:
+    """Return the lowest confidence from which, with `CONFIDENCE`, at most `max_error` of the answers are wrong.
+
+    Thresholds are tested from high to low up to the first test that fails. A test passes if so few wrong answers would
+    be improbable (1 - `CONFIDENCE`, exact binomial) were `max_error` of all answers wrong. Such a fixed sequence needs
+    no correction for the number of tests (Angelopoulos et al., Learn then Test, arXiv 2110.01052). It begins with the
+    most confident half, or with as many as can pass without a mistake, which are 149 for 2 %. A group of
+    near-duplicates counts as one answer, which is wrong if any of its texts is answered wrongly.
 
     Args:
         probs_bc: (B, C) calibrated validation probabilities.
         truth: B label ids.
         max_error: allowed share of wrong answers, 0 to 1.
+        groups: the group of each of the B texts.
 
     Returns:
-        A threshold: rows whose top probability is below it are unsure. It is 0 if no row needs to be, and just above
-        the highest confidence if all rows have to be.
+        A threshold: rows whose top probability is below it are unsure. It is 0 if no row needs to be, and None if not
+        even the first test passes, so that nothing can be promised.
     """
     probs = np.asarray(probs_bc)
-    order = np.argsort(-probs.max(axis=1), kind="stable")
-    confidence: NDArray[np.float64] = probs.max(axis=1)[order]
-    wrong = np.cumsum(probs.argmax(axis=1)[order] != np.asarray(truth)[order])
-    answered = np.arange(1, len(probs) + 1)
+    confidence: NDArray[np.float64] = probs.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    confidence, group = confidence[order], np.asarray(groups)[order]
+    wrong = np.flatnonzero(probs.argmax(axis=1)[order] != np.asarray(truth)[order])
+    answered = _groups_so_far(group, np.arange(len(group)))
+    failed = _groups_so_far(group, wrong)
     # A threshold cannot separate rows of equal confidence, so only the last row of such a block counts.
     ends = np.flatnonzero(np.r_[confidence[1:] < confidence[:-1], True])
-    allowed = ends[wrong[ends] / answered[ends] <= max_error]
-    if len(allowed) == 0:
-        return float(min(np.nextafter(confidence[0], 2.0), 1.0))
-    last = int(allowed[-1])
-    return 0.0 if last == len(probs) - 1 else float((confidence[last] + confidence[last + 1]) / 2)
+    can_pass = binom.cdf(0, answered[ends], max_error) <= 1 - CONFIDENCE
+    tested = ends[can_pass & (answered[ends] >= answered[-1] / 2)]
+    passed = binom.cdf(failed[tested], answered[tested], max_error) <= 1 - CONFIDENCE
+    in_a_row = int(np.argmin(np.r_[passed, False]))
+    if in_a_row == 0:
+        return None
+    last = int(tested[in_a_row - 1])
+    return 0.0 if last == len(probs) - 1 else float(np.nextafter(confidence[last + 1], 2.0))
+
+
+def _groups_so_far(group_b: NDArray[np.int64], rows: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Return how many different groups `rows` belong to, up to and including each row (B,)."""
+    first = np.zeros(len(group_b), dtype=np.int64)
+    first[rows[np.unique(group_b[rows], return_index=True)[1]]] = 1
+    return first.cumsum()
 
 
 def calibration_metrics(
     logits_bc: ArrayLike, truth: Sequence[int], temperature: float, unsure_below: float | None
-) -> dict[str, float]:
-    """Return ECE, Brier score and NLL before and after temperature scaling, and coverage and error at the threshold."""
-    before, after = probabilities(logits_bc), probabilities(logits_bc, temperature)
-    answered = after.max(axis=1) >= (unsure_below or 0.0)
-    wrong = after.argmax(axis=1) != np.asarray(truth)
-    return {
-        "ece_before": expected_calibration_error(before, truth),
-        "ece": expected_calibration_error(after, truth),
-        "brier_before": brier_score(before, truth),
-        "brier": brier_score(after, truth),
-        "nll_before": negative_log_likelihood(logits_bc, truth),
-        "nll": negative_log_likelihood(logits_bc, truth, temperature),
-        "coverage": float(answered.mean()),
-        "error_among_answered": float(wrong[answered].mean()) if answered.any() else 0.0,
+) -> dict[str, float | None]:
+    """Return ECE, Brier score and NLL before and after temperature scaling, and coverage and error at the threshold.
+
+    `coverage` is the share of answers that are not unsure, None if there is no threshold; `error_among_answered` is the
+    share of wrong answers among these, None if there are none.
+    """
+    found: dict[str, float | None] = {}
+    for suffix, divisor in (("_before", 1.0), ("", temperature)):
+        probs = probabilities(logits_bc, divisor)
+        found |= {
+            f"ece{suffix}": expected_calibration_error(probs, truth),
+            f"brier{suffix}": brier_score(probs, truth),
+            f"nll{suffix}": negative_log_likelihood(logits_bc, truth, divisor),
+        }
+    answered = probs.max(axis=1) >= (np.inf if unsure_below is None else unsure_below)
+    wrong = probs.argmax(axis=1) != np.asarray(truth)
+    return found | {
+        "coverage": None if unsure_below is None else float(answered.mean()),
+        "error_among_answered": float(wrong[answered].mean()) if answered.any() else None,
     }

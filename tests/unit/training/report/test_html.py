@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from classifier.decoding import probabilities
 from classifier.labels import Labels
-from training.report.evaluate import measure
+from training.report.baseline import BaselineAnswers
+from training.report.evaluate import measure, measure_baseline
 from training.report.html import (
     MISTAKES,
     ReportData,
@@ -23,7 +25,7 @@ def report_data(count: int = 40, **changes: object) -> ReportData:
     rng = np.random.default_rng(0)
     truth = [i % 2 for i in range(count)]
     logits = rng.normal(size=(count, 2)).astype(np.float32) + 2 * np.eye(2, dtype=np.float32)[truth]
-    measured = measure(logits, truth, LABELS, 1.0, 0.6)
+    measured = measure(logits, truth, LABELS, 1.0, 0.6, range(count))
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     values = {
         "title": "A <b>model</b>", "labels": LABELS.names, "truth": truth, "probs_bc": probs.astype(np.float64),
@@ -51,14 +53,32 @@ def test_curves_are_drawn_where_there_was_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "verdict"), [(0.5, "right more often than the other"), (1.0, "not better than the other")]
+    ("wrong", "verdict"),
+    [
+        (30, "This model is right more often than TF-IDF + logistic regression on the same split.\n"),
+        (6, "the difference may be chance"),
+        (0, "not better than TF-IDF + logistic regression"),
+    ],
 )
-def test_verdict_against_the_baseline_is_plain(tmp_path: Path, accuracy: float, verdict: str) -> None:
+def test_verdict_against_the_baseline_is_plain(tmp_path: Path, wrong: int, verdict: str) -> None:
+    """The model has 5 mistakes in 40 answers; `wrong` answers of the baseline are wrong."""
     data = report_data()
-    scores = {"accuracy": accuracy, "macro_f1": accuracy}
-    baseline = {"model": "the other", **scores, "intervals": {name: [0.1, 0.2] for name in scores}}
-    page = write_report(report_data(metrics={**data.metrics, "baseline": baseline}), tmp_path)
-    assert verdict in page.read_text(encoding="utf-8")
+    answers = BaselineAnswers("characters", 60, [1 - t if i < wrong else t for i, t in enumerate(data.truth)])
+    predicted = data.probs_bc.argmax(axis=1).tolist()
+    baseline = measure_baseline(answers, data.truth, predicted, LABELS, range(40))
+    page = write_report(report_data(metrics={**data.metrics, "baseline": baseline}), tmp_path).read_text("utf-8")
+    assert verdict in page and "reads characters and was fitted on 60 training and validation texts" in page
+
+
+def test_what_is_not_known_is_said(tmp_path: Path) -> None:
+    """All answers right, no threshold, and no text longer than the fewest words."""
+    truth = [0, 1] * 3
+    logits = 9 * np.eye(2, dtype=np.float32)[truth]
+    measured = measure(logits, truth, LABELS, 1.0, None, range(6))
+    data = report_data(6, metrics=measured, truth=truth, probs_bc=probabilities(logits), by_words={0: 1.0})
+    page = write_report(data, tmp_path).read_text("utf-8")
+    assert "0.610 to 1.000" in page and "not known" in page and "No answer is marked unsure" in page
+    assert not (tmp_path / "words.png").exists()
 
 
 def test_mistakes_are_the_surest_wrong_ones_in_order() -> None:
@@ -84,7 +104,7 @@ def with_labels(names: tuple[str, ...]) -> ReportData:
     truth = [i // 4 for i in range(4 * count)]
     answers = [(label + i % 2) % count for i, label in enumerate(truth)]
     logits = 9 * np.eye(count, dtype=np.float32)[answers]
-    measured = measure(logits, truth, Labels(names), 1.0, 0.6)
+    measured = measure(logits, truth, Labels(names), 1.0, 0.6, range(len(truth)))
     return report_data(
         len(truth), labels=names, truth=truth, probs_bc=logits / logits.sum(axis=1, keepdims=True), metrics=measured
     )

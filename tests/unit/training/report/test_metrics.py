@@ -1,13 +1,13 @@
+import tracemalloc
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from classifier.decoding import probabilities
 from training.report.metrics import (
-    bootstrap_intervals,
     brier_score,
     calibration_metrics,
     classification_metrics,
@@ -50,17 +50,6 @@ def test_reliability_by_hand() -> None:
     assert high == {"confidence": pytest.approx(2.86 / 3), "right": pytest.approx(2 / 3), "rows": 3}
 
 
-def test_intervals_hold_the_estimate_and_narrow_with_more_rows() -> None:
-    truth, predicted = [0, 0, 1, 1, 1] * 20, [0, 1, 1, 1, 1] * 20
-    few, many = bootstrap_intervals(truth[:25], predicted[:25], 2), bootstrap_intervals(truth, predicted, 2)
-    for name, value in classification_metrics(truth, predicted, ["a", "b"]).items():
-        if name in ("accuracy", "macro_f1"):
-            assert few[name][0] <= many[name][0] < value < many[name][1] <= few[name][1]
-    # the binomial interval of 80 right answers of 100 is 0.72 to 0.88
-    assert many["accuracy"] == pytest.approx([0.72, 0.88], abs=0.011)
-    assert bootstrap_intervals([0, 1], [0, 1], 2)["accuracy"] == [1.0, 1.0]
-
-
 def test_temperature_recovers_the_one_that_made_the_labels() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20_000, 4)) * 6
@@ -81,26 +70,82 @@ def test_nll_equals_the_log_of_the_probability() -> None:
     assert negative_log_likelihood(logits, [2, 1], 1.5) == pytest.approx(expected)
 
 
-def test_threshold_by_hand() -> None:
-    probs = [[0.99, 0.01], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]
-    assert unsure_threshold(probs, [0, 0, 0, 0], 0.0) == 0.0
-    assert unsure_threshold(probs, [0, 0, 0, 1], 0.0) == pytest.approx(0.75)
-    assert unsure_threshold(probs, [0, 0, 0, 1], 0.25) == 0.0
-    assert unsure_threshold(probs, [1, 1, 1, 1], 0.0) > 0.99
+def test_temperature_needs_no_copy_of_the_logits() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(10_000, 250)).astype(np.float32)
+    truth = rng.integers(0, 250, len(logits)).tolist()
+    tracemalloc.start()
+    temperature = fit_temperature(logits, truth)
+    scaled = calibration_metrics(logits, truth, temperature, 0.5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (scaled["nll"] or 0) < (scaled["nll_before"] or 0)
+    assert peak < 5.5 * logits.nbytes  # twice their probabilities in float64, and parts
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from([0.5, 0.6, 0.75, 0.9, 1.0]), st.booleans()), min_size=1, max_size=40),
-    st.sampled_from([0.0, 0.02, 0.1, 0.5]),
+def one_answer_each(right: Sequence[bool]) -> tuple[NDArray[np.float64], list[int]]:
+    """Return probabilities that fall from answer to answer, and the truth."""
+    confidence = np.linspace(0.99, 0.6, len(right))
+    return np.column_stack([confidence, 1 - confidence]), [0 if r else 1 for r in right]
+
+
+@pytest.mark.parametrize(
+    ("rows", "max_error", "promised"),
+    [(149, 0.02, True), (148, 0.02, False), (299, 0.01, True), (298, 0.01, False), (5, 1.0, True), (9999, 0.0, False)],
 )
-def test_threshold_keeps_its_promise(rows: list[tuple[float, bool]], max_error: float) -> None:
-    probs = np.array([[p, 1 - p] for p, _ in rows])
-    truth = [0 if right else 1 for _, right in rows]
-    threshold = unsure_threshold(probs, truth, max_error)
-    answered = probs.max(axis=1) >= threshold
-    wrong = (probs.argmax(axis=1) != np.array(truth))[answered]
-    # a confidence of exactly 1 cannot be refused by a threshold of at most 1
-    assert not answered.any() or wrong.mean() <= max_error or (threshold == 1.0 and probs.max() == 1.0)
+def test_so_many_right_answers_prove_so_small_an_error(rows: int, max_error: float, promised: bool) -> None:
+    probs, truth = one_answer_each([True] * rows)
+    assert unsure_threshold(probs, truth, max_error, range(rows)) == (0.0 if promised else None)
+
+
+def test_threshold_lies_just_above_the_answer_that_breaks_the_promise() -> None:
+    probs, truth = one_answer_each([True] * 200 + [False] + [True] * 20)
+    threshold = unsure_threshold(probs, truth, 0.02, range(221))
+    assert threshold is not None and probs[200, 0] < threshold < probs[199, 0]
+    # from the 236th answer on, one mistake is few enough
+    probs, truth = one_answer_each([True] * 240 + [False] + [True] * 20)
+    assert unsure_threshold(probs, truth, 0.02, range(261)) == 0.0
+
+
+def test_a_test_that_fails_ends_the_sequence() -> None:
+    probs, truth = one_answer_each([False] + [True] * 400)
+    assert unsure_threshold(probs, truth, 0.02, range(401)) is None  # 201 answers do not pass with a mistake, 236 would
+    probs, truth = one_answer_each([False] * 10 + [True] * 5000)
+    assert unsure_threshold(probs, truth, 0.02, range(5010)) == 0.0  # tested from the most confident half downwards
+    probs, truth = one_answer_each([True] * 100 + [False] + [True] * 100)
+    assert unsure_threshold(probs, truth, 0.02, range(201)) is None
+
+
+def test_a_group_counts_as_one_answer() -> None:
+    probs, truth = one_answer_each([True] * 149)
+    assert unsure_threshold(probs, truth, 0.02, [0, *range(148)]) is None
+    probs, truth = one_answer_each(([True] * 5 + [False]) * 500)
+    groups = np.repeat(range(500), 6)
+    assert unsure_threshold(probs, truth, 0.2, range(3000)) == 0.0
+    assert unsure_threshold(probs, truth, 0.2, groups) is None  # one wrong text of six makes each group wrong
+
+
+def test_threshold_cannot_separate_equal_confidence() -> None:
+    probs = np.array([[0.9, 0.1]] * 160 + [[0.8, 0.2]] * 40)
+    truth = [0] * 160 + [0] * 20 + [1] * 20
+    threshold = unsure_threshold(probs, truth, 0.02, range(200))
+    assert threshold is not None and 0.8 < threshold <= 0.9
+    assert unsure_threshold(probs, [1, *truth[1:]], 0.02, range(200)) is None
+
+
+def test_promises_are_kept_in_nineteen_of_twenty_validation_splits() -> None:
+    """The true error among answers above a confidence is known here: half of 1 - confidence, on average."""
+    rng = np.random.default_rng(1)
+    promised = broken = 0
+    for _ in range(400):
+        doubt = rng.random(2000) * 0.12  # the true error among answers with less doubt than d is d / 2
+        right = rng.random(2000) >= doubt
+        probs = np.column_stack([1 - doubt, doubt])
+        threshold = unsure_threshold(probs, np.where(right, 0, 1).tolist(), 0.05, range(2000))
+        promised += threshold is not None
+        broken += threshold is not None and (1 - threshold if threshold else 0.12) / 2 > 0.05
+    assert promised > 300
+    assert broken <= 0.05 * 400 + 2 * np.sqrt(0.05 * 0.95 * 400)
 
 
 def test_calibration_metrics_say_what_the_threshold_does() -> None:
@@ -108,4 +153,7 @@ def test_calibration_metrics_say_what_the_threshold_does() -> None:
     measured = calibration_metrics(logits, [0, 0, 1, 1], temperature=1.0, unsure_below=0.9)
     assert (measured["coverage"], measured["error_among_answered"]) == (0.5, 0.0)
     assert measured["ece"] == measured["ece_before"]
-    assert calibration_metrics(logits, [0, 0, 1, 1], 1.0, 1.0)["error_among_answered"] == 0.0
+    refused = calibration_metrics(logits, [0, 0, 1, 1], 1.0, 1.0)
+    assert (refused["coverage"], refused["error_among_answered"]) == (0.0, None)
+    without = calibration_metrics(logits, [0, 0, 1, 1], 1.0, None)
+    assert (without["coverage"], without["error_among_answered"]) == (None, None)
