@@ -120,10 +120,11 @@ class AveragedWeights(TrainerCallback):
         self._steps += 1
         # without the frozen ones, whose mean would differ from them by rounding
         weights = {name: p for name, p in given["model"].named_parameters() if p.requires_grad}
-        if self._sum:
-            torch._foreach_add_([self._sum[name] for name in weights], list(weights.values()))
-        else:
-            self._sum = {name: parameter.clone() for name, parameter in weights.items()}
+        for name, parameter in weights.items():
+            if name in self._sum:
+                self._sum[name] += parameter
+            else:
+                self._sum[name] = parameter.clone()
 
     def load(self, checkpoint: Path) -> None:
         """Continue from the sum in a checkpoint, if it has one."""
