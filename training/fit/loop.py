@@ -279,7 +279,10 @@ class _Beginnings(TrainerCallback):
 
 
 class _CountSeconds(TrainerCallback):
-    """Adds the seconds of training so far to each entry of the log, which checkpoints keep: a resumed run counts on."""
+    """Adds the seconds of training so far to each entry of the log, which checkpoints keep: a resumed run counts on.
+
+    Time between the last entry and the checkpoint of a stopped run is not counted.
+    """
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         before = max((entry["seconds"] for entry in state.log_history if "seconds" in entry), default=0.0)

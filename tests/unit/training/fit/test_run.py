@@ -80,18 +80,16 @@ def test_artifact_trained_in_bfloat16_is_measured_and_served_in_float32(config: 
     # A run that finds itself finished does not train, and must measure the same.
     again = run(changed(trained, overwrite=True))
     assert again.manifest.golden == artifact.manifest.golden and again.manifest.metrics == artifact.manifest.metrics
-    seconds = [one.manifest.provenance["training_seconds"] for one in (artifact, again)]
-    assert seconds[0] == seconds[1] > 0
 
 
 def test_seconds_of_training_are_those_of_all_attempts(config: TrainConfig, tmp_path: Path) -> None:
     from training.fit.checkpoints import latest_complete
 
-    first = changed(config, baseline=False, report=False, epochs=2.0, checkpoints=str(tmp_path / "checkpoints"))
+    first = changed(config, baseline=False, report=False, epochs=4.0, checkpoints=str(tmp_path / "checkpoints"))
     run(first)
     newest = latest_complete(Path(first.checkpoints))
     assert newest is not None
-    shutil.rmtree(newest)  # so that the second epoch is trained again
+    shutil.rmtree(newest)  # so that the last epoch is trained again
     state = latest_complete(Path(first.checkpoints)) / "trainer_state.json"  # type: ignore[operator]
     stored = json.loads(state.read_text(encoding="utf-8"))
     for entry in stored["log_history"]:
