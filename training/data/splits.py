@@ -67,7 +67,7 @@ class Splits:
     leaks: list[Leak]
     """Groups with rows on several sides of a given split; none if the data were split here."""
     near_duplicates: bool
-    """Whether near-duplicates are in one group: they were searched, or a column `near_dup_group` names their groups."""
+    """Whether near-duplicates were searched; not if a column names their groups, see `near_duplicates_named`."""
 
     def __str__(self) -> str:
         """Return one line: how many rows and groups there are, and what joined the rows of a group."""
@@ -75,6 +75,11 @@ class Splits:
         joined = f"rows of one group in column {columns} joined" if columns else "no group column"
         searched = "near-duplicates joined" if self.near_duplicates else "near-duplicates not searched"
         return f"{sum(self.sizes().values())} rows in {self.groups} groups ({joined}; {searched})"
+
+    @property
+    def near_duplicates_named(self) -> bool:
+        """Whether a column `near_dup_group` names the near-duplicate group of every row."""
+        return _are_named(e for _, rows in self.items() for e in rows)
 
     @property
     def groups(self) -> int:
@@ -117,7 +122,7 @@ def load_splits(config: TrainConfig) -> Splits:
     ]
     if unknown:
         raise DataError(*unknown)
-    near = config.near_duplicates or _are_given([e for rows in parts.values() for e in rows])
+    near = config.near_duplicates and not _are_named(e for rows in parts.values() for e in rows)
     return Splits(**parts, labels=labels, group_ids=ids, leaks=find_leaks(parts, ids), near_duplicates=near)
 
 
@@ -170,7 +175,7 @@ def split(
     ]
     if problems:
         raise DataError(*problems)
-    near = near_duplicates or _are_given(examples)
+    near = near_duplicates and not _are_named(examples)
     return Splits(**parts, labels=labels, group_ids=group_ids, leaks=[], near_duplicates=near)
 
 
@@ -220,12 +225,12 @@ def refuse_leaks(leaks: Sequence[Leak]) -> None:
 
 
 def _groups(examples: Sequence[Example], near_duplicates: bool) -> list[int]:
-    near = near_duplicates and not _are_given(examples)
+    near = near_duplicates and not _are_named(examples)
     return find_groups([e.text for e in examples], [e.group for e in examples], near=near)
 
 
-def _are_given(examples: Sequence[Example]) -> bool:
-    """Return whether the data name the near-duplicate group of every row."""
+def _are_named(examples: Iterable[Example]) -> bool:
+    """Return whether a column names the near-duplicate group of every row."""
     return all(e.group_column == NEAR_DUPLICATE_COLUMN for e in examples)
 
 

@@ -13,7 +13,7 @@ import torch
 from classifier.model import GPT2Classifier
 from training.config import TrainConfig
 from training.data.files import name_of
-from training.data.read import fingerprint
+from training.data.read import NEAR_DUPLICATE_COLUMN, fingerprint
 from training.data.splits import Splits
 from training.fit.loop import setting_of_machine
 
@@ -63,7 +63,8 @@ def held_out(splits: Splits) -> str:
         leaks = "; ".join(map(str, splits.leaks))
         return f"The given split leaks: {leaks}. On new texts, the model is worse than these figures.{searched}"
     kind = "copy or near-duplicate" if splits.near_duplicates else "copy"
-    return f"None of them is a {kind} of a training or validation text.{searched}"
+    named = f", or has one as near-duplicate by column {NEAR_DUPLICATE_COLUMN}" if splits.near_duplicates_named else ""
+    return f"None of them is a {kind} of a training or validation text{named}.{searched}"
 
 
 def input_of(splits: Splits) -> str:

@@ -115,8 +115,8 @@ def test_column_group_does_not_end_the_search_of_near_duplicates(tmp_path: Path)
     assert found == {
         ("group", True): (15, True),
         ("group", False): (16, False),
-        ("near_dup_group", True): (16, True),
-        ("near_dup_group", False): (16, True),
+        ("near_dup_group", True): (16, False),
+        ("near_dup_group", False): (16, False),
     }
 
 

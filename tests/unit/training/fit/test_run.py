@@ -230,6 +230,16 @@ def test_card_says_what_was_searched(config: TrainConfig, searched: bool, told: 
     assert told in (artifact.directory / "README.md").read_text(encoding="utf-8")
 
 
+def test_card_does_not_say_that_near_duplicates_named_by_a_column_were_searched(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    rows = [row | {"near_dup_group": i} for i, row in enumerate(news_rows(60))]
+    (tmp_path / "named.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    artifact = run(changed(config, data=str(tmp_path / "named.jsonl"), epochs=1.0, baseline=False, report=False))
+    told = (artifact.directory / "README.md").read_text(encoding="utf-8")
+    assert "or has one as near-duplicate by column near_dup_group. Near-duplicates were not searched." in told
+
+
 def test_card_says_what_a_text_was_made_of(config: TrainConfig, tmp_path: Path) -> None:
     rows = news_rows(60)
     expected = {"text": 60 * [""], "title, blank line, text": [f"News {i}" for i in range(60)]}
