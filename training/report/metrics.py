@@ -131,7 +131,8 @@ def unsure_threshold(probs_bc: ArrayLike, truth: ArrayLike, max_error: float, gr
     be improbable (1 - `CONFIDENCE`, exact binomial) were `max_error` of all answers wrong. Such a fixed sequence needs
     no correction for the number of tests (Angelopoulos et al., Learn then Test, arXiv 2110.01052). It begins with the
     most confident half, or with as many as can pass without a mistake, which are 149 for 2 %. A group of
-    near-duplicates counts as one answer, which is wrong if any of its texts is answered wrongly.
+    near-duplicates counts as one answer, which is wrong if any of its texts is answered wrongly. A test also fails if
+    more than `max_error` of the texts themselves are answered wrongly, as those of one large group may be.
 
     Args:
         probs_bc: (B, C) calibrated validation probabilities.
@@ -155,6 +156,7 @@ def unsure_threshold(probs_bc: ArrayLike, truth: ArrayLike, max_error: float, gr
     can_pass = binom.cdf(0, answered[ends], max_error) <= 1 - CONFIDENCE
     tested = ends[can_pass & (answered[ends] >= answered[-1] / 2)]
     passed = binom.cdf(failed[tested], answered[tested], max_error) <= 1 - CONFIDENCE
+    passed &= np.searchsorted(wrong, tested, side="right") <= max_error * (tested + 1)
     in_a_row = int(np.argmin(np.r_[passed, False]))
     if in_a_row == 0:
         return None

@@ -125,6 +125,11 @@ def test_a_group_counts_as_one_answer() -> None:
     assert unsure_threshold(probs, truth, 0.2, groups) is None  # one wrong text of six makes each group wrong
 
 
+def test_one_large_group_of_wrong_answers_is_not_excused() -> None:
+    probs, truth = one_answer_each([False] * 70 + [True] * 600)
+    assert unsure_threshold(probs, truth, 0.02, [0] * 70 + [*range(1, 601)]) is None  # 1 of 601 groups, 70 of 670 texts
+
+
 def test_threshold_cannot_separate_equal_confidence() -> None:
     probs = np.array([[0.9, 0.1]] * 160 + [[0.8, 0.2]] * 40)
     truth = [0] * 160 + [0] * 20 + [1] * 20
