@@ -281,7 +281,9 @@ def _read_csv(path: Path, file: TextIO, delimiter: str) -> Iterator[_Record]:
                 if len(cells) == len(header):
                     yield _Record(row, line, dict(zip(header, cells, strict=True)))
                 else:
-                    message = f"{len(cells)} fields where the header has {len(header)}; an unquoted {delimiter!r}?"
+                    message = f"number of fields is {len(cells)} where the header has {len(header)}"
+                    if len(cells) > len(header):
+                        message += f"; an unquoted {delimiter!r}?"
                     yield _Record(row, line, dict.fromkeys(header), message)
             line = reader.line_num + 1
     except csv.Error as exc:  # where the rows went wrong, the rest of the file cannot be trusted

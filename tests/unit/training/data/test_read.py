@@ -56,13 +56,14 @@ def test_missing_columns_are_all_named_at_once(tmp_path: Path) -> None:
 
 
 def test_every_broken_row_is_reported_with_file_row_line_and_field(tmp_path: Path) -> None:
-    path = write(tmp_path / "d.csv", 'text,label\n"a\nb",x\n,x\ngood,\nmore,x,y\nlast,x\n')
+    path = write(tmp_path / "d.csv", 'text,label\n"a\nb",x\n,x\ngood,\nmore,x,y\nlast,x\nno label\n')
     problems = problems_of(path)
-    assert [(p.row, p.line, p.field) for p in problems] == [(2, 4, "text"), (3, 5, "label"), (4, 6, "")]
+    assert [(p.row, p.line, p.field) for p in problems] == [(2, 4, "text"), (3, 5, "label"), (4, 6, ""), (6, 8, "")]
     message = str(DataError(*problems))
-    assert message.startswith("3 problems in the data:\n")
+    assert message.startswith("4 problems in the data:\n")
     assert f"{path}, row 2 (line 4), field 'text': the text is empty" in message
-    assert "3 fields where the header has 2; an unquoted ','?" in message
+    assert "number of fields is 3 where the header has 2; an unquoted ','?" in message
+    assert message.endswith("number of fields is 1 where the header has 2")
 
 
 @pytest.mark.parametrize(
