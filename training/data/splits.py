@@ -167,14 +167,15 @@ def split(
     group_ids: dict[str, list[int]] = {}
     _take(parts, group_ids, examples, ids, fractions, seed)
     present = {part: {e.label for e in rows} for part, rows in parts.items()}
+    missing = {name: [part for part, found in present.items() if name not in found] for name in labels.names}
     problems = [
-        Problem(data, f"label {name!r} has too few different texts (near-duplicates count as one) for {part}")
-        for name in labels.names
-        for part, found in present.items()
-        if name not in found
+        f"label {name!r} has too few different texts (near-duplicates and rows of one group count as one) for "
+        f"{' and '.join(without)}; add texts, leave it out, or join it with another label"
+        for name, without in missing.items()
+        if without
     ]
     if problems:
-        raise DataError(*problems)
+        raise DataError(*(Problem(data, problem) for problem in problems))
     near = near_duplicates and not _are_named(examples)
     return Splits(**parts, labels=labels, group_ids=group_ids, leaks=[], near_duplicates=near)
 

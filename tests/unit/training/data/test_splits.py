@@ -58,7 +58,7 @@ def test_seed_decides_the_split_and_row_order_does_not_break_it() -> None:
         (examples(20, labels=1), r"at least two labels, got \['0'\]"),
         (
             [*examples(30, labels=2), Example("a text of its own", "rare", None, 99)],
-            "'rare' has too few different texts",
+            r"^1 problem in the data:\n.* 'rare' has too few different texts .* for test and val; add texts",
         ),
     ],
     ids=["one-label", "rare-label"],
