@@ -53,7 +53,9 @@ def test_run_writes_a_whole_artifact_that_learnt(config: TrainConfig, capsys: py
     # nothing but the artifact and its report is left: no checkpoints, no half directory
     assert sorted(path.name for path in Path(config.output).parent.iterdir()) == ["model", "model-report"]
     report = Path(config.output).with_name("model-report")
-    assert (report / "report.html").is_file() and (report / "curves.png").is_file()
+    page = (report / "report.html").read_text(encoding="utf-8")
+    precision = re.findall(r"precision</t[dh]>\s*<td[^>]*>(\w+)", page)
+    assert precision == [manifest.provenance["precision"]] and (report / "curves.png").is_file()
     output = capsys.readouterr().out
     assert "step=48/48; train_runtime=" in output
     stages = re.findall(r"^stage=(\w+); seconds=\d+\.\d;$", output, re.MULTILINE)
