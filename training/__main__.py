@@ -1,7 +1,7 @@
 """Train and measure GPT-2 classifiers.
 
 Exit codes: 0: done, and if a report could not be written, a warning says why; 2: the input is wrong, the message says
-why, and nothing was written; 130: interrupted.
+why, and nothing was written; 130: interrupted; 1: another failure, such as a full disk, with a traceback.
 """
 
 import argparse
