@@ -113,7 +113,8 @@ def _inspect(parsed: argparse.Namespace) -> None:
 
     facts = report_data(config, parsed.output)
     print(
-        f"rows={facts['rows']}; labels={len(facts['labels'])}; near_duplicate_groups={facts['near_duplicate_groups']}; "
+        f"rows={facts['rows']}; labels={len(facts['labels'])}; groups={facts['near_duplicate_groups']}; "
+        f"rows_with_a_near_duplicate={facts['rows_with_a_near_duplicate']}; "
         f"leaks={len(facts['leaks'])}; groups_with_several_labels={len(facts['groups_with_several_labels'])}; "
         f"suspicious_labels={len(facts['suspicious'])};"
     )
