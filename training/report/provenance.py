@@ -61,7 +61,9 @@ def held_out(splits: Splits) -> str:
     searched = "" if splits.near_duplicates else " Near-duplicates were not searched."
     if splits.leaks:
         leaks = "; ".join(map(str, splits.leaks))
-        return f"The given split leaks: {leaks}. On new texts, the model is worse than these figures.{searched}"
+        return (
+            f"The given split leaks: {leaks}. On new texts, the model is probably worse than these figures.{searched}"
+        )
     kind = "copy or near-duplicate" if splits.near_duplicates else "copy"
     named = f", or has one as near-duplicate by column {NEAR_DUPLICATE_COLUMN}" if splits.near_duplicates_named else ""
     return f"None of them is a {kind} of a training or validation text{named}.{searched}"
