@@ -13,9 +13,9 @@ from classifier.encoding import Encoder
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier
 from training.config import DataConfig
-from training.data.duplicates import find_groups
 from training.data.files import local_copy, name_of
 from training.data.read import read_examples
+from training.data.splits import WHOLE, group_parts
 from training.errors import DataError, Problem
 from training.report import metrics
 from training.report.baseline import BaselineAnswers
@@ -53,7 +53,7 @@ def evaluate(
         raise DataError(*(Problem(config.data, f"{e.label!r} {message}", e.row, field="label") for e in unknown))
     truth = [labels.id_of(e.label) for e in examples]
     texts = [e.text for e in examples]
-    groups = find_groups(texts, [e.group for e in examples])
+    groups = group_parts({WHOLE: examples})[WHOLE]
     model, encoder = artifact.model(), artifact.encoder()
     logits = predict_logits(model, encoder, texts)
     temperature = manifest.calibration.temperature

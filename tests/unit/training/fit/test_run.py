@@ -293,6 +293,17 @@ def test_evaluate_gives_the_runs_own_figures(config: TrainConfig, tmp_path: Path
         evaluate(artifact.directory, DataConfig(data=str(path)))
 
 
+def test_evaluate_takes_groups_from_the_data_as_a_run_does(artifact: Artifact, tmp_path: Path) -> None:
+    rows = news_rows(30, seed=9)
+    rows.append({**rows[0], "text": rows[0]["text"] + " Indeed."})
+    found = {}
+    for column in ("group", "near_dup_group"):
+        path = tmp_path / f"{column}.jsonl"
+        path.write_text("\n".join(json.dumps(row | {column: i}) for i, row in enumerate(rows)), encoding="utf-8")
+        found[column] = evaluate(artifact.directory, DataConfig(data=str(path)))["groups"]
+    assert found == {"group": 30, "near_dup_group": 31}
+
+
 def test_a_classifier_is_a_base_only_if_asked_and_the_card_says_so(
     config: TrainConfig, artifact: Artifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
