@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {exc}\n")
         return INPUT_ERROR
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written except checkpoints, from which the same command continues\n")
+        sys.stderr.write(
+            "interrupted; an artifact is there whole or not at all; this command continues from checkpoints\n"
+        )
         return INTERRUPTED
     return 0
 
