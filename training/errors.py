@@ -1,10 +1,11 @@
 """Errors of training; the command line prints the message and exits with code 2.
 
 TrainingError
-├── ConfigError    an unknown or contradictory setting
-├── DataError      the texts cannot be used; carries every problem found, not only the first
-├── DivergedError  the loss or the gradients are no longer finite
-└── LeakError      texts of one split also occur in another
+├── CheckpointError  a checkpoint cannot be written
+├── ConfigError      an unknown or contradictory setting
+├── DataError        the texts cannot be used; carries every problem found, not only the first
+├── DivergedError    the loss or the gradients are no longer finite
+└── LeakError        texts of one split also occur in another
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ SHOWN_PROBLEMS = 100
 
 class TrainingError(Exception):
     """Base of all errors that `training` raises on purpose."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint cannot be written, for instance because the disk is full."""
 
 
 class ConfigError(TrainingError):

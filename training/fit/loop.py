@@ -4,19 +4,23 @@ checkpoints that are marked when they are complete, an evaluation that stops on 
 
 import hashlib
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from classifier.errors import first_line
 from training.config import PretrainConfig, TrainConfig
-from training.errors import DivergedError
+from training.errors import CheckpointError, DivergedError
 from training.fit.batches import Epoch, LengthGroupedBatches
 from training.fit.checkpoints import complete_steps, latest_complete, mark_complete
 from training.fit.distributed import gather, is_main, state
@@ -220,13 +224,15 @@ class OrderedTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self._saved_step == self.state.global_step:
             return
-        super()._save_checkpoint(model, trial)
+        with _told_of_failure(Path(self.args.output_dir)):
+            super()._save_checkpoint(model, trial)
         state().wait_for_everyone()  # every process writes the state of its generator
         if self.args.should_save:
             checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            if self._stored is not None:
-                self._stored.save(checkpoint)
-            mark_complete(checkpoint)
+            with _told_of_failure(Path(self.args.output_dir)):
+                if self._stored is not None:
+                    self._stored.save(checkpoint)
+                mark_complete(checkpoint)
         self._saved_step = self.state.global_step
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -237,6 +243,19 @@ class OrderedTrainer(Trainer):
             for name, content in gather((own.name, own.read_bytes())):
                 if is_main() and not (own.parent / name).exists():
                     (own.parent / name).write_bytes(content)
+
+
+@contextmanager
+def _told_of_failure(directory: Path) -> Iterator[None]:
+    """Turn every error of writing into a `CheckpointError`. On a full disk, libraries raise errors of all kinds."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as exc:
+        free = shutil.disk_usage(directory).free >> 20
+        raise CheckpointError(
+            f"{directory}: a checkpoint cannot be written ({first_line(exc)}); {free} MiB are free there. Earlier "
+            "checkpoints are kept: free some space, then the same command goes on"
+        ) from exc
 
 
 NAMES = {"loss": "train_loss"}

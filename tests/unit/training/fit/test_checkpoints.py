@@ -1,11 +1,14 @@
 """Killed runs go on, and end as if nothing had happened."""
 
 import dataclasses
+import errno
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from classifier.artifact import read_artifact
 from tests.support.runs import run, start
 from training.config import TrainConfig
-from training.errors import ConfigError
+from training.errors import CheckpointError, ConfigError
 from training.fit.checkpoints import COMPLETE, check_place, claim, complete_steps, latest_complete, mark_complete
 from training.fit.weights import WEIGHTS, BestWeights, Evaluation
 
@@ -98,6 +101,24 @@ def test_killed_run_ends_with_the_same_average(config: TrainConfig, tmp_path: Pa
     assert run(stopped).weights_sha256 == whole.weights_sha256
     last = run(dataclasses.replace(config, output=str(tmp_path / "last"), average=1 / 36))
     assert last.weights_sha256 != whole.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ("training.fit.loop.Trainer._save_checkpoint", RuntimeError("unexpected pos 189504 vs 189396")),
+        ("training.fit.loop.mark_complete", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+    ],
+)
+def test_checkpoint_that_cannot_be_written_is_one_clear_error(
+    part: str, error: Exception, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part, Mock(side_effect=error))
+    with pytest.raises(
+        CheckpointError, match=r"a checkpoint cannot be written \(.*\); \d+ MiB are free there"
+    ) as caught:
+        run(changed(config, tmp_path, "full"))
+    assert str(error) in str(caught.value) and not (tmp_path / "full").exists()
 
 
 @pytest.mark.parametrize(
