@@ -14,7 +14,7 @@ from training.config import DataConfig
 from training.data.duplicates import find_groups, normalise
 from training.data.files import name_of, replace_text
 from training.data.read import Example, fingerprint
-from training.data.splits import WHOLE, find_leaks, group_columns, group_parts, read_parts
+from training.data.splits import SPLIT_NAMES, WHOLE, find_leaks, group_columns, group_parts, read_parts
 from training.report.baseline import CHARACTERS, WORDS, fit_baseline, words_suffice
 from training.report.pages import render
 
@@ -88,6 +88,7 @@ def report_data(config: DataConfig, output: Path) -> dict[str, Any]:
         "words": _quantiles([len(normalise(row.example.text).split()) for row in rows]),
         "characters": _quantiles([len(row.example.text) for row in rows]),
         **_duplicates(rows, groups),
+        "labels_too_small": _too_small(rows, groups) if list(parts) == [WHOLE] else [],
         "leaks": [str(leak) for leak in find_leaks(parts, group_ids)],
         "suspicious": [vars(s) for s in suspicious],
         "labels_not_checked": unchecked,
@@ -96,6 +97,13 @@ def report_data(config: DataConfig, output: Path) -> dict[str, Any]:
     replace_text(output / "data.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     replace_text(output / "data.md", page)
     return facts
+
+
+def _too_small(rows: Sequence[LocatedExample], groups: Sequence[int]) -> list[str]:
+    """Return the labels that have too few groups to be split into train, val and test."""
+    pairs = {(row.example.label, group) for row, group in zip(rows, groups, strict=True)}
+    found = Counter(label for label, _ in pairs)
+    return sorted(label for label, count in found.items() if count < len(SPLIT_NAMES))
 
 
 def suspicious_labels(rows: Sequence[LocatedExample], groups: Sequence[int]) -> tuple[list[Suspicion], list[str]]:

@@ -65,6 +65,7 @@ def test_rare_labels_do_not_stop_the_others_from_being_checked(tmp_path: Path) -
     facts, page = reported(tmp_path, rows)
     assert facts["labels_not_checked"] == ["weather"] and facts["suspicious"][0]["row"] == "7"
     assert "they have too few texts: weather." in page
+    assert facts["labels_too_small"] == ["weather"] and "for all three parts: weather." in page
 
 
 def test_one_class_is_reported_too_and_clean_data_says_so(tmp_path: Path) -> None:
