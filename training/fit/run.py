@@ -34,7 +34,7 @@ from training.report.baseline import BaselineAnswers, answer
 from training.report.card import model_card
 from training.report.evaluate import accuracy_by_words, measure, measure_baseline
 from training.report.golden import golden
-from training.report.html import ReportData, try_report
+from training.report.html import ReportData, remove_report, try_report
 from training.report.predict import predict_logits
 from training.report.provenance import input_of, provenance
 
@@ -101,6 +101,7 @@ def run(config: TrainConfig) -> Artifact | None:
         made = provenance(config, inputs.splits, inputs.model, log)
         manifest = _manifest(inputs, results, made)
     with _stage("write"):
+        remove_report(report_directory(config))
         artifact = write_artifact(
             Path(config.output),
             model=inputs.model.to(stored_dtype),

@@ -55,16 +55,21 @@ class ReportData:
     """Rows of the table "How it was made"."""
 
 
+def remove_report(directory: Path) -> None:
+    """Remove an older report, which is about another model."""
+    for name in (PAGE, METRICS):
+        (directory / name).unlink(missing_ok=True)
+
+
 def try_report(data: Callable[[], ReportData], directory: Path) -> Path | None:
     """Write a report and return its page; if that fails, say why on stderr, because the model and its figures are good.
 
     Args:
         data: computes the content.
-        directory: as in `write_report`. An older report there is removed first, because it is about another model.
+        directory: as in `write_report`. An older report there is removed first.
     """
     try:
-        for name in (PAGE, METRICS):
-            (directory / name).unlink(missing_ok=True)
+        remove_report(directory)
         return write_report(data(), directory)
     except Exception as exc:
         reason = " ".join(f"{type(exc).__name__}: {exc}".split())

@@ -21,6 +21,7 @@ from training.__main__ import main
 from training.config import DataConfig, TrainConfig
 from training.data.files import name_of
 from training.errors import ConfigError, DataError, LeakError
+from training.fit.run import report_directory
 from training.report.evaluate import evaluate
 from training.report.predict import predict_logits
 
@@ -99,7 +100,11 @@ def test_seconds_of_training_are_those_of_all_attempts(config: TrainConfig, tmp_
     state.write_text(json.dumps(stored), encoding="utf-8")
     marker = state.with_name("COMPLETE")
     marker.write_text("{}", encoding="utf-8")
+    older = report_directory(first) / "report.html"
+    older.parent.mkdir()
+    older.write_text("another model", encoding="utf-8")
     again = run(changed(first, overwrite=True))
+    assert not older.exists()
     assert 1000 < again.manifest.provenance["training_seconds"] < 1100
 
 

@@ -5,7 +5,15 @@ import pytest
 
 from tests.support.texts import news_rows
 from training.report import baseline
-from training.report.baseline import CHARACTERS, WORDS, answer, baseline_predictions, fit_baseline, words_suffice
+from training.report.baseline import (
+    CHARACTERS,
+    FEATURES,
+    WORDS,
+    answer,
+    baseline_predictions,
+    fit_baseline,
+    words_suffice,
+)
 
 NAMES = ["business", "politics", "sport"]
 
@@ -64,7 +72,7 @@ def test_balanced_weights_favour_the_rare_label() -> None:
 
 
 def test_a_large_corpus_is_sampled_with_every_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baseline, "MAX_CHARACTERS", 4_000)
+    monkeypatch.setattr(baseline, "MAX_CHARACTERS", dict.fromkeys(FEATURES, 4_000))
     monkeypatch.setattr(baseline, "CHOICE_CHARACTERS", 4_000)
     monkeypatch.setattr(baseline, "CHUNK_TEXTS", 7)
     texts, label_ids = news(400)
