@@ -20,8 +20,10 @@ FEATURES: dict[str, dict[str, Any]] = {
 CHANCE = 0.05
 """Characters must beat words on the validation texts by more than chance, at this level of a two-sided sign test."""
 MAX_CHARACTERS = {WORDS: 20_000_000, CHARACTERS: 5_000_000}
-"""Characters of training texts, which bound memory and time: four times BBC News, 55,000 texts of 60 words. Features are
-all counted before the most frequent are taken, and texts without spaces have many more of neighbouring characters."""
+"""Characters of training texts, which bound memory and time: four times BBC News, 55,000 texts of 60 words.
+
+All features are counted before some are taken, and texts without spaces have many more of neighbouring characters.
+"""
 CHOICE_CHARACTERS = 5_000_000
 """Characters of training texts and of validation texts by which the features are chosen."""
 MAX_WEIGHTS = 5_000_000
