@@ -55,14 +55,17 @@ class Contestant:
 
 
 def _contestants() -> Iterator[Contestant]:
+    cpus = available_cpus()
     for precision in ("float32", "int8", "bfloat16"):
-        yield Contestant(f"ours {precision}", "packed", {"precision": precision})
+        yield Contestant(f"ours {precision}", "packed", {"precision": precision, "lanes": cpus})
+        yield Contestant(f"ours {precision}, one lane", "packed", {"precision": precision})
     for dtype, batch in product(("float32", "bfloat16"), (1, 8)):
         name = f"transformers {dtype}, {'alone' if batch == 1 else f'padded {batch}'}"
         yield Contestant(name, "transformers_model", {"dtype": dtype, "batch": batch})
     yield Contestant("torch.compile float32", "transformers_model", {"compiled": True})
-    for precision in ("float32", "int8"):
-        yield Contestant(f"ONNX Runtime {precision}", "onnx_runtime", environment="onnxruntime", onnx=precision)
+    for precision, sessions in product(("float32", "int8"), (1, cpus)):
+        name = f"ONNX Runtime {precision}, one session" if sessions == 1 else f"ONNX Runtime {precision}"
+        yield Contestant(name, "onnx_runtime", {"sessions": sessions}, environment="onnxruntime", onnx=precision)
     for precision, hint in product(("float32", "bfloat16"), ("LATENCY", "THROUGHPUT")):
         settings = {"hint": hint, "precision": precision}
         name = f"OpenVINO {precision}, {hint.lower()}"

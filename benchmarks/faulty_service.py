@@ -119,6 +119,9 @@ class FaultyEngine:
     def decode(self, text: TextWindows, logits: Sequence[Logits]) -> Prediction:
         return self._engine.decode(text, logits)
 
+    def prepare_thread(self) -> None:
+        self._engine.prepare_thread()
+
     def probe(self) -> None:
         self._engine.probe()
 

@@ -19,6 +19,9 @@ def combine_windows(logits_wc: ArrayLike, tokens_w: Sequence[int]) -> NDArray[np
     Returns:
         (C,) float32.
     """
+    if len(tokens_w) == 1:  # numpy's mean would take a tenth of a millisecond
+        alone: NDArray[np.float32] = np.array(logits_wc, dtype=np.float32)[0]
+        return alone
     combined: NDArray[np.float32] = np.average(
         np.asarray(logits_wc, dtype=np.float64), axis=0, weights=np.asarray(tokens_w, dtype=np.float64)
     ).astype(np.float32)

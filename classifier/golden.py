@@ -1,6 +1,6 @@
 """The golden check: logits computed on this machine against those that the artifact stores from training time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Forward = Callable[[Sequence[Sequence[int]]], "torch.Tensor"]
 """Takes B sequences of token ids and returns logits (B, C), float32, on the CPU."""
+
+Run = Callable[[Callable[[Sequence[int]], float], Iterable[Sequence[int]]], Iterable[float]]
+"""Applies a function to each of some batches, as `map` does."""
 
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference allowed between the golden logits of training time and of now, both float32.
@@ -41,21 +44,29 @@ def encode_golden_texts(artifact: Artifact) -> list[EncodedText]:
     return texts
 
 
-def golden_difference(artifact: Artifact, texts: Sequence[EncodedText], forward: Forward) -> float:
+def golden_difference(
+    artifact: Artifact, texts: Sequence[EncodedText], forward: Forward, run: Run = map, batches: int = 1
+) -> float:
     """Return the largest difference from the stored logits, infinite for NaN.
 
-    All golden texts run as one batch, and each short one also runs alone.
+    Args:
+        artifact: has the stored logits.
+        texts: the golden texts.
+        forward: the model's forward.
+        run: runs the batches, perhaps several at the same time.
+        batches: number of batches with all golden texts. Each short text also runs alone.
     """
     stored_bc = np.array([golden.logits for golden in artifact.manifest.golden])
-    rows = iter(forward([window.ids for text in texts for window in text.windows]).tolist())
-    together_bc = np.stack(
-        [combine_windows([next(rows) for _ in text.windows], [len(w.ids) for w in text.windows]) for text in texts]
-    )
-    differences = [np.abs(together_bc - stored_bc).max()]
-    for text, stored_c in zip(texts, stored_bc, strict=True):
-        if text.tokens <= SHORT_TOKENS and len(text.windows) == 1:
-            [alone_c] = forward([text.windows[0].ids]).tolist()
-            differences.append(np.abs(np.array(alone_c) - stored_c).max())
+    alone = [[i] for i, text in enumerate(texts) if text.tokens <= SHORT_TOKENS and len(text.windows) == 1]
+
+    def difference(batch: Sequence[int]) -> float:
+        rows = iter(forward([window.ids for i in batch for window in texts[i].windows]).tolist())
+        lengths = [[len(window.ids) for window in texts[i].windows] for i in batch]
+        logits_bc = np.stack([combine_windows([next(rows) for _ in each], each) for each in lengths])
+        return float(np.abs(logits_bc - stored_bc[batch]).max())
+
+    together = [list(range(first, len(texts), batches)) for first in range(min(batches, len(texts)))]
+    differences = list(run(difference, [*together, *alone]))
     largest = float(np.max(differences))
     return largest if largest == largest else float("inf")
 

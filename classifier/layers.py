@@ -43,14 +43,13 @@ class Block:
 
     norm_1: Norm
     inputs: tuple[MatrixProduct, ...]
-    """One product for query, key and value; in the last layer one for the query and one for key and value."""
+    """One product for query, key and value; in the last layer one for the query and one for key and value. The weights
+    of the query contain the factor of the attention scores."""
     project: MatrixProduct
     norm_2: Norm
     widen: MatrixProduct
     """The first product of the MLP, including the activation."""
     narrow: MatrixProduct
-    scale: float
-    """Factor of the attention scores."""
 
 
 @dataclass(frozen=True)
@@ -124,18 +123,21 @@ def read_block(shape: Shape, open_weights: OpenWeights, make: ProductMaker, inde
                     f"{prefix}{name}: weights of {tuple(weight_io.shape)} and bias of {tuple(bias_o.shape)}, "
                     f"config.json asks for {(inputs, outputs)} and {(outputs,)}"
                 )
+            if name == "attn.c_attn":
+                factor_o = torch.ones(outputs)
+                factor_o[:width] = scale
+                weight_io, bias_o = weight_io.float() * factor_o, bias_o.float() * factor_o
             return make.product(weight_io[:, part], bias_o[part], exact=last or name == "attn.c_attn", **kind)
 
     with open_weights() as read:
         norm_1, norm_2 = (read_norm(read, f"{prefix}{name}", shape, make.device) for name in ("ln_1", "ln_2"))
     return Block(
         norm_1=norm_1,
-        inputs=tuple(product("attn.c_attn", width, 3 * width, part, low_out=True) for part in columns),
+        inputs=tuple(product("attn.c_attn", width, 3 * width, part) for part in columns),
         project=product("attn.c_proj", width, width),
         norm_2=norm_2,
-        widen=product("mlp.c_fc", width, shape.inner, activation=shape.activation, low_out=True),
+        widen=product("mlp.c_fc", width, shape.inner, activation=shape.activation),
         narrow=product("mlp.c_proj", shape.inner, width),
-        scale=scale,
     )
 
 

@@ -14,38 +14,30 @@ Letters: B texts, N tokens of all texts, T tokens of one text, D width, H attent
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, groupby, islice
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad
 
 from classifier import Precision
-from classifier.errors import ModelError, first_line
+from classifier.attention import Attention, Span, joined, spans_of
+from classifier.errors import ModelError
 from classifier.layers import Block, OpenWeights, Shape, read_block, read_norm, safetensors_weights
 from classifier.products import ProductMaker
 
 ROWS = 256
-"""Number of rows that the MLP computes at once, so that its inner layer, four times as wide, stays in the processor's
-cache. float32 products are as fast with 256 rows as with thousands, and GELU is 1.5 times as fast as from memory."""
+"""Number of rows that are computed at once, give or take a half, so that the inner layer of the MLP, four times as
+wide, stays in the cache. Products are as fast with 256 rows as with thousands, and GELU is 1.5 times as fast."""
 
-
-@dataclass(frozen=True)
-class _Span:
-    """`count` texts of `length` tokens each, laid end to end from row `start` on."""
-
-    start: int
-    count: int
-    length: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.count * self.length
+STEP = 16
+"""The number of rows is filled up to a multiple of this by a text of its own, because oneDNN keeps compiled code for
+each number of rows that it has met, 0.6 MB a number: 1,200 batches of all sizes took 780 MB more memory."""
 
 
 class PackedClassifier:
@@ -58,8 +50,6 @@ class PackedClassifier:
         device: the device of the weights and of the forward.
         keep: keep all layers in memory. Otherwise each forward lays out one layer after the other and releases it,
             which needs little memory and is meant for a few forwards only.
-
-    `attention` names the kernel of attention: "flash", or "plain", perhaps followed by the reason.
 
     Raises:
         ModelError: the configuration is not a GPT-2's, or the weights do not fit it. Unless `keep`, the weights of
@@ -78,8 +68,8 @@ class PackedClassifier:
         self.precision: Precision = precision
         self.device = torch.device(device)
         self.layers = shape.layers
-        self._heads = shape.heads
-        self.attention = self._choose_attention(shape.width // shape.heads)
+        flash = self.device.type == "cuda" and precision == "bfloat16"
+        self.attention = Attention(shape.heads, shape.width // shape.heads, self.device, flash)
         make = ProductMaker(precision, self.device)
         self._read = partial(read_block, shape, open_weights, make)  # a closure over self would delay freeing it
         with torch.inference_mode():
@@ -93,13 +83,6 @@ class PackedClassifier:
         self.parameters = shape.parameters(*self._tokens_vd.shape, *self._positions_td.shape, *self._head_cd.shape)
         if self._tokens_vd.shape[1] != shape.width or self._positions_td.shape[1] != shape.width:
             raise ModelError(f"embeddings are {self._tokens_vd.shape[1]} wide, config.json says {shape.width}")
-
-    def _choose_attention(self, head_width: int) -> str:
-        """Return "flash" where its kernel applies, else "plain", with the reason if the flash kernel fails here."""
-        if self.device.type != "cuda" or self.precision != "bfloat16":
-            return "plain"
-        problem = flash_problem(self._heads, head_width, self.device)
-        return f"plain; flash is unavailable: {problem}" if problem else "flash"
 
     def _read_all(self) -> Iterator[Block]:
         return (self._read(index, index == self.layers - 1) for index in range(self.layers))
@@ -140,147 +123,127 @@ class PackedClassifier:
         Raises:
             ModelError: there is no sequence, or one is empty or has more tokens than the model has positions.
         """
+        batch = self._lay_out(sequences)
+        with torch.inference_mode():
+            hidden_nd = self._embed(batch)
+            blocks = iter(self._blocks or self._read_all())
+            for block in islice(blocks, self.layers - 1):
+                self._layer(block, hidden_nd, batch.spans)
+            logits_bc = self._logits(self._last_layer(next(blocks), hidden_nd, batch))
+            return logits_bc[batch.places][: len(sequences)]
+
+    def prefix_logits(self, sequences: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Return the logits (T, C), float32, on the CPU, of each sequence's prefixes of 1 to T tokens.
+
+        Raises:
+            ModelError: as for a call.
+        """
+        batch = self._lay_out(sequences)
+        with torch.inference_mode():
+            hidden_nd = self._embed(batch)
+            for block in self._blocks or self._read_all():
+                self._layer(block, hidden_nd, batch.spans)
+            texts = torch.split(self._logits(hidden_nd), batch.lengths)
+        return [texts[place] for place in batch.places.tolist()][: len(sequences)]
+
+    def _lay_out(self, sequences: Sequence[Sequence[int]]) -> "_Batch":
         lengths = [len(ids) for ids in sequences]
         if not lengths or not 1 <= min(lengths) <= max(lengths) <= self.max_tokens:
             raise ModelError(f"1 to {self.max_tokens} tokens a sequence are needed, got lengths {lengths[:10]}")
+        if missing := -sum(lengths) % STEP:
+            sequences, lengths = [*sequences, [0] * missing], [*lengths, missing]
         order = sorted(range(len(lengths)), key=lengths.__getitem__)  # so that texts of one length are neighbours
-        spans = _spans([lengths[i] for i in order])
-        with torch.inference_mode():
-            ids_n = torch.tensor([token for i in order for token in sequences[i]], device=self.device)
-            last_b = torch.tensor(list(accumulate(lengths[i] for i in order)), device=self.device) - 1
-            hidden_bd = self._hidden(ids_n, last_b, spans)
-            logits_bc = torch.empty(len(lengths), len(self._head_cd))
-            logits_bc[order] = (self._norm(hidden_bd) @ self._head_cd.T).cpu()
-        return logits_bc
+        lengths = [lengths[i] for i in order]
+        return _Batch(
+            lengths=lengths,
+            places=torch.tensor(order).argsort(),
+            ids_n=torch.tensor([token for i in order for token in sequences[i]], device=self.device),
+            last_b=torch.tensor([stop - 1 for stop in accumulate(lengths)], device=self.device),
+            spans=spans_of(lengths, self.device),
+        )
 
-    def layer_seconds(self, tokens: int, rounds: int) -> float:
-        """Return the seconds of one layer over one text of `tokens` tokens, the best of several rounds.
+    def layer_timer(self, tokens: int) -> Callable[[int], float]:
+        """Return a function that runs the first layer in some number of rounds and returns its median seconds.
 
-        A forward takes about `layers` times as long.
+        A forward over one text of `tokens` tokens takes about `layers` times as long. Several threads may call the
+        function at the same time.
         """
         with torch.inference_mode():
             block = self._read(0, False)
-            hidden_nd = torch.randn(tokens, self._tokens_vd.shape[1], device=self.device)
+            drawn_nd = torch.randn(tokens, self._tokens_vd.shape[1], device=self.device)
+
+        def measure(rounds: int) -> float:
             seconds = []
-            for _ in range(rounds + 1):  # the first round is a warm-up
-                started = time.perf_counter()
-                self._layer(block, hidden_nd.clone(), [_Span(0, 1, tokens)])
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                seconds.append(time.perf_counter() - started)
-        return min(seconds[1:])
+            with torch.inference_mode():
+                for _ in range(rounds + 1):  # the first round is a warm-up
+                    started = time.perf_counter()
+                    self._layer(block, drawn_nd.clone(), spans_of([tokens], self.device))
+                    if self.device.type == "cuda":
+                        torch.cuda.synchronize(self.device)
+                    seconds.append(time.perf_counter() - started)
+            return median(seconds[1:])
 
-    def _hidden(self, ids_n: torch.Tensor, last_b: torch.Tensor, spans: Sequence[_Span]) -> torch.Tensor:
-        """Return the output (B, D) of the last layer for the last token of each text."""
-        positions_n = _positions(spans).to(self.device)
-        hidden_nd = self._tokens_vd[ids_n].float() + self._positions_td[positions_n].float()
-        blocks = iter(self._blocks or self._read_all())
-        for block in islice(blocks, self.layers - 1):
-            self._layer(block, hidden_nd, spans)
-        return self._last_layer(next(blocks), hidden_nd, last_b, spans)
+        return measure
 
-    def _layer(self, block: Block, hidden_nd: torch.Tensor, spans: Sequence[_Span]) -> None:
+    def _embed(self, batch: "_Batch") -> torch.Tensor:
+        """Return the input (N, D) of the first layer."""
+        positions_n = torch.tensor(_positions(batch.lengths), device=self.device)
+        hidden_nd = self._tokens_vd.index_select(0, batch.ids_n).float()
+        hidden_nd += self._positions_td.index_select(0, positions_n)
+        return hidden_nd
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits, on the CPU, of outputs of the last layer."""
+        return (self._norm(hidden) @ self._head_cd.T).cpu()
+
+    def _layer(self, block: Block, hidden_nd: torch.Tensor, spans: Sequence[Span]) -> None:
         """Run one layer in place."""
-        [qkv] = block.inputs
-        query, key, value = qkv(block.norm_1(hidden_nd)).chunk(3, dim=1)
-        hidden_nd += block.project(self._attend(query, key, value, spans, block.scale))
-        self._mlp(block, hidden_nd)
+        parts = self._parts(hidden_nd)
+        normed = [block.norm_1(part) for part in parts]
+        # the last layer has two products
+        by_product = [joined([product(part) for part in normed]) for product in block.inputs]
+        mixed_nd = self.attention(torch.cat(by_product, dim=1) if len(by_product) > 1 else by_product[0], spans)
+        for part, mixed in zip(parts, self._parts(mixed_nd), strict=True):
+            self._mix(block, part, mixed)
 
-    def _last_layer(
-        self, block: Block, hidden_nd: torch.Tensor, last_b: torch.Tensor, spans: Sequence[_Span]
-    ) -> torch.Tensor:
+    def _last_layer(self, block: Block, hidden_nd: torch.Tensor, batch: "_Batch") -> torch.Tensor:
         """Return the output (B, D) of the last layer for the last token of each text."""
         make_query, make_key_value = block.inputs
-        hidden_bd, normed_nd = hidden_nd[last_b], block.norm_1(hidden_nd)
-        key, value = make_key_value(normed_nd).chunk(2, dim=1)
-        hidden_bd += block.project(self._attend_last(make_query(normed_nd[last_b]), key, value, spans, block.scale))
-        self._mlp(block, hidden_bd)
-        return hidden_bd
+        parts = [block.norm_1(part) for part in self._parts(hidden_nd)]
+        key_value = joined([make_key_value(part) for part in parts])
+        texts = len(batch.lengths)
+        last_b = pad(batch.last_b, (0, -texts % STEP))
+        hidden_bd, query_bd = hidden_nd[last_b], make_query(joined(parts)[last_b])
+        mixed_bd = self.attention.last(query_bd[:texts], key_value, batch.spans)
+        self._mix(block, hidden_bd, pad(mixed_bd, (0, 0, 0, len(last_b) - texts)))
+        return hidden_bd[:texts]
 
-    def _attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[_Span], scale: float
-    ) -> torch.Tensor:
-        """Return causal attention within each text: query, key, value and result are (N, D)."""
-        if self.attention == "flash":
-            return self._attend_varlen(query, key, value, spans, scale)
-        mixed_nd = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        for span in spans:
-            q, k, v = (self._by_head(part[span.start : span.stop], span.count) for part in (query, key, value))
-            attended = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-            self._by_head(mixed_nd[span.start : span.stop], span.count).copy_(attended)
-        return mixed_nd
+    def _mix(self, block: Block, hidden_nd: torch.Tensor, mixed_nd: torch.Tensor) -> None:
+        """Add the outputs of attention and MLP to the hidden states, in place."""
+        hidden_nd += block.project(mixed_nd)
+        hidden_nd += block.narrow(block.widen(block.norm_2(hidden_nd)))
 
-    def _attend_last(
-        self, query_bd: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[_Span], scale: float
-    ) -> torch.Tensor:
-        """Return the attention of the last token of each text: query and result are (B, D), key and value (N, D)."""
-        mixed_bd = torch.empty(query_bd.shape, dtype=query_bd.dtype, device=query_bd.device)
-        first = 0
-        for span in spans:
-            rows = slice(first, first + span.count)
-            k, v = (self._by_head(part[span.start : span.stop], span.count) for part in (key, value))
-            attended = scaled_dot_product_attention(self._by_head(query_bd[rows], span.count), k, v, scale=scale)
-            self._by_head(mixed_bd[rows], span.count).copy_(attended)
-            first += span.count
-        return mixed_bd
-
-    def _attend_varlen(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[_Span], scale: float
-    ) -> torch.Tensor:
-        """Do the same as `_attend` in one call of the flash kernel for texts of different lengths.
-
-        The kernel takes 16-bit floats only.
-        """
-        from torch.nn.attention.varlen import varlen_attn
-
-        lengths = [span.length for span in spans for _ in range(span.count)]
-        starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self.device)
-        q, k, v = (part.view(len(part), self._heads, -1) for part in (query, key, value))
-        # (-1, 0): every token attends to all tokens before it and to none after it
-        mixed = varlen_attn(q, k, v, starts, starts, max(lengths), max(lengths), scale=scale, window_size=(-1, 0))
-        assert isinstance(mixed, torch.Tensor)
-        return mixed.flatten(1)
-
-    def _mlp(self, block: Block, hidden_nd: torch.Tensor) -> None:
-        """Add the output of norm and MLP to the hidden states, in place."""
-        rows = ROWS if self.device.type == "cpu" else len(hidden_nd)
-        for start in range(0, len(hidden_nd), rows):
-            part = hidden_nd[start : start + rows]
-            part.add_(block.narrow(block.widen(block.norm_2(part))))
-
-    def _by_head(self, rows: torch.Tensor, count: int) -> torch.Tensor:
-        """View (count * T, D) as (count, H, T, D / H)."""
-        return rows.view(count, -1, self._heads, rows.shape[1] // self._heads).transpose(1, 2)
+    def _parts(self, rows_nd: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return views of the rows that are computed at once."""
+        if self.device.type != "cpu":
+            return [rows_nd]
+        count = max(1, round(len(rows_nd) / ROWS))
+        return [rows_nd] if count == 1 else torch.split(rows_nd, -(-len(rows_nd) // (count * STEP)) * STEP)
 
 
-def flash_problem(heads: int, head_width: int, device: torch.device) -> str | None:
-    """Return why the flash kernel cannot run with this shape on this device; None: it can.
+class _Batch(NamedTuple):
+    """Texts laid end to end in ascending order of their lengths, perhaps with a text of zeros to fill up the rows."""
 
-    Only running it tells: it needs compute capability 8.0 and head widths that are multiples of 8 up to 256, and not
-    every build of PyTorch has it.
-    """
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-
-        rows = torch.zeros(2, heads, head_width, dtype=torch.bfloat16, device=device)
-        starts = torch.tensor([0, 2], dtype=torch.int32, device=device)
-        varlen_attn(rows, rows, rows, starts, starts, 2, 2, window_size=(-1, 0))
-        torch.cuda.synchronize(device)
-    except Exception as exc:  # of many classes: RuntimeError, NotImplementedError, ImportError, AcceleratorError ...
-        return first_line(exc)
-    return None
+    lengths: list[int]
+    places: torch.Tensor
+    """(B,) int64, on the CPU: place of each sequence of the caller."""
+    ids_n: torch.Tensor
+    """(N,) int64: token ids."""
+    last_b: torch.Tensor
+    """(B,) int64: row of the last token of each text."""
+    spans: list[Span]
 
 
-def _spans(lengths: Sequence[int]) -> list[_Span]:
-    """Group runs of equal lengths."""
-    spans: list[_Span] = []
-    start = 0
-    for length, run in groupby(lengths):
-        spans.append(_Span(start, len(list(run)), length))
-        start = spans[-1].stop
-    return spans
-
-
-def _positions(spans: Sequence[_Span]) -> torch.Tensor:
-    """Return the positions (N,), counted from 0 in each text."""
-    return torch.cat([torch.arange(span.length).repeat(span.count) for span in spans])
+def _positions(lengths: Sequence[int]) -> list[int]:
+    """Return the positions of all tokens, counted from 0 in each text."""
+    return [position for length in lengths for position in range(length)]

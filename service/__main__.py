@@ -84,7 +84,7 @@ def _load_engine(settings: Settings, report: Progress) -> Engine:
     if problem:
         raise EngineLoadError(f"artifact {directory}: {problem}; {MODEL_HINT}")
     report("importing PyTorch")
-    from service.model.torch_engine import load_torch_engine  # seconds of imports, so after the port is bound
+    from service.model.load_engine import load_torch_engine  # seconds of imports, so after the port is bound
 
     return load_torch_engine(settings, report)
 

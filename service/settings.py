@@ -26,6 +26,12 @@ class SettingsError(Exception):
     """One or more variables are wrong; the message names each with its value."""
 
 
+def _cache_directory() -> str:
+    """Return the directory that the XDG Base Directory Specification gives for caches, empty if there is none."""
+    parent = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(parent, "gpt2-classifier") if os.path.isabs(parent) else ""
+
+
 class Settings(BaseSettings):
     """The service's settings; `/info` shows the limits among them."""
 
@@ -50,8 +56,14 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Device that the model runs on. auto takes a GPU if there is one."
     )
-    threads: int = Field(
-        0, ge=0, le=1024, description="Threads of the model; 0 takes the number of CPUs that this process may use."
+    lanes: int = Field(
+        0, ge=0, le=64, description="Number of batches that the model runs at the same time; 0: measured at start."
+    )
+    threads: int = Field(0, ge=0, le=1024, description="Threads of each lane of the model; 0: measured at start.")
+    autotune_dir: str = Field(
+        default_factory=_cache_directory,
+        description="Directory for the file that keeps what was measured at start, so that the next start need not "
+        "measure it; empty: none. By default gpt2-classifier in $XDG_CACHE_HOME or ~/.cache.",
     )
     api_keys: SecretStr = Field(
         SecretStr(""),

@@ -53,7 +53,7 @@ class InputsInvocation(wire.RequestBody):
     def options(self) -> RequestOptions:
         return RequestOptions(
             on_long="truncate" if self.parameters.truncation else None,
-            lane="interactive" if isinstance(self.inputs, str) else "bulk",
+            priority="interactive" if isinstance(self.inputs, str) else "bulk",
         )
 
     def answer(self, outcomes: Sequence[AnswerOrError]) -> Any:
@@ -111,7 +111,7 @@ class InstancesInvocation(wire.RequestBody):
         return [instance if isinstance(instance, str) else instance["text"] for instance in self.instances]
 
     def options(self) -> RequestOptions:
-        return RequestOptions(lane="bulk")
+        return RequestOptions(priority="bulk")
 
     def answer(self, outcomes: Sequence[AnswerOrError]) -> Any:
         """Return the JSON answer."""

@@ -12,7 +12,7 @@ from service.http.bodies import read_json
 from service.http.openapi import LIMIT, json_route
 from service.inference.explain import Explanation, explain
 from service.inference.pipeline import Answer, AnswerOrError, RequestOptions, Timing
-from service.inference.queue import Lane
+from service.inference.queue import Priority
 
 PREDICT_ERRORS = (*(kind for kind in wire.WORK_ERRORS if kind != "too_many_texts"), *wire.TEXT_ERRORS)
 
@@ -35,9 +35,9 @@ class RequestOptionsBody(wire.RequestBody):
     )
     spans: wire.Flag = Field(False, description="also give the place of each window in the text and its own label")
 
-    def options(self, lane: Lane, wait_for_room: bool = False) -> RequestOptions:
+    def options(self, priority: Priority, wait_for_room: bool = False) -> RequestOptions:
         """Return the pipeline's options for this request."""
-        return RequestOptions(self.on_long, self.timeout_ms, self.spans, lane, wait_for_room)
+        return RequestOptions(self.on_long, self.timeout_ms, self.spans, priority, wait_for_room)
 
 
 class LineRequest(RequestOptionsBody):

@@ -188,7 +188,7 @@ async def _classify(
     alone = not begun and len(texts) == 1
     for options, group in groupby(texts, key=lambda text: text[2]):
         for some in _chunked(group, min(CHUNK, lifecycle.settings.max_texts)):
-            own = replace(options, lane=options.lane if alone else "bulk", wait_for_room=begun)
+            own = replace(options, priority=options.priority if alone else "bulk", wait_for_room=begun)
             found = await lifecycle.current_pipeline().classify([text for _, text, _ in some], own, Timing())
             begun = True
             for (place, _, _), outcome in zip(some, found, strict=True):

@@ -169,7 +169,7 @@ async def classify_inputs(pipeline: Pipeline, inputs: str | list[str]) -> list[A
         ServiceError: the whole request cannot be answered, or its lone text cannot.
     """
     if isinstance(inputs, list):
-        return await pipeline.classify(inputs, RequestOptions(lane="bulk"), Timing())
+        return await pipeline.classify(inputs, RequestOptions(priority="bulk"), Timing())
     [outcome] = await pipeline.classify([inputs], RequestOptions(), Timing())
     return [answer_or_raise(outcome)]
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from service.errors import ServiceError
-from service.inference.queue import Lane, Queue
+from service.inference.queue import Priority, Queue
 
 TIMELY = 0.8
 """Largest share of a request's time that its estimated wait may take. The rest allows for errors of the estimate."""
@@ -91,14 +91,14 @@ class Admission:
         """Return the seconds until everything in the queue is done by estimate, or 1 while the rate is unknown."""
         return self.rate.seconds(self._queue.tokens, unknown=1.0)
 
-    def check(self, windows: int, tokens: int, left_s: float, lane: Lane) -> None:
+    def check(self, windows: int, tokens: int, left_s: float, priority: Priority) -> None:
         """Check that a request may be queued.
 
         Args:
             windows: number of its windows.
             tokens: tokens that it adds to the queue; windows that equal queued or cached ones add none.
             left_s: seconds until its deadline.
-            lane: the lane it would wait in.
+            priority: its priority.
 
         Raises:
             ServiceError: overloaded.
@@ -113,7 +113,7 @@ class Admission:
                 f"{limits.max_windows} and {limits.max_tokens}; this request needs {windows} and {tokens}",
                 retry_after_s=self.retry_after_s(),
             )
-        wait_s = self.rate.seconds(self._queue.tokens_until_done(tokens, lane), unknown=0.0)
+        wait_s = self.rate.seconds(self._queue.tokens_until_done(tokens, priority), unknown=0.0)
         if tokens and left_s > 0 and wait_s > TIMELY * left_s:
             raise ServiceError(
                 "overloaded",

@@ -1,7 +1,7 @@
 """The interface between the service and a model: three stages and a health check, over plain data. Imports no torch.
 
 encode   texts -> windows of tokens            any thread
-infer    windows -> logits                     the model's thread only, one batch at a time
+infer    windows -> logits                     the threads of lanes only, one batch at a time in each
 decode   logits of one text -> prediction      any thread
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from classifier import OnLong
 from service.errors import ServiceError
-from service.model.autotune import BudgetTrial, PrecisionTrial
+from service.model.autotune import BudgetTrial, LaneTrial, PrecisionTrial
 
 Logits = Sequence[float]
 """The model's scores for one window, one per label, before the softmax."""
@@ -107,13 +107,18 @@ class EngineInfo:
     attention: str
     """Kernel of attention: "flash" or "plain", the latter with the reason if "flash" was tried and is unavailable."""
     device: str
+    lanes: int
+    """Number of batches that run at the same time."""
     threads: int
+    """Number of threads of one lane."""
+    lane_trials: tuple[LaneTrial, ...]
+    """Trials by which lanes and threads were chosen; empty if settings fix both."""
     max_batch_tokens: int
     """Tokens computed in one batch, padding included."""
     budget_trials: tuple[BudgetTrial, ...]
     """Trials by which `max_batch_tokens` was chosen; empty if a setting fixes it."""
     tokens_per_s: float
-    """Measured with batches of that size; 0 if a setting fixes the size."""
+    """Measured with batches of that size in all lanes at once; 0 if a setting fixes the size."""
     created: str
     """Time at which the model was trained: ISO 8601, UTC."""
     golden_difference: float
@@ -171,5 +176,8 @@ class Engine(Protocol):
             ServiceError: inference_failed, if the logits are not finite.
         """
 
+    def prepare_thread(self) -> None:
+        """Set up the calling thread as the thread of a lane. Call it once, before `infer` and `probe`."""
+
     def probe(self) -> None:
-        """Run the model on one token, in the model's thread. Raises an exception if even that fails."""
+        """Run the model on one token, in the thread of a lane. Raises an exception if even that fails."""

@@ -121,7 +121,7 @@ def log_odds(prediction: Prediction, label: str) -> float:
 async def explain(
     pipeline: Pipeline, text: str, answer: Answer, options: RequestOptions, timing: Timing
 ) -> Explanation:
-    """Classify the text without each of its parts, and each part alone, in the bulk lane, behind other callers' texts.
+    """Classify the text without each of its parts, and each part alone, as bulk work, behind other callers' texts.
 
     Args:
         pipeline: the pipeline that gave the answer.
@@ -139,7 +139,7 @@ async def explain(
     text = text[: answer.spans[-1].end]  # without a sentence, the model would read on behind a truncated text's end
     parts = parts_of(text)
     texts = [text[:start] + text[end:] for start, end in parts] + [text[start:end] for start, end in parts]
-    odds = await _log_odds(pipeline, texts, label, replace(options, spans=False, lane="bulk"), deadline)
+    odds = await _log_odds(pipeline, texts, label, replace(options, spans=False, priority="bulk"), deadline)
     effects = []
     for (start, end), without, alone in zip(parts, odds, odds[len(parts) :], strict=False):
         effects.append(SentenceEffect(start, end, None if without is None else whole - without, alone))

@@ -17,7 +17,9 @@ RunBlocking = Callable[[Callable[[], object]], Awaitable[object]]
 
 
 class BatchModel(Protocol):
-    """The part of an engine that runs in the model's thread; see `service.inference.engine.Engine`."""
+    """The part of an engine that runs in the lanes' threads; see `service.inference.engine.Engine`."""
+
+    def prepare_thread(self) -> None: ...
 
     def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]: ...
 
@@ -39,7 +41,7 @@ class ModelThread:
         self.model = model
         self._stuck_s = stuck_s
         self._run_blocking = run_blocking
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model", initializer=model.prepare_thread)
         self._latest: Future[object] | None = None
         self._busy_since = math.inf  # when the running batch began, on the loop's clock; infinite if there is none
         self._probing: asyncio.Task[None] | None = None

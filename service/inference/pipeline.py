@@ -18,7 +18,7 @@ from service.errors import ServiceError
 from service.inference.batcher import Batcher
 from service.inference.deadline import Deadline
 from service.inference.engine import Engine, EngineInfo, Logits, Prediction, TextWindows, TokenizedText
-from service.inference.queue import Lane, WindowResult
+from service.inference.queue import Priority, WindowResult
 from service.inference.recent_texts import RecentTexts
 from service.inference.tokenization import Tokenization
 from service.settings import Settings
@@ -40,7 +40,7 @@ class RequestOptions:
     """Time allowed for the whole request; None: `SERVICE_DEFAULT_TIMEOUT_MS`."""
     spans: bool = False
     """Also give the prediction for each window."""
-    lane: Lane = "interactive"
+    priority: Priority = "interactive"
     wait_for_room: bool = False
     """If the queue is full, wait until the deadline instead of being refused."""
 
@@ -163,7 +163,9 @@ class Pipeline:
             results: Iterator[WindowResult] = iter(())
             if windows:
                 with tracer.start_as_current_span("model", attributes={"windows": len(windows)}):
-                    results = iter(await self.batcher.submit(windows, deadline, options.lane, options.wait_for_room))
+                    results = iter(
+                        await self.batcher.submit(windows, deadline, options.priority, options.wait_for_room)
+                    )
             answers: list[AnswerOrError] = []
             for text in encoded:
                 if isinstance(text, TextWindows):

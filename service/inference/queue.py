@@ -1,16 +1,17 @@
-"""The windows that wait for the model, in two lanes, and the choice of the next batch.
+"""The windows that wait for the model, by priority, and the choice of the next batch.
 
-Equal windows of any requests share one `QueuedWindow`, which stays in the queue until the model is done with it. Each
-lane is first in, first out. A batch is filled from the interactive lane and then from the bulk lane, each from its
-oldest window on, with every window that still fits the token budget. A window larger than the budget runs alone. While
-bulk windows wait, at most `MAX_PASSED_OVER` batches in a row begin with the interactive lane, and the next one is
-filled from the bulk lane first. So the oldest bulk window waits for at most that many other batches, and a short
-interactive text waits for at most one bulk batch besides the batch that is in the model.
+Equal windows of any requests share one `QueuedWindow`, which stays in the queue until the model is done with it.
+Windows of one priority are first in, first out. A batch is filled with interactive windows and then with bulk windows,
+the oldest first, with every window that still fits the token budget. A window larger than the budget runs alone. While
+bulk windows wait, at most `MAX_PASSED_OVER` batches in a row begin with interactive windows, and the next one is filled
+with bulk windows first. So the oldest bulk window waits for at most that many other batches, and a short interactive
+text waits for at most one bulk batch besides the batch that is in the model.
 
 The queue has no clock, no task and no lock. Only one thread may use it.
 """
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -21,12 +22,12 @@ from service.errors import ServiceError
 from service.inference.engine import EncodedWindow, Logits
 
 LOOKAHEAD = 512
-"""Number of windows at the head of a lane that are considered for a batch."""
+"""Number of the oldest windows of each priority that are considered for a batch."""
 
 MAX_PASSED_OVER = 4
-"""Number of batches in a row that may begin with the interactive lane while bulk windows wait."""
+"""Number of batches in a row that may begin with interactive windows while bulk windows wait."""
 
-Lane = Literal["interactive", "bulk"]
+Priority = Literal["interactive", "bulk"]
 
 WindowResult = Logits | ServiceError
 """The logits of one window, or the reason why there are none."""
@@ -37,7 +38,7 @@ class QueuedWindow:
     """A window waiting for the model or in it, and the requests that want its result."""
 
     window: EncodedWindow
-    lane: Lane
+    priority: Priority
     queued_at: float
     requests: "dict[QueuedRequest, list[int]]"
     """The requests that wait for this window, each with the positions in its results that the window fills."""
@@ -62,7 +63,7 @@ class QueuedRequest:
 
 
 class Queue:
-    """Two lanes of waiting windows, and the windows that are in the model."""
+    """The windows that wait, by priority, and the windows that are in the model."""
 
     def __init__(self) -> None:
         self._passed_over = 0
@@ -70,8 +71,11 @@ class Queue:
 
     def clear(self) -> None:
         """Forget all windows, including those in the model."""
-        self._lanes: dict[Lane, OrderedDict[QueuedWindow, None]] = {"interactive": OrderedDict(), "bulk": OrderedDict()}
-        self._lane_tokens: dict[Lane, int] = {"interactive": 0, "bulk": 0}  # of windows waiting and in the model
+        self._waiting: dict[Priority, OrderedDict[QueuedWindow, None]] = {
+            "interactive": OrderedDict(),
+            "bulk": OrderedDict(),
+        }
+        self._tokens: dict[Priority, int] = {"interactive": 0, "bulk": 0}  # of windows waiting and in the model
         self._held: set[QueuedWindow] = set()  # waiting and in the model
         self._by_key: dict[Hashable, QueuedWindow] = {}
 
@@ -83,36 +87,36 @@ class Queue:
     @property
     def tokens(self) -> int:
         """Tokens of all windows waiting and in the model."""
-        return sum(self._lane_tokens.values())
+        return sum(self._tokens.values())
 
     def find(self, key: Hashable) -> QueuedWindow | None:
         """Return the queued window with this key, waiting or in the model."""
         return None if key is None else self._by_key.get(key)
 
-    def add(self, window: EncodedWindow, lane: Lane, now: float) -> QueuedWindow:
-        """Put a window at the end of a lane. `now` becomes its `queued_at`."""
-        queued = QueuedWindow(window, lane, now, {})
-        self._lanes[lane][queued] = None
-        self._lane_tokens[lane] += window.tokens
+    def add(self, window: EncodedWindow, priority: Priority, now: float) -> QueuedWindow:
+        """Queue a window behind those of its priority. `now` becomes its `queued_at`."""
+        queued = QueuedWindow(window, priority, now, {})
+        self._waiting[priority][queued] = None
+        self._tokens[priority] += window.tokens
         self._held.add(queued)
         if window.key is not None:
             self._by_key[window.key] = queued
         return queued
 
     def promote(self, queued: QueuedWindow) -> None:
-        """Move a window that waits in the bulk lane to the end of the interactive lane."""
-        if queued in self._lanes["bulk"]:
-            del self._lanes["bulk"][queued]
-            self._lane_tokens["bulk"] -= queued.window.tokens
-            self._lane_tokens["interactive"] += queued.window.tokens
-            queued.lane = "interactive"
-            self._lanes["interactive"][queued] = None
+        """Put a bulk window that waits behind the interactive ones."""
+        if queued in self._waiting["bulk"]:
+            del self._waiting["bulk"][queued]
+            self._tokens["bulk"] -= queued.window.tokens
+            self._tokens["interactive"] += queued.window.tokens
+            queued.priority = "interactive"
+            self._waiting["interactive"][queued] = None
 
     def withdraw(self, queued: QueuedWindow) -> bool:
         """Remove a window that still waits. Return False if it is in the model already."""
-        if queued not in self._lanes[queued.lane]:
+        if queued not in self._waiting[queued.priority]:
             return False
-        del self._lanes[queued.lane][queued]
+        del self._waiting[queued.priority][queued]
         self.discard(queued)
         return True
 
@@ -121,34 +125,40 @@ class Queue:
         if queued not in self._held:
             return
         self._held.remove(queued)
-        self._lane_tokens[queued.lane] -= queued.window.tokens
+        self._tokens[queued.priority] -= queued.window.tokens
         if queued.window.key is not None:
             del self._by_key[queued.window.key]
 
-    def next_batch(self, budget: int) -> list[QueuedWindow]:
-        """Return the windows that the model sees next; empty if none wait.
+    def next_batch(self, budget: int, idle_lanes: int = 1) -> list[QueuedWindow]:
+        """Return the windows that a lane runs next; empty if none wait.
 
         Args:
             budget: computed tokens that the batch may have, unless one window alone has more.
+            idle_lanes: number of lanes that are idle, including this one. They share the windows that wait.
         """
-        interactive, bulk = self._lanes["interactive"], self._lanes["bulk"]
+        interactive, bulk = self._waiting["interactive"], self._waiting["bulk"]
         bulk_first = bool(bulk) and (not interactive or self._passed_over >= MAX_PASSED_OVER)
         self._passed_over = self._passed_over + 1 if bulk and not bulk_first else 0
         batch: list[QueuedWindow] = []
-        room = budget
-        for lane in (bulk, interactive) if bulk_first else (interactive, bulk):
-            for queued in list(islice(lane, LOOKAHEAD)):
+        room = budget if idle_lanes == 1 else min(budget, math.ceil(self._waiting_tokens() / idle_lanes))
+        for windows in (bulk, interactive) if bulk_first else (interactive, bulk):
+            for queued in list(islice(windows, LOOKAHEAD)):
                 if batch and room <= 0:
                     break
                 if not batch or queued.window.computed_tokens <= room:
                     batch.append(queued)
                     room -= queued.window.computed_tokens
-                    del lane[queued]
+                    del windows[queued]
         return batch
 
-    def tokens_until_done(self, tokens: int, lane: Lane) -> int:
-        """Return the number of tokens to compute until `tokens` more tokens in this lane are done, including those."""
-        if lane == "bulk":
+    def _waiting_tokens(self) -> int:
+        """Return the computed tokens of the oldest windows that wait."""
+        windows = (queued for waiting in self._waiting.values() for queued in islice(waiting, LOOKAHEAD))
+        return sum(queued.window.computed_tokens for queued in windows)
+
+    def tokens_until_done(self, tokens: int, priority: Priority) -> int:
+        """Return the number of tokens to compute until `tokens` more tokens of this priority are done, with those."""
+        if priority == "bulk":
             return self.tokens + tokens
-        share = MAX_PASSED_OVER / (MAX_PASSED_OVER + 1) if self._lanes["bulk"] else 1.0
-        return round((self._lane_tokens["interactive"] + tokens) / share)
+        share = MAX_PASSED_OVER / (MAX_PASSED_OVER + 1) if self._waiting["bulk"] else 1.0
+        return round((self._tokens["interactive"] + tokens) / share)

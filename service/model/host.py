@@ -1,7 +1,9 @@
 """The machine as this process may use it: its CPUs, and the C library's memory allocator."""
 
 import ctypes
+import math
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -15,12 +17,23 @@ TRIM_THRESHOLD = 512 << 20
 def available_cpus(cgroup: Path = CGROUP) -> int:
     """Return the number of CPUs that this process may use: by affinity or by the container's quota, the smaller.
 
-    The quota is cgroup v2's `cpu.max` or v1's `cpu.cfs_quota_us`. A quota of 1.5 CPUs counts as 1, because a second
-    thread would be throttled half of its time. The result is at least 1.
+    The quota is cgroup v2's `cpu.max` or v1's `cpu.cfs_quota_us`. A quota of 1.5 CPUs counts as 2: two lanes of one
+    thread use all of it, since neither waits for the other.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota_v2(cgroup) or _quota_v1(cgroup)
-    return max(1, min(cpus, int(quota) if quota else cpus))
+    return min(cpus, math.ceil(quota)) if quota else cpus
+
+
+def machine() -> str:
+    """Return the model of the CPU and how many of its cores this process may use."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:  # not Linux
+        pass
+    return f"{model}, {available_cpus()} CPUs"
 
 
 def tune_allocator() -> bool:

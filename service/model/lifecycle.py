@@ -170,8 +170,8 @@ class ModelLifecycle:
         started = time.perf_counter()
         running = self.current_pipeline()
         assert self._loader is not None
-        # Precision and batch size stay as they were chosen at start, because traffic would disturb a new measurement.
-        chosen = {"precision": running.info.precision, "max_batch_tokens": running.info.max_batch_tokens}
+        # These stay as they were chosen at start, because traffic would disturb a new measurement.
+        chosen = {name: getattr(running.info, name) for name in ("lanes", "threads", "precision", "max_batch_tokens")}
         model_dir = Path(options.model_dir) if options.model_dir else self.settings.model_dir
         try:
             engine = await self._loader.load(self.settings.model_copy(update={**chosen, "model_dir": model_dir}))
@@ -182,6 +182,7 @@ class ModelLifecycle:
         info = replace(
             engine.info,
             precision_trials=running.info.precision_trials,
+            lane_trials=running.info.lane_trials,
             budget_trials=running.info.budget_trials,
             tokens_per_s=running.info.tokens_per_s if same_size else 0.0,
         )
@@ -199,10 +200,10 @@ class ModelLifecycle:
         return ReloadResult(running.info, info, comparison, time.perf_counter() - started)
 
     async def _compare(self, running: Pipeline, candidate: Pipeline) -> ModelComparison:
-        """Let both models classify the recent texts in the bulk lane, behind the traffic."""
+        """Let both models classify the recent texts as bulk work, behind the traffic."""
         texts = self._recent_texts.texts
         size = min(COMPARED_AT_ONCE, self.settings.max_texts)
-        options = RequestOptions(lane="bulk", wait_for_room=True, timeout_ms=self.settings.max_timeout_ms)
+        options = RequestOptions(priority="bulk", wait_for_room=True, timeout_ms=self.settings.max_timeout_ms)
         old, new = [], []
         for start in range(0, len(texts), size):
             chunk = texts[start : start + size]
@@ -254,9 +255,9 @@ class ModelLifecycle:
             cache_windows=settings.cache_items,
             stuck_s=settings.stuck_s,
         )
-        batcher = Batcher(engine, limits, self.metrics)
+        batcher = Batcher(engine, limits, self.metrics, info.lanes)
         self._batchers.add(batcher)
-        self._model_threads.add(batcher.model_thread)
+        self._model_threads.update(lane.thread for lane in batcher.lanes)
         batcher.start()
         return Pipeline(engine, batcher, info, self._tokenizers, settings, self.metrics, self._recent_texts)
 

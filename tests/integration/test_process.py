@@ -27,7 +27,7 @@ from service.__main__ import _load_engine, main
 from service.errors import EngineLoadError
 from service.settings import Settings
 from tests.support import ROOT
-from tests.support.service_process import PATIENT, ServiceProcess, service_process, started_process
+from tests.support.service_process import FAST_START, PATIENT, ServiceProcess, service_process, started_process
 from tests.support.texts import news_rows
 
 SPARE_DESCRIPTORS = 30
@@ -188,7 +188,7 @@ def test_service_without_a_trace_collector_logs_no_trace(shared_process: Service
 
 
 def test_sigint_stops_a_service_that_waits_for_the_rest_of_a_body(artifact: Artifact) -> None:
-    measured = {"SERVICE_PRECISION": "auto", "SERVICE_MAX_BATCH_TOKENS": "0", "SERVICE_THREADS": "0"}
+    measured = dict.fromkeys(FAST_START, "0") | {"SERVICE_PRECISION": "auto", "SERVICE_AUTOTUNE_DIR": ""}
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     with (
         service_process(artifact.directory, **measured) as service,

@@ -60,7 +60,9 @@ class FakeEngine:
             precision_trials=(),
             attention="plain",
             device="cpu",
+            lanes=1,
             threads=1,
+            lane_trials=(),
             max_batch_tokens=4096,
             budget_trials=(),
             tokens_per_s=0.0,
@@ -134,6 +136,9 @@ class FakeEngine:
         ranked = sorted(zip(LABELS, [value / 10 for value in row], strict=True), key=lambda pair: -pair[1])
         unsure = None if self.info.unsure_below is None else "unsure" in str(text.windows[0].payload)
         return Prediction(tuple(ranked), unsure)
+
+    def prepare_thread(self) -> None:
+        pass
 
     def probe(self) -> None:
         if self.broken:

@@ -19,8 +19,14 @@ from tests.support import ROOT
 
 START_S = 120.0
 TEXT = "the striker said that the team will win the cup final"
-FAST_START = {"SERVICE_PRECISION": "float32", "SERVICE_MAX_BATCH_TOKENS": "256", "SERVICE_THREADS": "1"}
-"""One precision, one batch size and one thread: measuring which are best takes seconds."""
+FAST_START = {
+    "SERVICE_PRECISION": "float32",
+    "SERVICE_MAX_BATCH_TOKENS": "256",
+    "SERVICE_LANES": "1",
+    "SERVICE_THREADS": "1",
+    "SERVICE_AUTOTUNE_DIR": "",
+}
+"""One precision, one batch size, one lane and one thread: measuring which are best takes seconds."""
 
 PATIENT = {"SERVICE_DEFAULT_TIMEOUT_MS": "300000", "SERVICE_MAX_TIMEOUT_MS": "300000"}
 """Deadlines that a busy machine meets, too."""

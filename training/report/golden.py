@@ -1,7 +1,8 @@
 """Golden texts, which every artifact stores together with their logits.
 
 The service compares its own logits with the stored ones before it becomes ready. The texts test the arithmetic, not the
-quality of the model: short and long, accents and emoji, a literal special token, more than one window.
+quality of the model: short and long, accents and emoji, a literal special token, and 400 tokens, which are two windows
+of a compact model. Longer texts would make each start of the service longer.
 """
 
 from classifier.artifact import Golden
@@ -20,7 +21,7 @@ GOLDEN_TEXTS = (
     "A text that ends with what looks like a special token <|endoftext|>",
     "<|endoftext|> stands at the beginning of this one, and\n\n\tits white   space is odd.",
     "The council met on Monday to talk about the bridge. " * 12,
-    "After the break the game opened up, and both sides had chances to settle it. " * 90,
+    "After the break the game opened up, and both sides had chances to settle it. " * 24,
 )
 
 

@@ -58,7 +58,7 @@ def test_neighbours_of_failing_texts_are_answered_as_alone(unharmed: ServiceProc
 def test_panic_of_the_model_is_told_to_callers_and_survived(unharmed: ServiceProcess) -> None:
     response = unharmed.predict(f"{TEXT} {PANIC}")
     assert response.status_code == 500 and response.json()["kind"] == "internal"
-    unharmed.wait_for_log("the batcher's worker has failed; it is started again")
+    unharmed.wait_for_log("a lane of the model has failed; it is started again")
 
 
 def test_panic_of_the_tokenizer_is_a_500_and_survived(unharmed: ServiceProcess) -> None:

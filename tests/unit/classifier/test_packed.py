@@ -17,7 +17,7 @@ from classifier.artifact import Artifact
 from classifier.errors import ModelError
 from classifier.layers import ReadTensor
 from classifier.model import GPT2Classifier, infer_sequences
-from classifier.packed import PackedClassifier, flash_problem
+from classifier.packed import ROWS, STEP, PackedClassifier
 
 rows = st.lists(st.lists(st.integers(0, 399), min_size=1, max_size=60), min_size=1, max_size=10)
 
@@ -114,8 +114,27 @@ def test_every_gpt2_shape_equals_the_reference(shape: dict[str, object]) -> None
 
 
 def test_many_rows_are_split_without_a_seam(model: GPT2Classifier) -> None:
-    sequences = [[(i * 7 + j) % 400 for j in range(128)] for i in range(5)]  # 640 rows, the MLP takes 256 at once
+    sequences = [[(i * 7 + j) % 400 for j in range(128)] for i in range(5)]  # 640 rows in two parts
     torch.testing.assert_close(packed(model)(sequences), infer_sequences(model, sequences), atol=1e-4, rtol=1e-5)
+
+
+def test_prefixes_are_answered_as_sequences_of_their_own(model: GPT2Classifier) -> None:
+    classifier = packed(model)
+    sequences = [[5, 6, 7, 8], list(range(70)), [9]]
+    for ids, logits_tc in zip(sequences, classifier.prefix_logits(sequences), strict=True):
+        expected = classifier([ids[:stop] for stop in range(1, len(ids) + 1)])
+        torch.testing.assert_close(logits_tc, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_products_meet_few_numbers_of_rows(model: GPT2Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN keeps compiled code for each number that it has met."""
+    met = set[int]()
+    classifier = packed(model)
+    monkeypatch.setattr(classifier, "_mix", lambda _, hidden_nd, mixed_nd: met.add(len(hidden_nd)))
+    for length in range(1, 129):
+        for count in (1, 2, 5, 17):
+            classifier([[1] * length] * count)
+    assert met <= set(range(STEP, 3 * ROWS // 2 + 1, STEP))
 
 
 @pytest.mark.parametrize("sequences", [[], [[1], []], [[1] * 129]])
@@ -137,7 +156,7 @@ def test_one_layer_at_a_time_gives_the_same(artifact: Artifact) -> None:
     sequences: Sequence[Sequence[int]] = [[1, 2, 3], [9] * 50]
     kept, passing = (PackedClassifier.load(artifact.directory, keep=keep) for keep in (True, False))
     assert torch.equal(kept(sequences), passing(sequences))
-    assert passing.layer_seconds(16, rounds=2) > 0
+    assert passing.layer_timer(16)(2) > 0
 
 
 def test_a_classifier_is_gone_with_its_last_reference(artifact: Artifact) -> None:
@@ -189,27 +208,6 @@ def test_heads_of_any_width_run_in_every_precision(precision: Precision) -> None
     torch.testing.assert_close(
         packed(model, precision)(sequences), infer_sequences(model, sequences), atol=5e-2, rtol=0
     )
-
-
-def test_flash_that_cannot_run_here_is_a_reason() -> None:
-    problem = flash_problem(heads=3, head_width=12, device=torch.device("cpu"))
-    assert problem is not None and "flash_attention" in problem and "\n" not in problem
-
-
-def test_flash_that_fails_gives_way_to_the_plain_kernel(
-    milder: GPT2Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sequences, classifier = [[1, 2, 3], [4, 5, 6, 7]], packed(milder, "bfloat16")
-    answers = classifier(sequences)
-    monkeypatch.setattr("classifier.packed.flash_problem", lambda *_, **__: "it needs compute capability 8.0")
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(classifier, "device", torch.device("cuda"))
-        classifier.attention = classifier._choose_attention(8)
-    assert classifier.attention == "plain; flash is unavailable: it needs compute capability 8.0"
-    assert torch.equal(classifier(sequences), answers)
-    classifier.attention = "flash"
-    with pytest.raises(NotImplementedError, match="flash_attention"):
-        classifier(sequences)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -357,7 +357,7 @@ async def test_spans_are_given_where_they_are_asked_for(service: Service) -> Non
 
 
 async def test_batch_waits_behind_single_texts(service_with: ServiceFactory, engine: FakeEngine) -> None:
-    """Each route's texts go into its own lane, wherever they come in."""
+    """Each route's texts get the route's priority, wherever they come in."""
     engine.info = replace(engine.info, max_batch_tokens=1)
     requests: list[tuple[str, Any]] = [
         ("/batch", {"texts": ["bulk1"]}),

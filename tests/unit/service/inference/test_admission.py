@@ -19,13 +19,13 @@ def admission(windows: int, tokens: int, limits: QueueLimits = LIMITS) -> Admiss
 
 
 def test_an_empty_queue_takes_any_request() -> None:
-    admission(0, 0).check(windows=1000, tokens=10**6, left_s=0.001, lane="interactive")
+    admission(0, 0).check(windows=1000, tokens=10**6, left_s=0.001, priority="interactive")
 
 
 @pytest.mark.parametrize(("windows", "tokens"), [(3, 1), (2, 100)])
 def test_what_goes_beyond_a_bound_is_refused_with_the_figures(windows: int, tokens: int) -> None:
     with pytest.raises(ServiceError) as caught:
-        admission(1, 1).check(windows, tokens, left_s=1e6, lane="interactive")
+        admission(1, 1).check(windows, tokens, left_s=1e6, priority="interactive")
     assert caught.value.kind == "overloaded"
     assert caught.value.retry_after_s == pytest.approx(0.1)  # one token, ten a second
     assert "holds 1 windows and 1 tokens, the limits are 3 and 100" in str(caught.value)
@@ -33,21 +33,21 @@ def test_what_goes_beyond_a_bound_is_refused_with_the_figures(windows: int, toke
 
 
 def test_bounds_themselves_may_be_reached() -> None:
-    admission(1, 1).check(windows=2, tokens=99, left_s=1e6, lane="interactive")
+    admission(1, 1).check(windows=2, tokens=99, left_s=1e6, priority="interactive")
 
 
 def test_what_would_come_too_late_is_refused() -> None:
     one = admission(1, 50)
     takes_s = (50 + 10) / 10
-    one.check(1, 10, left_s=takes_s / TIMELY, lane="interactive")
+    one.check(1, 10, left_s=takes_s / TIMELY, priority="interactive")
     with pytest.raises(ServiceError, match=r"done in about 6\.0 s, 7\.4 s are allowed"):
-        one.check(1, 10, left_s=takes_s / TIMELY - 0.1, lane="interactive")
-    one.check(1, 0, left_s=0.1, lane="interactive")  # others' work: nothing is added to the queue
+        one.check(1, 10, left_s=takes_s / TIMELY - 0.1, priority="interactive")
+    one.check(1, 0, left_s=0.1, priority="interactive")  # others' work: nothing is added to the queue
 
 
 def test_nothing_is_too_late_before_a_rate_is_known() -> None:
     one = admission(1, 50, QueueLimits(max_windows=3, max_tokens=100, max_batch_tokens=20))
-    one.check(1, 10, left_s=0.001, lane="interactive")
+    one.check(1, 10, left_s=0.001, priority="interactive")
     assert one.retry_after_s() == 1.0
 
 

@@ -1,6 +1,7 @@
 """The batcher over a fake model, in virtual time: a batch takes one second, unless a test says otherwise."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,11 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.errors import ServiceError
 from service.inference.admission import FIRST_BATCHES, QueueLimits
-from service.inference.batcher import MAX_FAULTS, Batcher
+from service.inference.batcher import Batcher
 from service.inference.budget import GOOD_BATCHES
 from service.inference.deadline import Deadline
 from service.inference.engine import EncodedWindow, Logits
-from service.inference.queue import MAX_PASSED_OVER, Lane, WindowResult
+from service.inference.lane import MAX_FAULTS
+from service.inference.queue import MAX_PASSED_OVER, Priority, WindowResult
 from service.telemetry import Metrics
 from tests.support.fake_engine import LABELS, FakeEngine, item
 from tests.support.virtual_time import VIRTUAL_TIME, Deadlock, VirtualTimeLoop, taking
@@ -50,10 +52,10 @@ def labels(results: Sequence[WindowResult]) -> list[str]:
 class Bench:
     """A started batcher and what happened to it."""
 
-    def __init__(self, limits: QueueLimits = LIMITS) -> None:
+    def __init__(self, limits: QueueLimits = LIMITS, lanes: int = 1) -> None:
         self.engine = FakeEngine()
         self.metrics = Metrics()
-        self.batcher = Batcher(self.engine, limits, self.metrics, run_blocking=taking(lambda: BATCH_S))
+        self.batcher = Batcher(self.engine, limits, self.metrics, lanes, run_blocking=taking(lambda: BATCH_S))
         self.batcher.start()
 
     @property
@@ -125,9 +127,9 @@ class TestBatches:
         assert bench.metrics.padding_tokens._value.get() == 40
 
 
-class TestLanes:
+class TestPriorities:
     async def test_interactive_goes_first(self, bench: Bench) -> None:
-        bulk = bench.later(*many(3, "bulk"), lane="bulk")
+        bulk = bench.later(*many(3, "bulk"), priority="bulk")
         await asyncio.sleep(0.1)
         first = await bench.busy()  # the first of bulk is in the model, "busy" waits
         late = bench.later(words(20, "late"))
@@ -137,14 +139,14 @@ class TestLanes:
     async def test_bulk_does_not_starve(self, bench: Bench, busy: Request) -> None:
         """Under more interactive work than the model can do, one batch of five is led by bulk."""
         flood = [bench.later(words(20, f"i{n}")) for n in range(30)]
-        bulk = bench.later(*many(4, "b"), lane="bulk")
+        bulk = bench.later(*many(4, "b"), priority="bulk")
         await answered(busy, *flood, bulk)
         led = [batch[0][0] for batch in bench.batches[1:]]
         assert led[:20] == [*"iiii", "b"] * 4
         assert led.index("b") == MAX_PASSED_OVER
 
     async def test_short_text_waits_for_two_bulk_batches_at_most(self, bench: Bench) -> None:
-        bulk = bench.later(*many(20, "b"), lane="bulk")
+        bulk = bench.later(*many(20, "b"), priority="bulk")
         loop, worst = asyncio.get_running_loop(), 0.0
         for n in range(12):
             await asyncio.sleep(0.37)
@@ -153,6 +155,86 @@ class TestLanes:
             worst = max(worst, loop.time() - asked)
         assert worst <= 3 * BATCH_S
         await bulk
+
+
+class TestLanes:
+    async def test_idle_lanes_share_the_windows_of_a_request(self) -> None:
+        bench = Bench(lanes=2)
+        assert len(await bench.submit(*many(4, "a", 5))) == 4
+        assert list(map(len, bench.batches)) == [2, 2]
+        assert asyncio.get_running_loop().time() == BATCH_S and bench.empty()
+
+    async def test_a_lane_goes_on_while_another_is_busy(self) -> None:
+        bench = Bench(lanes=2)
+        busy = await bench.busy()
+        await answered(busy, bench.later("b"), bench.later("c"))
+        assert bench.batches == [["busy"], ["b", "c"]]
+        assert asyncio.get_running_loop().time() == 1.5 * BATCH_S
+
+    async def test_equal_texts_are_computed_in_one_lane(self) -> None:
+        bench = Bench(lanes=2)
+        await answered(bench.later("same"), bench.later("same"))
+        assert bench.batches == [["same"]]
+
+    async def test_a_failing_batch_does_not_hold_up_the_other_lane(self) -> None:
+        bench = Bench(lanes=2)
+        failing, other = bench.later("poison"), bench.later("b")
+        assert labels(await other) == ["politics"]
+        assert asyncio.get_running_loop().time() == BATCH_S
+        assert labels(await failing) == ["inference_failed"]
+        assert bench.batcher.healthy and bench.empty()
+
+    async def test_memory_that_runs_out_in_one_lane_shrinks_the_batches_of_all(self) -> None:
+        bench = Bench(QueueLimits(1000, 10_000, 64), lanes=2)
+        await bench.submit(words(64, "greedy"))
+        await bench.submit(*many(4, "a", 30))
+        assert list(map(len, bench.batches[1:])) == [1, 1, 1, 1]
+
+    async def test_a_stuck_lane_makes_the_service_unhealthy_and_the_other_goes_on(self) -> None:
+        bench = Bench(replace(LIMITS, stuck_s=0.4), lanes=2)
+        stuck = await bench.busy()
+        assert not bench.batcher.healthy
+        assert labels(await bench.submit("b")) == ["politics"]
+        await stuck
+
+    async def test_a_lane_that_stays_down_takes_only_its_own_batch_along(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        bench = Bench(lanes=2)
+        lost = await bench.busy()
+        [lane] = [lane for lane in bench.batcher.lanes if lane.batch]
+
+        def fault(*_: object) -> None:
+            raise RuntimeError("a fault of the lane itself")
+
+        monkeypatch.setattr(lane, "_part_succeeded", fault)
+        other = bench.later("b")
+        assert (labels(await lost), labels(await other)) == (["internal"], ["politics"])
+        outcomes = [labels(await bench.submit(*many(2, f"{n}", 1))) for n in range(MAX_FAULTS)]
+        assert all("internal" in outcome and len(set(outcome)) == 2 for outcome in outcomes[: MAX_FAULTS - 1])
+        assert lane.dead and not bench.batcher.healthy
+        assert "internal" not in outcomes[-1] and bench.empty()
+
+    async def test_the_rate_is_that_of_all_lanes(self) -> None:
+        bench = Bench(lanes=2)
+        for n in range(FIRST_BATCHES):
+            await bench.submit(*many(2, f"first{n}"))
+        assert bench.batcher.load.tokens_per_s == pytest.approx(40.0)
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # real threads
+    async def test_every_lane_has_a_thread_of_its_own_that_is_prepared(self) -> None:
+        engine, prepared = FakeEngine(), set[int]()
+        engine.prepare_thread = lambda: prepared.add(threading.get_ident())  # type: ignore[method-assign]
+        engine.gate.clear()
+        batcher = Batcher(engine, LIMITS, Metrics(), lanes=3)
+        batcher.start()
+        tasks = [
+            asyncio.ensure_future(batcher.submit([item(text)], Deadline.after(100))) for text in ("a", "bb", "ccc")
+        ]
+        for _ in tasks:
+            await asyncio.to_thread(engine.entered.acquire, timeout=30)
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+        await batcher.close()
+        assert len(prepared) == 3 and sorted(engine.batches) == [["a"], ["bb"], ["ccc"]]
 
 
 class TestAdmission:
@@ -181,15 +263,15 @@ async def known_rate(bench: Bench) -> None:
 
 
 class TestOverload:
-    @pytest.mark.parametrize("lane", ["interactive", "bulk"])
-    async def test_ten_times_too_much_is_refused_and_the_rest_answered_in_time(self, lane: Lane) -> None:
+    @pytest.mark.parametrize("priority", ["interactive", "bulk"])
+    async def test_ten_times_too_much_is_refused_and_the_rest_answered_in_time(self, priority: Priority) -> None:
         """Texts of two windows, so that half of an answer can be computed in vain."""
         bench = Bench(QueueLimits(max_windows=10**6, max_tokens=10**6, max_batch_tokens=20))
         outcomes: list[str] = []
 
         async def ask(n: int) -> None:
             try:
-                await bench.submit(words(10, f"a{n}"), words(10, f"b{n}"), timeout_s=10.0, lane=lane)
+                await bench.submit(words(10, f"a{n}"), words(10, f"b{n}"), timeout_s=10.0, priority=priority)
             except ServiceError as exc:
                 assert exc.kind != "overloaded" or exc.retry_after_s is not None
                 outcomes.append(exc.kind)
@@ -206,10 +288,10 @@ class TestOverload:
 
     async def test_single_texts_are_not_refused_for_a_long_bulk_queue(self, bench: Bench) -> None:
         await known_rate(bench)
-        bulk = bench.later(*many(40, "b"), lane="bulk")
+        bulk = bench.later(*many(40, "b"), priority="bulk")
         await asyncio.sleep(0.5)
         assert labels(await bench.submit("short", timeout_s=5.0)) == [LABELS[5 % 3]]
-        await refused(bench.submit("short too", timeout_s=5.0, lane="bulk"), "overloaded")
+        await refused(bench.submit("short too", timeout_s=5.0, priority="bulk"), "overloaded")
         await bulk
 
     async def test_an_empty_batcher_tries_whatever_it_takes(self) -> None:
@@ -252,7 +334,7 @@ class TestSharing:
         assert bench.dropped("departed") == 0 and bench.empty()
 
     async def test_interactive_caller_takes_equal_bulk_work_along(self, bench: Bench, busy: Request) -> None:
-        bulk = bench.later(*many(4, "b"), lane="bulk")
+        bulk = bench.later(*many(4, "b"), priority="bulk")
         await asyncio.sleep(0)
         now = bench.later(words(20, "b3"))
         await answered(busy, bulk, now)
@@ -388,22 +470,22 @@ class TestFailures:
         await task
         assert [*healthy, bench.batcher.healthy] == [True, False, True]
 
-    async def test_worker_that_fails_is_started_again_but_not_for_ever(
+    async def test_lane_that_fails_is_started_again_but_not_for_ever(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = bench.batcher._next_batch
+        real = bench.batcher.next_batch
 
         def fault() -> list[Any]:
             raise RuntimeError("a fault of the batcher itself")
 
         for _ in range(MAX_FAULTS - 1):
-            monkeypatch.setattr(bench.batcher, "_next_batch", fault)
+            monkeypatch.setattr(bench.batcher, "next_batch", fault)
             await refused(bench.submit("a"), "internal")
             assert (bench.empty(), bench.batcher.healthy) == (True, False)
-            monkeypatch.setattr(bench.batcher, "_next_batch", real)
+            monkeypatch.setattr(bench.batcher, "next_batch", real)
             assert await bench.batcher.recheck()
         assert labels(await bench.submit("a")) == ["politics"]  # a good batch: faults are counted anew
-        monkeypatch.setattr(bench.batcher, "_next_batch", fault)
+        monkeypatch.setattr(bench.batcher, "next_batch", fault)
         for _ in range(MAX_FAULTS):
             await refused(bench.submit("a"), "internal")
         await refused(bench.submit("b"), "not_ready")
@@ -415,11 +497,9 @@ class TestClosing:
         task = await bench.busy()
         bench.batcher.give_up()
         await refused(task, "draining")
-        worker = bench.batcher._worker
-        assert worker is not None
         await asyncio.sleep(2 * BATCH_S)
         assert bench.batches == [["busy"]]
-        assert (bench.empty(), worker.done()) == (True, False)
+        assert (bench.empty(), bench.batcher.healthy) == (True, True)
 
     @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # real time: closing waits for a real thread
     async def test_closing_tells_everyone_who_waits(self, bench: Bench) -> None:
@@ -485,14 +565,19 @@ class Machine(RuleBasedStateMachine):
     def step(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(coroutine)
 
-    @initialize(cached=st.booleans(), budget=st.integers(4, 30), seconds=st.sampled_from([0.1, 1.0, 3.0]))
-    def start(self, cached: bool, budget: int, seconds: float) -> None:
+    @initialize(
+        cached=st.booleans(),
+        budget=st.integers(4, 30),
+        seconds=st.sampled_from([0.1, 1.0, 3.0]),
+        lanes=st.integers(1, 3),
+    )
+    def start(self, cached: bool, budget: int, seconds: float, lanes: int) -> None:
         self.limits = QueueLimits(max_windows=30, max_tokens=120, max_batch_tokens=budget, cache_windows=3 * cached)
         self.engine = FakeEngine()
         self.seconds = seconds
 
         async def started() -> Batcher:
-            batcher = Batcher(self.engine, self.limits, Metrics(), run_blocking=taking(lambda: self.seconds))
+            batcher = Batcher(self.engine, self.limits, Metrics(), lanes, run_blocking=taking(lambda: self.seconds))
             infer = self.engine.infer
 
             def within_budget(windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
@@ -507,12 +592,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=8),
-        lane=st.sampled_from(["interactive", "bulk"]),
+        priority=st.sampled_from(["interactive", "bulk"]),
         timeout_s=st.sampled_from([0.0, 0.5, 2.0, 1e6]),
     )
-    def submit(self, texts: list[str], lane: Lane, timeout_s: float) -> None:
+    def submit(self, texts: list[str], priority: Priority, timeout_s: float) -> None:
         async def go() -> Request:
-            request = self.batcher.submit([item(t) for t in texts], Deadline.after(timeout_s), lane)
+            request = self.batcher.submit([item(t) for t in texts], Deadline.after(timeout_s), priority)
             task: Request = asyncio.ensure_future(request)
             await asyncio.sleep(0)
             return task
@@ -581,9 +666,7 @@ class Machine(RuleBasedStateMachine):
             await self.batcher.recheck()
             assert self.batcher.healthy
             assert isinstance((await self.batcher.submit([item("a")], Deadline.after(1e6)))[0], list)
-            assert self.batcher._worker is not None
-            self.batcher._worker.cancel()
-            await asyncio.gather(self.batcher._worker, return_exceptions=True)
+            await asyncio.gather(*(lane.end() for lane in self.batcher.lanes))
 
         self.step(end())
         self.look_at_answers()

@@ -131,7 +131,7 @@ async def test_a_rest_on_which_the_model_fails_has_none_either(service: Service)
                 raise RuntimeError("no goal")
             return super().infer(windows)
 
-    service.lifecycle.current_pipeline().batcher.model_thread.model = Fragile()
+    service.lifecycle.current_pipeline().batcher.lanes[0].thread.model = Fragile()
     answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True})
     assert answer.status_code == 200
     fields = [set(s) - {"start", "end"} for s in answer.json()["explanation"]["sentences"]]
@@ -153,7 +153,7 @@ async def test_time_that_runs_out_is_said_to_be_the_requests(service: Service) -
             return super().infer(windows)
 
     engine = Stalling()
-    service.lifecycle.current_pipeline().batcher.model_thread.model = engine
+    service.lifecycle.current_pipeline().batcher.lanes[0].thread.model = engine
     answer = await service.post("/predict", {"text": "A goal. Nothing.", "explain": True, "timeout_ms": 300})
     engine.gate.set()
     assert (answer.status_code, answer.json()["kind"]) == (504, "deadline_exceeded")

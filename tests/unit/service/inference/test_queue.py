@@ -4,20 +4,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.inference.engine import EncodedWindow
-from service.inference.queue import LOOKAHEAD, MAX_PASSED_OVER, Lane, Queue, QueuedWindow
+from service.inference.queue import LOOKAHEAD, MAX_PASSED_OVER, Priority, Queue, QueuedWindow
 
-LANES: tuple[Lane, ...] = ("interactive", "bulk")
+PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
 
-arrivals = st.lists(st.tuples(st.sampled_from(LANES), st.integers(1, 12)), max_size=60)
+arrivals = st.lists(st.tuples(st.sampled_from(PRIORITIES), st.integers(1, 12)), max_size=60)
 
 
 def entry(tokens: int, key: str | None = None) -> EncodedWindow:
     return EncodedWindow(tokens, (), tokens, key)
 
 
-def filled(arrived: list[tuple[Lane, int]]) -> tuple[Queue, list[QueuedWindow]]:
+def filled(arrived: list[tuple[Priority, int]]) -> tuple[Queue, list[QueuedWindow]]:
     queue = Queue()
-    return queue, [queue.add(entry(tokens), lane, float(now)) for now, (lane, tokens) in enumerate(arrived)]
+    return queue, [queue.add(entry(tokens), priority, float(now)) for now, (priority, tokens) in enumerate(arrived)]
 
 
 def batches(queue: Queue, budget: int) -> list[list[QueuedWindow]]:
@@ -30,7 +30,7 @@ def batches(queue: Queue, budget: int) -> list[list[QueuedWindow]]:
 
 
 @given(arrivals, st.integers(1, 20))
-def test_everything_comes_once_and_within_the_budget(arrived: list[tuple[Lane, int]], budget: int) -> None:
+def test_everything_comes_once_and_within_the_budget(arrived: list[tuple[Priority, int]], budget: int) -> None:
     queue, added = filled(arrived)
     assert queue.tokens == sum(tokens for _, tokens in arrived)
     made = batches(queue, budget)
@@ -41,19 +41,21 @@ def test_everything_comes_once_and_within_the_budget(arrived: list[tuple[Lane, i
 
 
 @given(arrivals, st.integers(1, 20))
-def test_a_batch_begins_with_the_oldest_of_the_lane_that_leads(arrived: list[tuple[Lane, int]], budget: int) -> None:
+def test_a_batch_begins_with_the_oldest_of_the_priority_that_leads(
+    arrived: list[tuple[Priority, int]], budget: int
+) -> None:
     queue, added = filled(arrived)
-    waiting = {lane: [queued for queued in added if queued.lane == lane] for lane in LANES}
+    waiting = {priority: [queued for queued in added if queued.priority == priority] for priority in PRIORITIES}
     for batch in batches(queue, budget):
-        assert batch[0] is waiting[batch[0].lane][0]
+        assert batch[0] is waiting[batch[0].priority][0]
         for queued in batch:
-            waiting[queued.lane].remove(queued)
+            waiting[queued.priority].remove(queued)
 
 
 @given(arrivals, st.integers(1, 20))
-def test_bulk_is_passed_over_so_many_times_at_most(arrived: list[tuple[Lane, int]], budget: int) -> None:
+def test_bulk_is_passed_over_so_many_times_at_most(arrived: list[tuple[Priority, int]], budget: int) -> None:
     queue, added = filled(arrived)
-    bulk = [queued for queued in added if queued.lane == "bulk"]
+    bulk = [queued for queued in added if queued.priority == "bulk"]
     in_a_row = 0
     for batch in batches(queue, budget):
         in_a_row = 0 if bulk and bulk[0] in batch else in_a_row + bool(bulk)
@@ -62,16 +64,16 @@ def test_bulk_is_passed_over_so_many_times_at_most(arrived: list[tuple[Lane, int
 
 
 @given(arrivals)
-def test_tokens_until_done_counts_what_goes_first(arrived: list[tuple[Lane, int]]) -> None:
+def test_tokens_until_done_counts_what_goes_first(arrived: list[tuple[Priority, int]]) -> None:
     queue, added = filled(arrived)
-    of = {lane: sum(queued.window.tokens for queued in added if queued.lane == lane) for lane in LANES}
+    of = {p: sum(queued.window.tokens for queued in added if queued.priority == p) for p in PRIORITIES}
     assert queue.tokens_until_done(3, "bulk") == sum(of.values()) + 3
-    beside_bulk = (MAX_PASSED_OVER + 1) / MAX_PASSED_OVER if any(queued.lane == "bulk" for queued in added) else 1
+    beside_bulk = (MAX_PASSED_OVER + 1) / MAX_PASSED_OVER if any(queued.priority == "bulk" for queued in added) else 1
     assert queue.tokens_until_done(3, "interactive") == round((of["interactive"] + 3) * beside_bulk)
 
 
 def test_lookahead_is_bounded() -> None:
-    queue, _ = filled([(LANES[0], 2)] * (LOOKAHEAD + 1) + [(LANES[0], 1)])
+    queue, _ = filled([(PRIORITIES[0], 2)] * (LOOKAHEAD + 1) + [(PRIORITIES[0], 1)])
     batch = queue.next_batch(2 * LOOKAHEAD + 1)
     assert len(batch) == LOOKAHEAD
 
@@ -87,7 +89,7 @@ def test_an_equal_window_is_found_until_the_model_is_done_with_it() -> None:
     assert queue.find("a") is None and queue.empty
 
 
-def test_a_promoted_window_joins_the_interactive_lane_at_its_end() -> None:
+def test_a_promoted_window_waits_behind_the_interactive_ones() -> None:
     queue = Queue()
     first = queue.add(entry(1, "first"), "bulk", 0.0)
     promoted = queue.add(entry(1, "promoted"), "bulk", 1.0)
@@ -95,7 +97,7 @@ def test_a_promoted_window_joins_the_interactive_lane_at_its_end() -> None:
     queue.promote(promoted)
     queue.promote(text)
     assert [queued.window.key for queued in queue.next_batch(10)] == ["text", "promoted", "first"]
-    assert promoted.lane == "interactive" and first.lane == "bulk"
+    assert promoted.priority == "interactive" and first.priority == "bulk"
 
 
 def test_what_was_cleared_is_not_counted_when_the_model_is_done_with_it() -> None:

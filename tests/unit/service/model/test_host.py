@@ -17,7 +17,7 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("content", "cpus"),
-    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 1), ("50000 100000", 1), ("9900000 100000", 8)],
+    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("9900000 100000", 8)],
 )
 def test_quota_of_cgroup_v2(tmp_path: Path, content: str, cpus: int) -> None:
     (tmp_path / "cpu.max").write_text(content, encoding="ascii")

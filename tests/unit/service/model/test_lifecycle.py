@@ -172,7 +172,7 @@ async def test_a_replaced_model_is_freed_at_once(
     """Not by the garbage collector: a load has put all that there was before it out of its sight."""
     silent = logging.Logger("silent")
     silent.disabled = True
-    for module in ("batcher", "model_thread"):
+    for module in ("lane", "model_thread"):
         monkeypatch.setattr(f"service.inference.{module}.logger", silent)  # pytest keeps what is logged with its stacks
     async with service_with(admin_keys=KEY, cache_items=4) as service:
         await replace_model(service, other_engine())

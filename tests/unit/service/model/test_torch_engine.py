@@ -1,6 +1,7 @@
 """The real engine over a tiny model."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from classifier.decoding import probabilities
 from classifier.packed import PackedClassifier
 from service.errors import EngineLoadError, ServiceError
 from service.inference.engine import EncodedWindow, ModelOutOfMemory, TextWindows
-from service.model import measure, torch_engine
+from service.model import load_engine, measure
 from service.model.autotune import PrecisionTrial
-from service.model.torch_engine import TorchEngine, load_torch_engine
+from service.model.load_engine import load_torch_engine
+from service.model.torch_engine import TorchEngine
 from service.settings import Settings
 from tests.support import ROOT
 from tests.support.texts import news_rows
@@ -34,8 +36,8 @@ def engine(artifact: Artifact) -> TorchEngine:
 
 
 def settings_of(artifact: Artifact, **changes: Any) -> Settings:
-    values: dict[str, Any] = {"model_dir": artifact.directory, "threads": 2, "max_batch_tokens": 256}
-    return Settings(**(values | changes))
+    values: dict[str, Any] = {"model_dir": artifact.directory, "lanes": 1, "threads": 2, "max_batch_tokens": 256}
+    return Settings(**(values | {"autotune_dir": ""} | changes))
 
 
 def refuses(artifact: Artifact, message: str, **changes: Any) -> None:
@@ -85,7 +87,7 @@ def test_info_says_what_is_served(engine: TorchEngine, artifact: Artifact) -> No
 def test_loading_says_what_it_is_about_and_what_it_chose(artifact: Artifact) -> None:
     stages: list[str] = []
     info = load_torch_engine(settings_of(artifact, max_batch_tokens=0), stages.append).info
-    assert [stage.split()[0] for stage in stages] == ["verifying", "loading", "checking", "choosing"]
+    assert [stage.split()[0] for stage in stages] == ["verifying", "choosing", "loading", "checking", "choosing"]
     assert info.max_batch_tokens in {trial.tokens for trial in info.budget_trials}
     trials: dict[str, PrecisionTrial] = {trial.precision: trial for trial in info.precision_trials}
     assert set(trials) == {"float32", "bfloat16", "int8"}
@@ -98,13 +100,13 @@ def test_loading_says_what_it_is_about_and_what_it_chose(artifact: Artifact) -> 
 def test_a_setting_decides_the_precision(
     artifact: Artifact, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_engine, "NEAR", 1.0)  # the tiny model's weights are eight times as large as usual
+    monkeypatch.setattr(load_engine, "NEAR", 1.0)  # the tiny model's weights are eight times as large as usual
     engine = load_torch_engine(settings_of(artifact, precision=precision))
     assert (engine.info.precision, engine.info.precision_trials) == (precision, ())
 
 
 def test_precision_that_is_too_far_off_is_refused(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_engine, "NEAR", 1e-9)
+    monkeypatch.setattr(load_engine, "NEAR", 1e-9)
     refuses(artifact, r"differ .* is allowed for bfloat16", precision="bfloat16")
 
 
@@ -113,11 +115,14 @@ def test_faster_precision_is_chosen_only_if_it_agrees(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, agrees: bool
 ) -> None:
     speed = {"float32": 1.0, "bfloat16": 0.1, "int8": 0.1}
-    monkeypatch.setattr(PackedClassifier, "layer_seconds", lambda self, *_, **__: speed[self.precision])
-    monkeypatch.setattr(measure, "disagreement", lambda got, expected: (0.0, 0 if agrees else len(got)))
-    monkeypatch.setattr(torch_engine, "NEAR", 1.0)  # for the check of the golden texts that follows
+    monkeypatch.setattr(PackedClassifier, "layer_timer", lambda self, _: lambda _: speed[self.precision])
+    shift = {"float32": 0.0, "bfloat16": 0.04 if agrees else 0.06, "int8": float("nan")}
+    monkeypatch.setattr(
+        PackedClassifier, "prefix_logits", lambda self, texts: [torch.full((1, 2), shift[self.precision])] * len(texts)
+    )
+    monkeypatch.setattr(load_engine, "NEAR", 1.0)  # for the check of the golden texts that follows
     info = load_torch_engine(settings_of(artifact)).info
-    assert (info.precision != "float32") == agrees
+    assert info.precision == ("bfloat16" if agrees else "float32")
 
 
 def test_lower_precision_that_fails_on_golden_texts_gives_way_to_float32(
@@ -128,8 +133,8 @@ def test_lower_precision_that_fails_on_golden_texts_gives_way_to_float32(
         PrecisionTrial("bfloat16", "chosen: 2.00 times as fast", 2.0, 0.01),
         PrecisionTrial("float32", "slower than bfloat16", 1.0),
     )
-    monkeypatch.setattr(torch_engine, "fastest_precision", lambda *_: (trials, lower))
-    monkeypatch.setattr(torch_engine, "NEAR", 1e-9)
+    monkeypatch.setattr(load_engine, "fastest_precision", lambda *_: (trials, lower))
+    monkeypatch.setattr(load_engine, "NEAR", 1e-9)
     info = load_torch_engine(settings_of(artifact)).info
     verdicts = {trial.precision: trial.verdict for trial in info.precision_trials}
     assert info.precision == "float32" and info.golden_difference < 1e-3
@@ -152,7 +157,7 @@ def test_bfloat16_by_emulation_does_not_count(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("error", CUDA_ERRORS, ids=lambda error: str(error)[:20])
-@pytest.mark.parametrize("step", ["layer_seconds", "__call__"])
+@pytest.mark.parametrize("step", ["layer_timer", "prefix_logits"])
 def test_a_precision_that_fails_in_its_trial_is_unavailable(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
@@ -161,8 +166,8 @@ def test_a_precision_that_fails_in_its_trial_is_unavailable(
             return real(self, *args, **kwargs)
         raise error
 
-    speed = {"float32": 1.0, "bfloat16": 0.1, "int8": 0.2}  # so that both get as far as a whole forward
-    monkeypatch.setattr(PackedClassifier, "layer_seconds", lambda self, *_, **__: speed[self.precision])
+    speed = {"float32": 1.0, "bfloat16": 0.1, "int8": 0.2}  # so that both are compared with float32
+    monkeypatch.setattr(PackedClassifier, "layer_timer", lambda self, _: lambda _: speed[self.precision])
     real = getattr(PackedClassifier, step)
     monkeypatch.setattr(PackedClassifier, step, fails_below_float32)
     monkeypatch.setattr(measure, "unavailable_precisions", lambda _: {})
@@ -188,8 +193,8 @@ def test_a_precision_that_fails_on_long_golden_texts_gives_way_to_float32(
 ) -> None:
     lower = artifact.packed("bfloat16")
     trials = (PrecisionTrial("bfloat16", "chosen: 2.00 times as fast", 2.0, 0.01), PrecisionTrial("float32", "slower"))
-    monkeypatch.setattr(torch_engine, "fastest_precision", lambda *_: (trials, lower))
-    monkeypatch.setattr(lower, "_attend", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory.")))
+    monkeypatch.setattr(load_engine, "fastest_precision", lambda *_: (trials, lower))
+    monkeypatch.setattr(lower, "attention", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory.")))
     info = load_torch_engine(settings_of(artifact)).info
     verdicts = {trial.precision: trial.verdict for trial in info.precision_trials}
     assert info.precision == "float32" and verdicts["bfloat16"] == "unavailable: CUDA out of memory."
@@ -199,7 +204,7 @@ def test_float32_is_computed_in_float32(artifact: Artifact) -> None:
     """NVIDIA's images set this variable, and a library may choose TF32 in either of PyTorch's ways."""
     code = (
         "import torch; from pathlib import Path; from service.settings import Settings;"
-        "from service.model.torch_engine import load_torch_engine;"
+        "from service.model.load_engine import load_torch_engine;"
         "torch.backends.mkldnn.matmul.fp32_precision = torch.backends.cuda.matmul.fp32_precision = 'tf32';"
         f"load_torch_engine(Settings(model_dir=Path({str(artifact.directory)!r}), max_batch_tokens=64));"
         "print(torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)"
@@ -295,7 +300,7 @@ def test_serving_imports_no_transformers(artifact: Artifact) -> None:
     """It doubles the time to start; the head "flatten" alone needs it."""
     code = (
         "import sys; from pathlib import Path; from service.settings import Settings;"
-        "from service.model.torch_engine import load_torch_engine;"
+        "from service.model.load_engine import load_torch_engine;"
         f"load_torch_engine(Settings(model_dir=Path({str(artifact.directory)!r}), max_batch_tokens=64));"
         "sys.exit('transformers' in sys.modules)"
     )
@@ -325,8 +330,28 @@ def test_answers_that_differ_from_training_time_are_refused(artifact_copy: Artif
 
 def test_wrong_positions_are_caught_before_ready(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake that batches invite: positions that go on counting in the next text."""
-    monkeypatch.setattr(packed, "_positions", lambda spans: torch.arange(spans[-1].stop) % 128)
+    monkeypatch.setattr(packed, "_positions", lambda lengths: [row % 128 for row in range(sum(lengths))])
     refuses(artifact, "this machine would give wrong answers", precision="float32")
+
+
+def test_precisions_are_compared_by_a_thousand_short_sequences(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+
+    def counted(self: PackedClassifier, texts: list[list[int]]) -> list[torch.Tensor]:
+        compared.extend(list(texts))
+        return real(self, texts)
+
+    real = PackedClassifier.prefix_logits
+    speed = {"float32": 1.0, "bfloat16": 0.1, "int8": 0.2}
+    monkeypatch.setattr(PackedClassifier, "layer_timer", lambda self, _: lambda _: speed[self.precision])
+    monkeypatch.setattr(PackedClassifier, "prefix_logits", counted)
+    monkeypatch.setattr(measure, "unavailable_precisions", lambda _: {"int8": "not tried"})
+    monkeypatch.setattr(measure, "NEAR", math.inf)  # otherwise a small first round may decide
+    load_torch_engine(settings_of(artifact))
+    prefixes = {tuple(ids[:stop]) for ids in compared for stop in range(1, len(ids) + 1)}
+    assert len(prefixes) >= 1000
 
 
 def test_nan_weights_are_refused(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:

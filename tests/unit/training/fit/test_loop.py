@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from classifier import Precision
 from classifier.artifact import Artifact
 from service.errors import EngineLoadError
-from service.model.torch_engine import load_torch_engine
+from service.model.load_engine import load_torch_engine
 from service.settings import Settings
 from tests.support.runs import run
 from tests.support.texts import news_rows

@@ -13,7 +13,7 @@ import torch
 
 from classifier.artifact import Artifact, read_artifact
 from classifier.errors import ArtifactError, ModelError
-from service.model.torch_engine import load_torch_engine
+from service.model.load_engine import load_torch_engine
 from service.settings import Settings
 from tests.support.runs import run
 from tests.support.texts import news_rows
