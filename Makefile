@@ -29,7 +29,7 @@ parallel  := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # If this were set, every start would compile these modules again (12 s on two cores).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve app test test-slow check train bench soak fuzz image image-test audit openapi lock clean need-data
+.PHONY: help serve app test test-slow test-machines check train bench soak fuzz image image-test audit openapi lock clean need-data
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ test: .venv/.dev  ## run the tests: ARGS="-k batcher"
 
 test-slow: .venv/.dev  ## run the slow tests (minutes)
 	@$(python) -m pytest -m slow $(or $(ARGS),$(parallel))
+
+test-machines: .venv/.dev  ## run the model's tests as on older CPUs (minutes): ARGS=--short
+	@$(python) scripts/machines.py $(ARGS)
 
 check: .venv/.dev  ## check style, format and types, and that generated files are up to date
 	@$(python) -m ruff check .
