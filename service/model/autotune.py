@@ -20,7 +20,7 @@ NEAR = 5e-2
 ENOUGH = 0.95
 """The batch size is the smallest that reaches this share of the best rate. Larger batches would only add latency."""
 
-LONG_S = 0.25
+LONG_S = 0.15
 """Seconds of a batch from which no larger one is tried: the start would take long, and short texts would wait."""
 
 QUICK_S = 0.05

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from service.inference.engine import Engine, Progress
-from service.model.host import tune_allocator
+from service.model.host import LOADING, SERVING, tune_allocator
 from service.settings import Settings
 
 LoadEngine = Callable[[Settings, Progress], Engine]
@@ -44,12 +44,13 @@ class EngineLoader:
         return await asyncio.wrap_future(future)
 
     def _load(self, settings: Settings) -> Engine:
+        tune_allocator(LOADING)
         engine = self.load_engine(settings, self._report)
         # The garbage collector does not look at frozen objects. Looking at all of PyTorch's objects stopped the event
         # loop for a tenth of a second each time.
         gc.collect()
         gc.freeze()
-        tune_allocator()
+        tune_allocator(SERVING)
         return engine
 
     def _report(self, stage: str) -> None:

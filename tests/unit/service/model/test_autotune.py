@@ -72,10 +72,10 @@ def test_a_slow_machine_is_not_kept_busy_by_the_search() -> None:
 
     def seconds(tokens: int) -> float:
         asked.append(tokens)
-        return tokens / 800
+        return tokens / 1600
 
     assert choose_budget(seconds)[0] == 128
-    assert asked == [128, 256], "the second took more than a quarter of a second"
+    assert asked == [128, 256], "the second took more than LONG_S"
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=6, max_size=6))

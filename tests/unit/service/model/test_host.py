@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.model.host import available_cpus, tune_allocator
+from service.model.host import SERVING, available_cpus, tune_allocator
 from tests.support import ROOT
 
 
@@ -40,8 +40,8 @@ def test_no_or_odd_cgroup_leaves_the_affinity(tmp_path: Path) -> None:
 
 MAPPED = """
 import ctypes, sys
-from service.model.host import tune_allocator
-tuned = tune_allocator() if sys.argv[1] == "tuned" else None
+from service.model import host
+tuned = host.tune_allocator(getattr(host, sys.argv[1])) if sys.argv[1:] else None
 libc = ctypes.CDLL(None)
 class Info(ctypes.Structure):  # mallinfo2(3)
     _fields_ = [(name, ctypes.c_size_t) for name in
@@ -59,15 +59,16 @@ def has_mallinfo() -> bool:
 
 
 @pytest.mark.skipif(not has_mallinfo(), reason="needs glibc 2.33 or newer, which tells how it got a block")
-def test_blocks_of_a_forward_come_from_the_heap_and_are_not_mapped_anew() -> None:
-    def run(how: str) -> str:
-        command = [sys.executable, "-c", MAPPED, how]
+def test_blocks_are_mapped_while_loading_and_come_from_the_heap_while_serving() -> None:
+    def run(*threshold: str) -> str:
+        command = [sys.executable, "-c", MAPPED, *threshold]
         return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
-    assert run("default") == "None 1"
-    assert run("tuned") == "True 0"
+    assert run() == "None 1"
+    assert run("LOADING") == "True 1"
+    assert run("SERVING") == "True 0"
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert tune_allocator() is False
+    assert tune_allocator(SERVING) is False
