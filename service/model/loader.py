@@ -45,13 +45,15 @@ class EngineLoader:
 
     def _load(self, settings: Settings) -> Engine:
         tune_allocator(LOADING)
-        engine = self.load_engine(settings, self._report)
-        # The garbage collector does not look at frozen objects. Looking at all of PyTorch's objects stopped the event
-        # loop for a tenth of a second each time.
-        gc.collect()
-        gc.freeze()
-        tune_allocator(SERVING)
-        return engine
+        try:
+            engine = self.load_engine(settings, self._report)
+            # The garbage collector does not look at frozen objects. Looking at all of PyTorch's objects stopped the
+            # event loop for a tenth of a second each time.
+            gc.collect()
+            gc.freeze()
+            return engine
+        finally:  # after a failed reload, the running model goes on
+            tune_allocator(SERVING)
 
     def _report(self, stage: str) -> None:
         self.stage = stage
