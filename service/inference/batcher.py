@@ -35,6 +35,9 @@ from service.inference.model_thread import BatchModel, ModelThread, RunBlocking
 from service.inference.queue import Priority, Queue, QueuedRequest, QueuedWindow, WindowResult
 from service.telemetry import Metrics
 
+SHORT_TOKENS = 64
+"""Most tokens of a short text: a headline or a message. It does not wait for the articles that came before it."""
+
 
 @dataclass(frozen=True)
 class QueueLoad:
@@ -107,12 +110,14 @@ class Batcher:
         Args:
             windows: at least one.
             deadline: the deadline of the request.
-            priority: the priority in which the windows wait.
+            priority: the priority in which the windows wait; at most `SHORT_TOKENS` interactive tokens are short.
             wait_for_room: if the queue is full, wait until the deadline instead of being refused.
 
         Raises:
             ServiceError: overloaded, draining or not_ready at once; deadline_exceeded, draining or internal later.
         """
+        if priority == "interactive" and sum(window.tokens for window in windows) <= SHORT_TOKENS:
+            priority = "short"
         async with deadline.enforced():
             while True:
                 try:
@@ -184,8 +189,7 @@ class Batcher:
             self._arrived.set()
         else:
             self._metrics.shared.labels("in_flight").inc()
-            if priority == "interactive":
-                self._queue.promote(queued)
+            self._queue.promote(queued, priority)
         if request not in queued.requests:
             request.queued_windows.append(queued)
         queued.requests.setdefault(request, []).append(position)

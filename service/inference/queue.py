@@ -1,11 +1,11 @@
 """The windows that wait for the model, by priority, and the choice of the next batch.
 
 Equal windows of any requests share one `QueuedWindow`, which stays in the queue until the model is done with it.
-Windows of one priority are first in, first out. A batch is filled with interactive windows and then with bulk windows,
-the oldest first, with every window that still fits the token budget. A window larger than the budget runs alone. While
-bulk windows wait, at most `MAX_PASSED_OVER` batches in a row begin with interactive windows, and the next one is filled
-with bulk windows first. So the oldest bulk window waits for at most that many other batches, and a short interactive
-text waits for at most one bulk batch besides the batch that is in the model.
+Windows of one priority are first in, first out. A batch is filled with the windows of each priority in turn, the
+oldest first, with every window that still fits the token budget. A window larger than the budget runs alone. While
+windows of a priority wait, at most `MAX_PASSED_OVER` batches in a row begin with windows of higher priorities, and the
+next one begins with theirs. So a short text waits for at most one batch of longer texts besides the batches that are in
+the model, and every priority gets its share of the batches.
 
 The queue has no clock, no task and no lock. Only one thread may use it.
 """
@@ -25,9 +25,11 @@ LOOKAHEAD = 512
 """Number of the oldest windows of each priority that are considered for a batch."""
 
 MAX_PASSED_OVER = 4
-"""Number of batches in a row that may begin with interactive windows while bulk windows wait."""
+"""Number of batches in a row that may begin with windows of higher priorities while windows of a priority wait."""
 
-Priority = Literal["interactive", "bulk"]
+Priority = Literal["short", "interactive", "bulk"]
+PRIORITIES: tuple[Priority, ...] = ("short", "interactive", "bulk")
+"""From the highest to the lowest: requests of one short text, of one longer text, of several texts."""
 
 WindowResult = Logits | ServiceError
 """The logits of one window, or the reason why there are none."""
@@ -66,16 +68,13 @@ class Queue:
     """The windows that wait, by priority, and the windows that are in the model."""
 
     def __init__(self) -> None:
-        self._passed_over = 0
+        self._passed_over: dict[Priority, int] = dict.fromkeys(PRIORITIES, 0)
         self.clear()
 
     def clear(self) -> None:
         """Forget all windows, including those in the model."""
-        self._waiting: dict[Priority, OrderedDict[QueuedWindow, None]] = {
-            "interactive": OrderedDict(),
-            "bulk": OrderedDict(),
-        }
-        self._tokens: dict[Priority, int] = {"interactive": 0, "bulk": 0}  # of windows waiting and in the model
+        self._waiting: dict[Priority, OrderedDict[QueuedWindow, None]] = {p: OrderedDict() for p in PRIORITIES}
+        self._tokens: dict[Priority, int] = dict.fromkeys(PRIORITIES, 0)  # of windows waiting and in the model
         self._held: set[QueuedWindow] = set()  # waiting and in the model
         self._by_key: dict[Hashable, QueuedWindow] = {}
 
@@ -103,14 +102,15 @@ class Queue:
             self._by_key[window.key] = queued
         return queued
 
-    def promote(self, queued: QueuedWindow) -> None:
-        """Put a bulk window that waits behind the interactive ones."""
-        if queued in self._waiting["bulk"]:
-            del self._waiting["bulk"][queued]
-            self._tokens["bulk"] -= queued.window.tokens
-            self._tokens["interactive"] += queued.window.tokens
-            queued.priority = "interactive"
-            self._waiting["interactive"][queued] = None
+    def promote(self, queued: QueuedWindow, priority: Priority) -> None:
+        """Put a window that waits behind those of `priority`, if that is higher than its own."""
+        old = queued.priority
+        if PRIORITIES.index(priority) < PRIORITIES.index(old) and queued in self._waiting[old]:
+            del self._waiting[old][queued]
+            self._tokens[old] -= queued.window.tokens
+            self._tokens[priority] += queued.window.tokens
+            queued.priority = priority
+            self._waiting[priority][queued] = None
 
     def withdraw(self, queued: QueuedWindow) -> bool:
         """Remove a window that still waits. Return False if it is in the model already."""
@@ -136,12 +136,10 @@ class Queue:
             budget: computed tokens that the batch may have, unless one window alone has more.
             idle_lanes: number of lanes that are idle, including this one. They share the windows that wait.
         """
-        interactive, bulk = self._waiting["interactive"], self._waiting["bulk"]
-        bulk_first = bool(bulk) and (not interactive or self._passed_over >= MAX_PASSED_OVER)
-        self._passed_over = self._passed_over + 1 if bulk and not bulk_first else 0
         batch: list[QueuedWindow] = []
         room = budget if idle_lanes == 1 else min(budget, math.ceil(self._waiting_tokens() / idle_lanes))
-        for windows in (bulk, interactive) if bulk_first else (interactive, bulk):
+        for priority in self._order():
+            windows = self._waiting[priority]
             for queued in list(islice(windows, LOOKAHEAD)):
                 if batch and room <= 0:
                     break
@@ -151,6 +149,18 @@ class Queue:
                     del windows[queued]
         return batch
 
+    def _order(self) -> list[Priority]:
+        """Return the priorities in the order in which the next batch is filled, and count who is passed over."""
+        waiting = [priority for priority in PRIORITIES if self._waiting[priority]]
+        starved = [priority for priority in waiting if self._passed_over[priority] >= MAX_PASSED_OVER]
+        leads = (starved[-1:] or waiting[:1])[0] if waiting else PRIORITIES[0]
+        for priority in PRIORITIES:
+            if priority == leads or priority not in waiting:
+                self._passed_over[priority] = 0
+            elif PRIORITIES.index(priority) > PRIORITIES.index(leads):
+                self._passed_over[priority] += 1
+        return [leads, *(priority for priority in waiting if priority != leads)]
+
     def _waiting_tokens(self) -> int:
         """Return the computed tokens of the oldest windows that wait."""
         windows = (queued for waiting in self._waiting.values() for queued in islice(waiting, LOOKAHEAD))
@@ -158,7 +168,7 @@ class Queue:
 
     def tokens_until_done(self, tokens: int, priority: Priority) -> int:
         """Return the number of tokens to compute until `tokens` more tokens of this priority are done, with those."""
-        if priority == "bulk":
-            return self.tokens + tokens
-        share = MAX_PASSED_OVER / (MAX_PASSED_OVER + 1) if self._waiting["bulk"] else 1.0
-        return round((self._tokens["interactive"] + tokens) / share)
+        rank = PRIORITIES.index(priority)
+        ahead = sum(self._tokens[p] for p in PRIORITIES[: rank + 1]) + tokens
+        share = MAX_PASSED_OVER / (MAX_PASSED_OVER + 1) if any(map(self._waiting.get, PRIORITIES[rank + 1 :])) else 1.0
+        return round(ahead / share)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.errors import ServiceError
 from service.inference.admission import FIRST_BATCHES, QueueLimits
-from service.inference.batcher import Batcher
+from service.inference.batcher import SHORT_TOKENS, Batcher
 from service.inference.budget import GOOD_BATCHES
 from service.inference.deadline import Deadline
 from service.inference.engine import EncodedWindow, Logits
@@ -144,6 +144,18 @@ class TestPriorities:
         led = [batch[0][0] for batch in bench.batches[1:]]
         assert led[:20] == [*"iiii", "b"] * 4
         assert led.index("b") == MAX_PASSED_OVER
+
+    async def test_short_text_does_not_wait_for_the_longer_ones_before_it(self, bench: Bench, busy: Request) -> None:
+        flood = [bench.later(words(SHORT_TOKENS + 1, f"long{n}")) for n in range(8)]
+        short = bench.later(words(SHORT_TOKENS, "short"))
+        await answered(busy, short, *flood)
+        assert [batch[0].split()[0] for batch in bench.batches[:3]] == ["busy", "short", "long0"]
+
+    async def test_longer_texts_do_not_starve(self, bench: Bench, busy: Request) -> None:
+        shorts = [bench.later(words(20, f"s{n}")) for n in range(20)]
+        long = bench.later(words(SHORT_TOKENS + 1, "long"))
+        await answered(busy, *shorts, long)
+        assert [batch[0][0] for batch in bench.batches[1:]].index("l") == MAX_PASSED_OVER
 
     async def test_short_text_waits_for_two_bulk_batches_at_most(self, bench: Bench) -> None:
         bulk = bench.later(*many(20, "b"), priority="bulk")

@@ -4,9 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.inference.engine import EncodedWindow
-from service.inference.queue import LOOKAHEAD, MAX_PASSED_OVER, Priority, Queue, QueuedWindow
-
-PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
+from service.inference.queue import LOOKAHEAD, MAX_PASSED_OVER, PRIORITIES, Priority, Queue, QueuedWindow
 
 arrivals = st.lists(st.tuples(st.sampled_from(PRIORITIES), st.integers(1, 12)), max_size=60)
 
@@ -53,23 +51,34 @@ def test_a_batch_begins_with_the_oldest_of_the_priority_that_leads(
 
 
 @given(arrivals, st.integers(1, 20))
-def test_bulk_is_passed_over_so_many_times_at_most(arrived: list[tuple[Priority, int]], budget: int) -> None:
+def test_higher_priorities_lead_so_many_batches_in_a_row_at_most(
+    arrived: list[tuple[Priority, int]], budget: int
+) -> None:
     queue, added = filled(arrived)
-    bulk = [queued for queued in added if queued.priority == "bulk"]
-    in_a_row = 0
+    waiting = {priority: [queued for queued in added if queued.priority == priority] for priority in PRIORITIES}
+    in_a_row = dict.fromkeys(PRIORITIES, 0)
     for batch in batches(queue, budget):
-        in_a_row = 0 if bulk and bulk[0] in batch else in_a_row + bool(bulk)
-        assert in_a_row <= MAX_PASSED_OVER
-        bulk = [queued for queued in bulk if queued not in batch]
+        leads = batch[0].priority
+        for rank, priority in enumerate(PRIORITIES):
+            if waiting[priority] and leads in PRIORITIES[:rank]:
+                in_a_row[priority] += 1
+            elif leads == priority or not waiting[priority]:
+                in_a_row[priority] = 0
+            assert in_a_row[priority] <= MAX_PASSED_OVER
+        for queued in batch:
+            waiting[queued.priority].remove(queued)
 
 
 @given(arrivals)
 def test_tokens_until_done_counts_what_goes_first(arrived: list[tuple[Priority, int]]) -> None:
     queue, added = filled(arrived)
     of = {p: sum(queued.window.tokens for queued in added if queued.priority == p) for p in PRIORITIES}
+    share = (MAX_PASSED_OVER + 1) / MAX_PASSED_OVER
     assert queue.tokens_until_done(3, "bulk") == sum(of.values()) + 3
-    beside_bulk = (MAX_PASSED_OVER + 1) / MAX_PASSED_OVER if any(queued.priority == "bulk" for queued in added) else 1
-    assert queue.tokens_until_done(3, "interactive") == round((of["interactive"] + 3) * beside_bulk)
+    behind = share if of["bulk"] else 1
+    assert queue.tokens_until_done(3, "interactive") == round((of["short"] + of["interactive"] + 3) * behind)
+    behind = share if of["interactive"] + of["bulk"] else 1
+    assert queue.tokens_until_done(3, "short") == round((of["short"] + 3) * behind)
 
 
 def test_lookahead_is_bounded() -> None:
@@ -94,8 +103,8 @@ def test_a_promoted_window_waits_behind_the_interactive_ones() -> None:
     first = queue.add(entry(1, "first"), "bulk", 0.0)
     promoted = queue.add(entry(1, "promoted"), "bulk", 1.0)
     text = queue.add(entry(1, "text"), "interactive", 2.0)
-    queue.promote(promoted)
-    queue.promote(text)
+    queue.promote(promoted, "interactive")
+    queue.promote(text, "bulk")
     assert [queued.window.key for queued in queue.next_batch(10)] == ["text", "promoted", "first"]
     assert promoted.priority == "interactive" and first.priority == "bulk"
 
