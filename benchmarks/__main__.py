@@ -42,6 +42,7 @@ PARTS = {
     "low_load": Part(("low_load",), 2, 1),
     "start": Part(("start",), 25, 4, SERVERS),
     "overload": Part(("overload",), 4, 1),
+    "shared_cpus": Part(("shared_cpus",), 4, 1),
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine, low_load, overload, service, start
+from benchmarks import engine, low_load, overload, service, shared_cpus, start
 from benchmarks.tools.command_line import load
 from benchmarks.tools.environments import pinned
 from benchmarks.tools.statistics import medians
@@ -16,6 +16,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("low-load", "A single text", low_load.report),
     ("start", "Start and memory", start.report),
     ("overload", "Overload", overload.report),
+    ("shared-cpus", "Beside other work, and short texts", shared_cpus.report),
 )
 
 COLOURS = ("#c0392b", "#2c3e50", "#2980b9", "#27ae60")

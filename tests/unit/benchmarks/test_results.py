@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engine, low_load, results
+from benchmarks import engine, low_load, results, shared_cpus
 from benchmarks.tools.command_line import load
 from benchmarks.tools.machine import describe
 from benchmarks.tools.markdown import number, table
@@ -82,3 +82,21 @@ def test_page_shows_what_was_measured_and_says_what_was_not(tmp_path: Path) -> N
     assert "| added | 1.75 | 2.50 | 3.25 | 3.85 |" in page
     assert (tmp_path / "results.png").stat().st_size > 1000
     assert load(tmp_path, "service") is None
+
+
+def test_rates_are_compared_with_the_quiet_round_beside_them() -> None:
+    def turns(*rates: float) -> list[dict[str, float]]:
+        return [{"throughput_per_s": rate, "p50_ms": 1.0, "p99_ms": 2.0} for rate in rates]
+
+    figures = {
+        "artifact": "tiny",
+        "turns": {
+            shared_cpus.QUIET: turns(10.0, 20.0, 30.0),
+            shared_cpus.BUSY: turns(5.0, 16.0, 27.0),
+            shared_cpus.SHORT: turns(100.0, 100.0, 100.0),
+        },
+    }
+    quiet, busy, short = shared_cpus.report(figures).splitlines()[-3:]
+    assert quiet.split(" | ")[-1] == "1.00 |"
+    assert busy.split(" | ")[-1] == "0.80 |", "the median of 0.5, 0.8 and 0.9"
+    assert short.split(" | ")[-1] == "- |"
