@@ -78,7 +78,7 @@ def test_page_shows_what_was_measured_and_says_what_was_not(tmp_path: Path) -> N
     page = output.read_text(encoding="utf-8")
     assert "| other | 100 | 50 to 100 | 0.50 |" in page
     assert "| absent | not on this CPU |" in page
-    assert page.count("Not measured.") == 4 and "- onnxruntime: onnx " in page
+    assert page.count("Not measured.") == 5 and "- onnxruntime: onnx " in page
     assert "| added | 1.75 | 2.50 | 3.25 | 3.85 |" in page
     assert (tmp_path / "results.png").stat().st_size > 1000
     assert load(tmp_path, "service") is None
