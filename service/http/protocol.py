@@ -14,8 +14,9 @@
 
 `MAX_HEAD_BYTES` bounds a head and everything between two pieces of a body (chunk sizes, extensions, trailers),
 `MAX_FIELDS` the header and trailer fields, `MAX_PIPELINED` the requests that wait for their turn. Trailers are dropped;
-uvicorn would add them to the headers. A request that breaks a bound gets one error of the service's shape if it is its
-turn to be answered. If not, the connection closes after the answers that are due before it.
+uvicorn would add them to the headers. A Host or a version that RFC 9112 forbids counts as broken, too; the parser lets
+it pass. A request that breaks a bound gets one error of the service's shape if it is its turn to be answered. If not,
+the connection closes after the answers that are due before it.
 
 uvicorn itself bounds only the last of these states. It answers input that is not HTTP in plain text, possibly in the
 middle of another answer.
@@ -25,6 +26,7 @@ may then be silent, and gets an event that is set when the connection breaks.
 """
 
 import asyncio
+import re
 import sys
 import uuid
 from functools import partial
@@ -46,6 +48,9 @@ BODY_IDLE_S = 20.0
 BODY_S = 60.0
 DISCARD_S = 30.0
 STUCK_S = 60.0
+
+HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
+"""The form of a Host field: RFC 3986, section 3.2, without user information."""
 
 PIECE_BYTES = 8_192
 """Bytes that are parsed at once. `MAX_HEAD_BYTES` is checked after each piece, so it may be exceeded by one piece."""
@@ -126,6 +131,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._plain_head = b"\r\n".join([start, *fields, b"", b""])
             return
         self._check_fields(self.headers)
+        self._check_host_and_version()
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ServiceError("bad_request", f"more than {MAX_PIPELINED} requests wait on one connection")
         super().on_headers_complete()  # its task runs later
@@ -262,6 +268,17 @@ class BoundedProtocol(HttpToolsProtocol):
             raise self._too_large()
         if len(fields) > MAX_FIELDS:
             raise ServiceError("headers_too_large", f"the request has more than {MAX_FIELDS} header fields")
+
+    def _check_host_and_version(self) -> None:
+        """Check what the parser leaves to its user: RFC 9112, sections 3.2 and 6.1."""
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise ServiceError("bad_request", f"HTTP/{version} is not spoken here; use HTTP/1.1")
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or not all(map(HOST.fullmatch, hosts)) or (version == "1.1" and not hosts):
+            raise ServiceError("bad_request", "the request must have one Host header with a name and perhaps a port")
+        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+            raise ServiceError("bad_request", "HTTP/1.0 has no Transfer-Encoding; send Content-Length, or use HTTP/1.1")
 
     def _too_large(self) -> ServiceError:
         where = "besides its body" if self._part == "body" else "in its head"

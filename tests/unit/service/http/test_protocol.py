@@ -374,7 +374,7 @@ class TestSizes:
 
     async def test_as_much_as_is_allowed_passes(self) -> None:
         wire = await wire_with(
-            echo, b"GET / HTTP/1.1\r\n" + b"a: " + b"y" * 30_000 + b"\r\n" + b"a:\r\n" * 99 + b"\r\n"
+            echo, b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: " + b"y" * 30_000 + b"\r\n" + b"a:\r\n" * 98 + b"\r\n"
         )
         await wire.send(CHUNKED + b"1\r\nx\r\n" * 100_000 + b"0\r\nX-T: 1\r\n\r\n")
         assert [a.body for a in wire.answers] == [b"0", b"100000"]
@@ -386,6 +386,35 @@ class TestSizes:
 
         wire = await wire_with(names, CHUNKED + b"1\r\nx\r\n0\r\nX-API-Key: secret\r\n\r\n" + GET)
         assert [a.body for a in wire.answers] == [b"host transfer-encoding", b"host"]
+
+
+FORBIDDEN = {
+    "no Host": b"GET / HTTP/1.1\r\n\r\n",
+    "two Hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "the same Host twice": b"GET / HTTP/1.0\r\nHost: a\r\nhost: a\r\n\r\n",
+    "a Host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "a Host with a user": b"GET / HTTP/1.1\r\nHost: user@a\r\n\r\n",
+    "HTTP/1.0 with chunks": b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    "another version": b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+}
+"""Requests that a proxy in front may understand in another way (RFC 9112, sections 3.2, 6.1 and 6.3)."""
+
+
+@pytest.mark.parametrize("request_head", FORBIDDEN.values(), ids=FORBIDDEN)
+async def test_what_has_two_meanings_is_refused_and_never_reaches_the_application(request_head: bytes) -> None:
+    seen: list[Any] = []
+    wire = await wire_with(slow(0.0, seen), request_head)
+    assert await wire.ended() < 1
+    assert error_kind(wire) == "bad_request" and len(wire.answers) == 1 and not seen
+
+
+async def test_hosts_of_every_form_and_http_1_0_without_one_pass() -> None:
+    wire = Wire(echo)
+    for host in (b"a.example:8080", b"[::1]:8080", b"127.0.0.1", b"a%20b", b""):
+        await wire.send(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+    await wire.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert statuses(wire) == [200] * 6
 
 
 async def test_an_offered_upgrade_is_answered_like_any_request(caplog: pytest.LogCaptureFixture) -> None:
