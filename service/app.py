@@ -14,6 +14,7 @@ from service.api import (
     admin,
     batch,
     compatible,
+    documentation,
     open_inference,
     open_inference_metadata,
     operations,
@@ -40,6 +41,7 @@ WIRES = (
     open_inference,
     operations,
     admin,
+    documentation,
 )
 """The modules with routes, in the order of the OpenAPI document."""
 
@@ -83,6 +85,7 @@ def create_app(
         version=__version__,
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         # Spans are exported if OTEL_EXPORTER_OTLP_ENDPOINT names a collector; see the extra "otel".
