@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_options(add)
     add("--all-scores", action="store_true", help="also add a column for each label's probability")
     add("--prefix", default="", help="put this before the names of the added columns")
+    add("--spreadsheet-safe", action="store_true", help="CSV, TSV: put an apostrophe before what may be a formula")
     add("--concurrency", type=_at_least_one, default=CONCURRENCY, help="most requests at a time; default: %(default)s")
     add("--patience", type=_seconds, default=120, metavar="S", help="seconds to wait for a service; default: 120")
     add("--restart", action="store_true", help="forget what an interrupted run has done")

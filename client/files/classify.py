@@ -34,6 +34,7 @@ class Job:
     concurrency: int = CONCURRENCY  # requests at a time, at most
     all_scores: bool = False  # add a column for each label's probability
     prefix: str = ""  # before the names of the added columns
+    spreadsheet_safe: bool = False  # write CSV and TSV in which no cell is a formula
     restart: bool = False  # forget what an interrupted run has done
     overwrite: bool = False  # replace an existing output
 
@@ -205,7 +206,7 @@ class _Run:
         elif kind == "lines":
             write_lines(path, rows)
         else:
-            write_csv(path, columns, rows, DELIMITERS[kind])
+            write_csv(path, columns, rows, DELIMITERS[kind], self.job.spreadsheet_safe)
 
     def _columns(self, results: Results, summary: Summary) -> Iterator[dict[str, Any]]:
         """Yield the added columns of every row, and count them."""

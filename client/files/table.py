@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from client.errors import ConfigurationError
 
@@ -20,6 +20,11 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 MAX_FIELD_CHARS = 16 * 2**20
 """Characters of one CSV cell, at most: a quote that is never closed takes in the rest of the file."""
+
+FORMULA = re.compile(r"(?:\A(?![+-][\d.]+\Z)\s*|[;\t\r\n][^\S\t\r\n]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
+"""The place of a formula in a cell, before its =, +, - or @ or their full-width forms: at the beginning of the cell,
+unless that is a signed number, or where a spreadsheet that splits at semicolons begins another cell.
+See https://owasp.org/www-community/attacks/CSV_Injection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +166,20 @@ def with_text(values: Mapping[str, Any], text: str) -> Row:
     return Row(values, "", "the text is not UTF-8")
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], delimiter: str) -> None:
-    """Write rows; what a row lacks of the columns stays empty."""
+def write_csv(
+    path: Path,
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    delimiter: str,
+    spreadsheet_safe: bool = False,
+) -> None:
+    """Write rows; what a row lacks of the columns stays empty. `spreadsheet_safe`: no cell is a formula."""
+    shown = without_formula if spreadsheet_safe else cell
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if spreadsheet_safe else csv.QUOTE_MINIMAL
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([cell(row.get(name)) for name in columns] for row in rows)
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=quoting)
+        writer.writerow(map(shown, columns))
+        writer.writerows([shown(row.get(name)) for name in columns] for row in rows)
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -193,3 +206,8 @@ def cell(value: Any) -> str:
         case str():  # half a surrogate pair, which only JSON's escapes can hold, becomes U+FFFD
             return value if value.isascii() else re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", value)
     return str(value)
+
+
+def without_formula(value: Any) -> str:
+    """Return a value as `cell` does, with an apostrophe before each formula."""
+    return FORMULA.sub(r"\g<0>'", cell(value))

@@ -227,7 +227,7 @@ def show_labelled(labelled: file.LabelledFile, name: str) -> None:
         st.download_button("Download the labelled file", content, f"labelled-{name}", type="primary")
     if labelled.labels:
         st.bar_chart(dict(labelled.labels.most_common()), horizontal=True, x_label="", y_label="rows")
-    labels = st.multiselect("Labels", sorted(labelled.labels), placeholder="all")
+    labels = st.multiselect("Labels", sorted({row["label"] for row in labelled.rows} - {""}), placeholder="all")
     only = st.radio("Rows", ["all", "unsure", "failed"], horizontal=True)
     least = st.slider("Smallest probability", 0.0, 1.0, 0.0, 0.05)
     rows = labelled.filtered(labels, only, least)

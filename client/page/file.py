@@ -15,7 +15,7 @@ from typing import Any
 from client.async_client import AsyncClient
 from client.files.classify import Interrupted, Job, Summary, Tell, classify
 from client.files.results import COLUMNS
-from client.files.table import InputError, LinesSource, open_source
+from client.files.table import InputError, LinesSource, open_source, without_formula
 from client.transport.retry import Retry
 
 TYPES = ("csv", "tsv", "jsonl", "ndjson", "parquet")
@@ -50,7 +50,8 @@ def classify_file(source: Path, column: str, url: str, api_key: str, tell: Tell)
     Return the summary and the output, which stands beside the file.
     """
     output = source.with_name(f"labelled-{source.name}")
-    job = Job(source, output, column, overwrite=True, restart=True, prefix=prefix_for(columns_of(source)))
+    prefix = prefix_for(columns_of(source))
+    job = Job(source, output, column, prefix=prefix, spreadsheet_safe=True, overwrite=True, restart=True)
 
     async def run() -> Summary:
         async with AsyncClient(url, api_key=api_key, retry=PATIENT) as client:
@@ -95,6 +96,8 @@ class LabelledFile:
 def read_labelled(summary: Summary, output: Path, column: str, prefix: str = "") -> LabelledFile:
     """Read what `classify_file` wrote; `prefix` is the one that `prefix_for` gave."""
     rows = []
+    if column not in columns_of(output):
+        column = without_formula(column)
     for number, row in enumerate(itertools.islice(open_source(output).rows(column), MOST_ROWS), 1):
         values = {name: row.values.get(f"{prefix}{name}") for name in COLUMNS}
         rows.append(

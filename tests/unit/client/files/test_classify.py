@@ -20,7 +20,7 @@ import pytest
 
 from client.cli.main import main
 from client.files.results import Results, fingerprint
-from client.files.table import MAX_FIELD_CHARS, open_source
+from client.files.table import MAX_FIELD_CHARS, open_source, without_formula
 from tests.support import ROOT
 from tests.support.fast_service import fast_service, result
 from tests.support.live_service import live_service
@@ -458,3 +458,42 @@ def test_memory_does_not_grow_with_the_file(fast: str, tmp_path: Path) -> None:
         ran = subprocess.run([*command, "--url", fast], cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(int(ran.stdout.split("peak ")[1]))
     assert peaks[1] < peaks[0] * 1.15, "ten times the rows, 3 MB of text more"
+
+
+FORMULAS = {
+    "=1+1": "'=1+1",
+    "+1+1": "'+1+1",
+    "-2+3+cmd|' /C calc'!A0": "'-2+3+cmd|' /C calc'!A0",
+    "@SUM(A1)": "'@SUM(A1)",
+    "\t=1": "\t'=1",
+    "  \n=1": "  \n'=1",
+    "\uff1d1": "'\uff1d1",
+    "a; =1+1;b": "a; '=1+1;b",
+    "a\n@b": "a\n'@b",
+    "-3.5": "-3.5",
+    "+44": "+44",
+    "a = b - c": "a = b - c",
+    '"=1"': '"=1"',
+    "a,-1": "a,-1",
+}
+"""Cells, and how a file for a spreadsheet has them."""
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_no_cell_for_a_spreadsheet_is_a_formula(fast: str, tmp_path: Path, ending: str) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": text, "=header": 1}) + "\n" for text in FORMULAS), encoding="utf-8")
+    assert classify(fast, source, tmp_path / f"out.{ending}", "--spreadsheet-safe") == 0
+    rows = read(tmp_path / f"out.{ending}")
+    assert [row["text"] for row in rows] == list(FORMULAS.values()) and "'=header" in rows[0]
+    quoted = (tmp_path / f"out.{ending}").read_text(encoding="utf-8").splitlines()[0]
+    assert quoted.startswith('"') and quoted.endswith('"'), "a text cannot begin a cell by a separator"
+    assert classify(fast, source, tmp_path / f"plain.{ending}") == 0
+    assert [row["text"] for row in read(tmp_path / f"plain.{ending}")] == list(FORMULAS), "unless asked, as they came"
+
+
+def test_cells_of_spaces_and_separators_are_searched_in_linear_time() -> None:
+    for flood in (" ", "\n", ";", "; ", "\t \n", "-"):
+        began = time.process_time()
+        without_formula(flood * 1_000_000)
+        assert time.process_time() - began < 5

@@ -78,6 +78,15 @@ def test_filters(url: str, tmp_path: Path) -> None:
     assert [row["row"] for row in found.filtered([], "all", 0.5)] == [1, 3, 5]
 
 
+def test_the_download_has_no_formulas_and_the_page_finds_its_column(url: str, tmp_path: Path) -> None:
+    summary, output = classify_file(
+        write(tmp_path / "in.csv", ["=1+1"], ("id", "=text")), "=text", url, "", lambda *_: None
+    )
+    with output.open(encoding="utf-8", newline="") as file:
+        assert next(csv.DictReader(file))["'=text"] == "'=1+1"
+    assert read_labelled(summary, output, "=text").rows[0]["text"] == "'=1+1"
+
+
 def test_columns_of_the_same_name_are_kept(url: str, tmp_path: Path) -> None:
     source = write(tmp_path / "in.csv", ["a b"], ("prediction", "new_score", "text"))
     prefix = prefix_for(columns_of(source))
