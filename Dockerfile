@@ -96,6 +96,8 @@ STOPSIGNAL SIGTERM
 
 FROM runtime AS page
 LABEL org.opencontainers.image.title="gpt2-classifier-page"
+# Visitors ask the service at CLASSIFIER_URL only; otherwise the page would send requests to any address in its network.
+ENV CLASSIFIER_FIXED=1
 COPY --from=page-build /opt/venv /opt/venv
 COPY --from=page-build /app /app
 EXPOSE 8501

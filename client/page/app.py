@@ -189,17 +189,19 @@ def file_tab(url: str, api_key: str) -> None:
         st.html(markup.small("CSV, TSV, JSON Lines or Parquet, with named columns. Rows without an answer are kept."))
         st.session_state.pop("file", None)
         return
-    if st.session_state.get("file", {}).get("id") != uploaded.file_id:
-        directory = tempfile.TemporaryDirectory(prefix="page-")  # ends with the session
-        path = Path(directory.name) / f"upload{Path(uploaded.name).suffix.lower()}"
-        path.write_bytes(uploaded.getbuffer())
-        st.session_state["file"] = {"id": uploaded.file_id, "directory": directory, "path": path}
-    kept = st.session_state["file"]
     try:
+        if st.session_state.get("file", {}).get("id") != uploaded.file_id:
+            directory = tempfile.TemporaryDirectory(prefix="page-")  # ends with the session
+            path = file.save(uploaded.getbuffer(), uploaded.name, Path(directory.name))
+            st.session_state["file"] = {"id": uploaded.file_id, "directory": directory, "path": path}
+        kept = st.session_state["file"]
         columns = file.columns_of(kept["path"])
         column = st.selectbox("Column with the texts", columns, index=file.likely_column(columns))
         if st.button("Classify the file", type="primary"):
             kept["labelled"] = classify_file(kept["path"], column, url, api_key)
+    except file.Busy:
+        st.info("This page is classifying a file already, and takes one at a time. Try again in a while.")
+        return
     except ClientError as exc:
         show_error(exc)
         return
@@ -208,7 +210,7 @@ def file_tab(url: str, api_key: str) -> None:
 
 
 def classify_file(path: Path, column: str, url: str, api_key: str) -> file.LabelledFile:
-    """Classify, with a bar that shows the progress. Raises ClientError."""
+    """Classify, with a bar that shows the progress. Raises ClientError, file.Busy."""
     bar, began = st.progress(0.0, "The file is being read"), time.monotonic()
 
     def tell(rows: int, total: int) -> None:

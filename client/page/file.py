@@ -6,6 +6,7 @@ place and say why.
 
 import asyncio
 import itertools
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,21 @@ MOST_ROWS = 20_000  # shown in the browser; the download has all
 SHOWN_CHARS = 300
 PATIENT = Retry(total_s=120, tries=20)
 LOOKED_AT = 100  # first lines of JSON Lines whose names are offered as columns
+_one_at_a_time = threading.Lock()  # the whole page has one, so that its memory holds one file under way
+
+
+class Busy(Exception):
+    """The page classifies a file already, and takes one at a time."""
+
+
+def save(content: bytes | memoryview, name: str, directory: Path) -> Path:
+    """Write an uploaded file under a name of the page's own. Raises InputError: there is no room."""
+    path = directory / f"upload{Path(name).suffix.lower()}"
+    try:
+        path.write_bytes(content)
+    except OSError as exc:
+        raise InputError(f"this page has no room for the file ({exc.strerror}); try again later") from exc
+    return path
 
 
 def columns_of(path: Path) -> list[str]:
@@ -45,7 +61,7 @@ def likely_column(columns: Sequence[str]) -> int:
 
 
 def classify_file(source: Path, column: str, url: str, api_key: str, tell: Tell) -> tuple[Summary, Path]:
-    """Classify every row of a file, and tell the progress in this thread. Raises ClientError.
+    """Classify every row of a file, and tell the progress in this thread. Raises ClientError, Busy.
 
     Return the summary and the output, which stands beside the file.
     """
@@ -57,10 +73,14 @@ def classify_file(source: Path, column: str, url: str, api_key: str, tell: Tell)
         async with AsyncClient(url, api_key=api_key, retry=PATIENT) as client:
             return await classify(job, client, tell)
 
+    if not _one_at_a_time.acquire(blocking=False):
+        raise Busy
     try:
         return asyncio.run(run()), output
     except Interrupted as exc:  # nobody can go on with this file later, so only the cause matters
         raise exc.__cause__ or exc from None
+    finally:
+        _one_at_a_time.release()
 
 
 def prefix_for(columns: Sequence[str]) -> str:

@@ -118,6 +118,10 @@ def _parsed(url: str) -> httpx.URL:
         raise ConfigurationError(f"{url!r} is not a URL: {exc}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigurationError(f"{url!r} is not the URL of a service; for instance http://localhost:8080")
+    if "?" in url or "#" in url:
+        raise ConfigurationError(
+            f"a ? or # in the URL for {parsed.host} would cut off the service's own paths; leave it out"
+        )
     return parsed
 
 

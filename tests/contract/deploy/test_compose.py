@@ -43,3 +43,14 @@ def test_stop_leaves_time_to_drain(services: dict[str, Any]) -> None:
 
     drain_s = Settings.model_fields["drain_s"].default
     assert float(services["service"]["stop_grace_period"].removesuffix("s")) > drain_s + CLOSE_S
+
+
+def test_both_ports_are_published_to_this_machine_only(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        [port] = service["ports"]
+        assert port.startswith("${PUBLISH_ADDRESS:-127.0.0.1}:"), name
+
+
+def test_a_variable_that_is_not_set_here_is_not_set_in_a_container(services: dict[str, Any]) -> None:
+    assert services["service"]["environment"]["SERVICE_API_KEYS"] is None
+    assert services["page"]["environment"]["CLASSIFIER_API_KEY"] is None

@@ -51,6 +51,10 @@ def test_sagemaker_may_choose_the_port() -> None:
         assert "com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true" in stage(name)
 
 
+def test_the_page_asks_no_other_service_than_the_configured_one() -> None:
+    assert re.search(r"^ENV CLASSIFIER_FIXED=1$", stage("page"), re.MULTILINE)
+
+
 def test_nothing_of_the_machine_is_written_into_the_images() -> None:
     text = "\n".join(LINES)
     assert "--mount=type=secret,id=pip" in text

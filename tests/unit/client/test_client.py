@@ -50,6 +50,7 @@ def test_settings_come_from_the_environment_and_hide_the_key(monkeypatch: pytest
         ("ftp://x", "is not the URL of a service"),
         ("http://", "is not the URL of a service"),
         ("http://x:port", "is not a URL"),
+        *((f"http://x/admin{cut}", "would cut off the service's own paths") for cut in ("?", "?a=b", "#", "/p?q#f")),
     ],
 )
 def test_what_is_no_url(url: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,16 @@ from client import NEVER
 from client.errors import ConnectionFailed
 from client.files.classify import Summary
 from client.files.table import InputError
-from client.page.file import MOST_ROWS, classify_file, columns_of, likely_column, prefix_for, read_labelled
+from client.page.file import (
+    MOST_ROWS,
+    Busy,
+    classify_file,
+    columns_of,
+    likely_column,
+    prefix_for,
+    read_labelled,
+    save,
+)
 from tests.support.live_service import LiveService
 
 TEXTS = ["a b", "", "c d e", "poison"]
@@ -122,3 +131,29 @@ def test_no_more_rows_than_a_browser_can_bear(tmp_path: Path) -> None:
     rows = read_labelled(Summary(rows=MOST_ROWS + 5), output, "text").rows
     assert len(rows) == MOST_ROWS and len(rows[0]["text"]) == 300
     assert rows[0] == {"row": 1, "text": "x" * 300, "label": "a", "probability": 0.5, "unsure": False, "problem": ""}
+
+
+def test_one_file_at_a_time_and_the_next_one_after_an_error(url: str, tmp_path: Path) -> None:
+    first, second = write(tmp_path / "first.csv", TEXTS), write(tmp_path / "second.csv", TEXTS)
+
+    def ask_again(*_: object) -> None:
+        with pytest.raises(Busy):
+            classify_file(second, "text", url, "", lambda *_: None)
+
+    classify_file(first, "text", url, "", ask_again)
+    with pytest.raises(InputError):
+        classify_file(first, "no such column", url, "", lambda *_: None)
+    assert classify_file(second, "text", url, "", lambda *_: None)[0].rows == 4
+
+
+@pytest.mark.parametrize("name", ["a.csv", "../../a.CSV", "a/b.csv"])
+def test_an_upload_gets_a_name_of_the_pages_own(tmp_path: Path, name: str) -> None:
+    assert save(b"text\n", name, tmp_path) == tmp_path / "upload.csv"
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "upload.csv").symlink_to("/dev/full")
+    with pytest.raises(InputError, match="no room"):
+        save(b"text\n" * 10_000, "a.csv", full)
