@@ -30,7 +30,7 @@ def first_block(title: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("title", "count"),
-    [("EC2 in five commands", 5), ("SageMaker in four commands", 4), ("Kubernetes in three commands", 3)],
+    [("EC2 in four commands", 4), ("SageMaker in four commands", 4), ("Kubernetes in three commands", 3)],
 )
 def test_headings_count_right_and_say_cost_and_removal(title: str, count: int) -> None:
     assert len(first_block(title)) == count
@@ -44,7 +44,7 @@ def test_prices_have_a_date_and_a_place_to_check_them() -> None:
 
 def test_files_that_are_named_exist() -> None:
     named = set(re.findall(r"(?:--template-file|-f|--values|s3 cp) (\S+)", " ".join(COMMANDS)))
-    assert {"deploy/ec2/stack.yaml", "docker-compose.yml", "deploy/kubernetes/classifier.yaml"} <= named
+    assert {"deploy/ec2/stack.yaml", "deploy/kubernetes/classifier.yaml"} <= named
     for name in named:
         assert (ROOT / name).is_file(), name
 

@@ -1,5 +1,6 @@
-"""deploy/ec2/stack.yaml: clean for cfn-lint, created against moto, and its script and compose file in step."""
+"""deploy/ec2/stack.yaml: clean for cfn-lint, created and updated against moto, in step with docker-compose.yml."""
 
+import base64
 import re
 import subprocess
 import sys
@@ -10,18 +11,22 @@ from typing import Any
 import boto3
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from tests.support import ROOT
 
 TEMPLATE = ROOT / "deploy" / "ec2" / "stack.yaml"
 TEXT = TEMPLATE.read_text(encoding="utf-8")
+FOR_MOTO = TEXT.replace("Protocol: TCP", "Protocol: HTTP")
+"""The template with listeners of an application load balancer, which moto makes of any in a stack."""
 REGISTRY = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
+KEYS = "one-key-of-24-characters,another-key-of-28-characters"
 IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 
 
 def user_data() -> str:
-    found = re.search(r"(?<=- \|\n).*?(?=^ +- \{\})", TEXT, re.MULTILINE | re.DOTALL)
+    found = re.search(r"(?<=- \|\n).*?(?=^ +- \{KeysSecret)", TEXT, re.MULTILINE | re.DOTALL)
     assert found
     return found[0]
 
@@ -50,7 +55,7 @@ def parameters(aws: Any, **more: str) -> list[dict[str, str]]:
     values = {
         "ServiceImage": f"{REGISTRY}/gpt2-classifier:1",
         "PageImage": f"{REGISTRY}/gpt2-classifier-page:1",
-        "DeployBucket": "bucket",
+        "ApiKeys": "none",  # moto has no secrets in stacks
         "ClientCidr": "203.0.113.7/32",
         "VpcId": vpc["VpcId"],
         "SubnetId": subnet["SubnetId"],
@@ -62,7 +67,7 @@ def parameters(aws: Any, **more: str) -> list[dict[str, str]]:
 def create(aws: Any, **more: str) -> dict[str, Any]:
     aws("cloudformation").create_stack(
         StackName="classifier",
-        TemplateBody=TEXT,
+        TemplateBody=FOR_MOTO,
         Capabilities=["CAPABILITY_IAM"],
         Parameters=parameters(aws, **more),
     )
@@ -71,54 +76,151 @@ def create(aws: Any, **more: str) -> dict[str, Any]:
     return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
 
-def test_stack_opens_the_two_ports_to_the_clients_only(aws: Any) -> None:
+def group(aws: Any) -> dict[str, Any]:
+    [found] = aws("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    return dict(found)
+
+
+def launched(aws: Any) -> dict[str, Any]:
+    """Return the data of the launch template's version that the group starts instances from."""
+    template = group(aws)["LaunchTemplate"]
+    [version] = aws("ec2").describe_launch_template_versions(
+        LaunchTemplateId=template["LaunchTemplateId"], Versions=[template["Version"]]
+    )["LaunchTemplateVersions"]
+    return dict(version["LaunchTemplateData"])
+
+
+def script_of(aws: Any) -> str:
+    return base64.b64decode(launched(aws)["UserData"]).decode()
+
+
+def test_clients_reach_the_load_balancer_only_and_it_alone_the_instance(aws: Any) -> None:
     outputs = create(aws, PagePort="9501")
-    groups = aws("ec2").describe_security_groups()["SecurityGroups"]
-    [group] = [group for group in groups if group["GroupName"] != "default"]
-    opened = {(rule["FromPort"], rule["IpRanges"][0]["CidrIp"]) for rule in group["IpPermissions"]}
+    groups = {g["Description"]: g for g in aws("ec2").describe_security_groups()["SecurityGroups"]}
+    outer = groups["Load balancer, from the addresses of clients"]
+    inner = groups["Service and page, from the load balancer"]
+    opened = {(rule["FromPort"], rule["IpRanges"][0]["CidrIp"]) for rule in outer["IpPermissions"]}
     assert opened == {(8080, "203.0.113.7/32"), (9501, "203.0.113.7/32")}
+    for rule in inner["IpPermissions"]:
+        assert not rule["IpRanges"] and [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [outer["GroupId"]]
+    assert launched(aws)["NetworkInterfaces"][0]["Groups"] == [inner["GroupId"]]
     assert outputs["Service"].endswith(":8080") and outputs["Page"].endswith(":9501")
 
 
-def test_stack_has_its_log_group_and_an_instance_with_a_profile(aws: Any) -> None:
+def test_an_unhealthy_service_or_page_has_its_instance_replaced(aws: Any) -> None:
+    create(aws)
+    found = group(aws)
+    targets = {t["HealthCheckPath"]: t for t in aws("elbv2").describe_target_groups()["TargetGroups"]}
+    assert set(targets) == {"/readyz", "/_stcore/health"}
+    assert (found["MinSize"], found["DesiredCapacity"], found["HealthCheckType"]) == (1, 1, "ELB")
+    assert set(found["TargetGroupARNs"]) == {t["TargetGroupArn"] for t in targets.values()}
+    [balancer] = aws("elbv2").describe_load_balancers()["LoadBalancers"]
+    listeners = aws("elbv2").describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
+    assert {listener["Port"] for listener in listeners} == {8080, 8501}
+
+
+@pytest.mark.parametrize(
+    ("changed", "seen"),
+    [
+        ({"ServiceImage": f"{REGISTRY}/gpt2-classifier:2"}, f"{REGISTRY}/gpt2-classifier:2"),
+        ({"PageImage": f"{REGISTRY}/gpt2-classifier-page:2"}, f"{REGISTRY}/gpt2-classifier-page:2"),
+        ({"Model": "bucket/mine/model.tar.gz"}, "s3://bucket/mine/model.tar.gz"),
+        ({"PagePort": "9501"}, "--publish 9501:8501"),
+        ({"Revision": "2"}, "# Revision 2"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_what_may_change_stands_in_the_launch_template(aws: Any, changed: dict[str, str], seen: str) -> None:
+    """A changed template has a new version; moto does not update one."""
+    create(aws, **changed)
+    assert seen in script_of(aws)
+
+
+def test_an_update_waits_for_the_new_instance_before_it_ends_the_old_one() -> None:
+    [group] = re.findall(r"^  Group:\n(.*?)^  \w", TEXT, re.MULTILINE | re.DOTALL)
+    assert "Version: !GetAtt Template.LatestVersionNumber}" in group
+    [rolling] = re.findall(r"^( +)AutoScalingRollingUpdate:\n((?:\1  .*\n)+)", group, re.MULTILINE)
+    policy = yaml.safe_load(rolling[1])
+    assert policy["MinInstancesInService"] == 1 and policy["WaitOnResourceSignals"] is True
+    assert 'MaxSize: "2"' in TEXT and "cfn-signal" in user_data() and "--resource Group" in user_data()
+    assert user_data().rstrip().endswith("done"), "the last thing is to wait for the load balancer"
+
+
+def test_keys_are_required(aws: Any) -> None:
+    others = [p for p in parameters(aws) if p["ParameterKey"] != "ApiKeys"]
+    with pytest.raises(ClientError, match="ApiKeys"):
+        aws("cloudformation").create_stack(
+            StackName="other", TemplateBody=FOR_MOTO, Capabilities=["CAPABILITY_IAM"], Parameters=others
+        )
+
+
+def test_keys_stand_in_the_secret_and_the_script_only_names_it() -> None:
+    assert re.search(r"^  ApiKeys:\n    Type: String\n    NoEcho: true\n", TEXT, re.MULTILINE)
+    assert re.findall(r"(\w+): ?[^\n]*!Ref ApiKeys", TEXT) == ["HasKeys", "SecretString"] and "${ApiKeys}" not in TEXT
+    assert '{KeysSecret: !If [HasKeys, !Ref Keys, ""]}' in TEXT
+    assert not re.search(r"set-x|echo.*keys|\$\(cat keys\)", user_data()), "the script's commands are logged"
+
+
+def test_keys_are_declined_openly_or_long_enough() -> None:
+    [pattern] = re.findall(r"ApiKeys:.*?AllowedPattern: '(.*?)'", TEXT, re.DOTALL)
+    assert re.fullmatch(pattern, "none") and re.fullmatch(pattern, KEYS)
+    for wrong in ("", ",", "short", f"{KEYS},", f"{KEYS},short", "with space in the key"):
+        assert not re.fullmatch(pattern, wrong), wrong
+
+
+def test_stack_has_its_log_group(aws: Any) -> None:
     outputs = create(aws)
     [group] = aws("logs").describe_log_groups()["logGroups"]
     assert group["logGroupName"] == outputs["LogGroup"] == "/gpt2-classifier/classifier"
-    [reservation] = aws("ec2").describe_instances()["Reservations"]
-    [instance] = reservation["Instances"]
-    assert instance["InstanceType"] == "m7i.large" and instance["IamInstanceProfile"]
 
 
-def test_role_reads_the_named_objects_and_no_others(aws: Any) -> None:
-    create(aws, ModelKey="models/model.tar.gz")
+def test_role_reads_the_named_object_and_no_others(aws: Any) -> None:
+    create(aws, Model="bucket/models/model.tar.gz")
     [role] = aws("iam").list_roles()["Roles"]
-    document = aws("iam").get_role_policy(RoleName=role["RoleName"], PolicyName="images-model-logs")["PolicyDocument"]
-    policy = yaml.safe_load(document) if isinstance(document, str) else document  # moto: Python's repr of it
-    [reading] = [s for s in policy["Statement"] if s["Action"] == "s3:GetObject"]
-    assert reading["Resource"] == [
-        "arn:aws:s3:::bucket/deploy/docker-compose.yml",
-        "arn:aws:s3:::bucket/models/model.tar.gz",
-    ]
+    document = aws("iam").get_role_policy(RoleName=role["RoleName"], PolicyName="images-model-keys-logs")
+    policy = document["PolicyDocument"]
+    policy = yaml.safe_load(policy) if isinstance(policy, str) else policy  # moto: Python's repr of it
+    resources = {str(s["Action"]): s["Resource"] for s in policy["Statement"] if s != "None"}  # moto's AWS::NoValue
+    assert resources["s3:GetObject"] == "arn:aws:s3:::bucket/models/model.tar.gz"
+    assert "secretsmanager:GetSecretValue" not in resources, "there are no keys"
 
 
 def test_deleted_stack_leaves_nothing_running(aws: Any) -> None:
     create(aws)
     aws("cloudformation").delete_stack(StackName="classifier")
-    states = [i["State"]["Name"] for r in aws("ec2").describe_instances()["Reservations"] for i in r["Instances"]]
-    assert states == ["terminated"] and not aws("logs").describe_log_groups()["logGroups"]
+    states = {i["State"]["Name"] for r in aws("ec2").describe_instances()["Reservations"] for i in r["Instances"]}
+    assert states <= {"terminated"} and not aws("logs").describe_log_groups()["logGroups"]
+    assert not aws("elbv2").describe_load_balancers()["LoadBalancers"]
+    assert not aws("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
 
 
 def test_script_is_valid_shell_and_stops_at_the_first_error() -> None:
-    script = re.sub(r"\$\{[A-Za-z:]+\}", "value", re.sub(r"^ {12}", "", user_data(), flags=re.MULTILINE))
+    script = re.sub(r"\$\{[A-Za-z:]+\}", "value", re.sub(r"^ {14}", "", user_data(), flags=re.MULTILINE))
     ran = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "set -euxo pipefail" in script
 
 
-def test_script_sets_variables_that_the_compose_file_has() -> None:
-    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    written = re.search(r"cat >\.env <<'EOF'\n(.*?)EOF", user_data(), re.DOTALL)
-    assert written
-    names = set(re.findall(r"([A-Z_]+)=", written[1]))
-    assert names == {"SERVICE_IMAGE", "PAGE_IMAGE", "SERVICE_PORT", "PAGE_PORT", "MODEL_DIR"}
-    assert names <= set(re.findall(r"\$\{([A-Z_]+):-", compose))
+def test_containers_have_the_bounds_of_the_compose_file() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    script = re.sub(r"\\\n\s+", "", user_data())
+    [common] = re.findall(r'bounds="(.*?)"', script)
+    for name, service in services.items():
+        [own] = [line for line in script.splitlines() if f"--name {name} " in line]
+        stated = f"{common} {own}"
+        [memory] = re.findall(r"\d+g", service["mem_limit"])
+        [tmpfs] = service["tmpfs"]
+        wanted = [
+            f"--user {service['user']}",
+            "--read-only",
+            "--cap-drop ALL",
+            f"--security-opt {service['security_opt'][0]}",
+            f"--pids-limit {service['pids_limit']}",
+            f"--memory {memory}",
+            f"--tmpfs {tmpfs}",
+        ]
+        if "stop_grace_period" in service:
+            wanted.append(f"--stop-timeout {service['stop_grace_period'].removesuffix('s')}")
+        for option in wanted:
+            assert option in stated, (name, option)
+        assert f"--restart {service['restart']}" in script
