@@ -76,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--config", type=Path, help="TOML file with settings, see training/configs")
     add_options(train, TrainConfig)
 
+    crossval = add("crossval", "train and measure a recipe once for each of several folds", _crossval)
+    crossval.add_argument("--config", type=Path, help="TOML file with settings, see training/configs")
+    add_options(crossval, TrainConfig)
+
     evaluate = add("evaluate", "measure an artifact on one file of labelled texts", _evaluate)
     evaluate.add_argument("--artifact", type=Path, required=True, help="directory of the artifact")
     add_options(evaluate, DataConfig)
@@ -146,6 +150,16 @@ def _train(parsed: argparse.Namespace) -> None:
         print("\n".join(metric_lines(artifact.manifest.metrics)))
         reported = config.report and (report_directory(config) / PAGE).is_file()
         print(f"wrote {artifact.directory}" + (f" and {report_directory(config)}" if reported else ""))
+
+
+def _crossval(parsed: argparse.Namespace) -> None:
+    config = _config(TrainConfig, parsed)
+    from training.fit.crossval import crossval, lines
+
+    with _stopping_after_a_checkpoint() if config.checkpoints else nullcontext():
+        figures = crossval(config)
+    if figures is not None:
+        print("\n".join(lines(figures)))
 
 
 @contextmanager

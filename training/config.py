@@ -59,6 +59,10 @@ class TrainConfig(DataConfig):
     output: str = setting("", "directory of the artifact")
     val_fraction: float = setting(0.1, "fraction of the rows for validation, if no file is given", low=0.01, high=0.5)
     test_fraction: float = setting(0.1, "fraction of the rows for the test, if no file is given", low=0.01, high=0.5)
+    folds: int = setting(
+        0, "number of folds of about equal size; one of them is the test, instead of test-fraction; 0: no folds", low=0
+    )
+    fold: int = setting(0, "the fold that is the test, counted from 0", low=0)
     near_duplicates: bool = setting(
         True, "search texts that tell the same story and keep them on one side of the split; copies always stay there"
     )
@@ -144,6 +148,8 @@ class TrainConfig(DataConfig):
         super().__post_init__()
         if self.val_fraction + self.test_fraction > 0.8:
             raise ConfigError("val-fraction and test-fraction leave less than a fifth of the rows for training")
+        if self.folds == 1 or self.fold > max(0, self.folds - 1):
+            raise ConfigError(f"fold {self.fold} of {self.folds}: folds are at least 2, and fold is below their number")
         if self.window_stride > self.max_seq_len:
             raise ConfigError(
                 f"window-stride {self.window_stride} is above max-seq-len {self.max_seq_len}: texts would have gaps"

@@ -105,7 +105,11 @@ def load_splits(config: TrainConfig) -> Splits:
     parts = read_parts(config)
     fractions = {"test": config.test_fraction, "val": config.val_fraction}
     if list(parts) == [WHOLE]:
-        return split(config.data, parts[WHOLE], fractions, config.seed, near_duplicates=config.near_duplicates)
+        fold = (config.fold, config.folds) if config.folds else None
+        near_duplicates = config.near_duplicates
+        return split(config.data, parts[WHOLE], fractions, config.seed, near_duplicates=near_duplicates, fold=fold)
+    if config.folds:
+        raise DataError(Problem(config.data, "it has a given split, but folds are made of data in one part"))
     missing = {part: fraction for part, fraction in fractions.items() if part not in parts}
     labels = _labels(config.data, parts["train"])
     ids = group_parts(parts, near_duplicates=config.near_duplicates)
@@ -147,6 +151,7 @@ def split(
     seed: int,
     *,
     near_duplicates: bool = True,
+    fold: tuple[int, int] | None = None,
 ) -> Splits:
     """Split examples by a seed, stratified by label, near-duplicate groups kept whole.
 
@@ -157,6 +162,7 @@ def split(
         seed: decides the split, together with the rows.
         near_duplicates: search near-duplicates, unless a column `near_dup_group` names the group of every row; exact
             copies and rows of one group are always kept together.
+        fold: the number of a fold, counted from 0, and of all folds: the test is this fold, whatever `fractions` says.
 
     Raises:
         DataError: fewer than two labels, or a label with too few groups for all three splits.
@@ -165,7 +171,16 @@ def split(
     ids = _groups(examples, near_duplicates)
     parts: dict[str, list[Example]] = {}
     group_ids: dict[str, list[int]] = {}
-    _take(parts, group_ids, examples, ids, fractions, seed)
+    if fold is None:
+        _take(parts, group_ids, examples, ids, fractions, seed)
+    else:
+        number, folds = fold
+        # What the cut leaves for "train" is the last fold.
+        test = set(list(_cut(examples, ids, {str(k): 1 / folds for k in range(folds - 1)}, seed).values())[number])
+        others = [i for i in range(len(examples)) if i not in test]
+        parts["test"], group_ids["test"] = [examples[i] for i in sorted(test)], [ids[i] for i in sorted(test)]
+        rest, rest_ids = [examples[i] for i in others], [ids[i] for i in others]
+        _take(parts, group_ids, rest, rest_ids, {"val": fractions["val"]}, seed)
     present = {part: {e.label for e in rows} for part, rows in parts.items()}
     missing = {name: [part for part, found in present.items() if name not in found] for name in labels.names}
     problems = [

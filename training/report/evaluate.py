@@ -122,11 +122,14 @@ def measure_baseline(
         groups: the group of near-duplicates of each text.
 
     Returns:
-        `difference` holds the model's accuracy and macro-F1 minus the baseline's, each with a paired interval.
+        `difference` holds the model's accuracy and macro-F1 minus the baseline's, each with a paired interval; `only`
+        counts the groups that one of the two answers better than the other.
     """
     scores = metrics.classification_metrics(truth, answers.predicted, labels.names)
     model = metrics.classification_metrics(truth, predicted, labels.names)
     intervals = paired_differences(truth, predicted, answers.predicted, len(labels), groups)
+    right, baseline_right = (np.equal(truth, each).astype(int) for each in (predicted, answers.predicted))
+    better = np.bincount(np.unique(groups, return_inverse=True)[1], weights=right - baseline_right)
     return {
         "model": answers.model,
         "features": answers.features,
@@ -136,6 +139,7 @@ def measure_baseline(
         "difference": {
             key: {"value": model[key] - scores[key], "interval": interval} for key, interval in intervals.items()
         },
+        "only": {"model": int((better > 0).sum()), "baseline": int((better < 0).sum())},
     }
 
 

@@ -34,7 +34,6 @@ def provenance(
         model: the trained model.
         log: log of the Trainer.
     """
-    recipe = {key: value for key, value in asdict(config).items() if key not in NOT_RECORDED}
     return {
         "data": name_of(config.data),
         "data_fingerprint": fingerprint(e for _, examples in splits.items() for e in examples),
@@ -46,7 +45,7 @@ def provenance(
         "base_model": Path(config.base_model).name,
         "base_was_classifier": model.base_was_classifier,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "recipe": recipe,
+        "recipe": recipe_of(config),
         "best_val_loss": min((entry["eval_loss"] for entry in log if "eval_loss" in entry), default=None),
         "training_seconds": next((round(entry["seconds"], 1) for entry in reversed(log) if "seconds" in entry), None),
         **setting_of_machine(config),
@@ -54,6 +53,11 @@ def provenance(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "git_commit": _git_commit(),
     }
+
+
+def recipe_of(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings of a run, without those that contain paths of the training machine."""
+    return {key: value for key, value in asdict(config).items() if key not in NOT_RECORDED}
 
 
 def held_out(splits: Splits) -> str:

@@ -45,6 +45,25 @@ def test_split_is_stratified_and_has_the_sizes_asked_for() -> None:
     assert set(Counter(e.label for e in splits.test).values()) == {20}
 
 
+@settings(deadline=None)
+@given(st.integers(0, 5), st.integers(60, 150), st.sampled_from([None, 30, 45]), st.integers(2, 5))
+def test_every_row_is_in_the_test_of_one_fold(seed: int, count: int, groups: int | None, folds: int) -> None:
+    rows = examples(count, groups=groups)
+    made = [split(HERE, rows, {"test": 0.1, "val": 0.1}, seed, fold=(fold, folds)) for fold in range(folds)]
+    assert sorted(e.row for splits in made for e in splits.test) == [e.row for e in rows]
+    for splits in made:
+        numbers = [set(ids) for ids in splits.group_ids.values()]
+        assert splits.groups == sum(map(len, numbers)), "no group crosses the split"
+        assert sorted(e.row for _, part in splits.items() for e in part) == [e.row for e in rows]
+        assert len(splits.test) < 1.6 * count / folds and splits.val
+
+
+def test_folds_of_a_given_split_are_refused(tmp_path: Path) -> None:
+    write_given(tmp_path, train=examples(30))
+    with pytest.raises(DataError, match="given split"):
+        load(tmp_path, folds=2)
+
+
 def test_seed_decides_the_split_and_row_order_does_not_break_it() -> None:
     rows = examples(90)
     first = split(HERE, rows, {"test": 0.2, "val": 0.2}, 1)
