@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.sagemaker.errors import LaunchError, NotFoundError
+from training.sagemaker.job.channels import BASE_MODEL
 from training.sagemaker.job.container import METRIC_DEFINITIONS
 from training.sagemaker.job.hyperparameters import parse_hyperparameters, training_config
 from training.sagemaker.launch.endpoints import VARIANT, deploy_requests, update_requests
@@ -12,13 +13,22 @@ from training.sagemaker.launch.launcher import DONE, FAILED, Launcher
 from training.sagemaker.launch.options import DeployOptions, TrainOptions, TransformOptions, UpdateOptions
 from training.sagemaker.launch.requests import checked_name, key_values, training_request, transform_requests
 
+IN_IMAGE = "models/default"
+"""The base model that is part of the training image."""
+
 
 def train(launcher: Launcher, options: TrainOptions) -> int:
     """Start a training job and follow it to its end."""
     if not options.entrypoint:  # another program has its own settings
         # the container would refuse them too, but minutes later, when the instance is paid for
         given = parse_hyperparameters(key_values(options.hyperparameters, "--hyperparameters"))
-        training_config(given, data="train", output="model")
+        base = training_config(given, data="train", output="model").base_model
+        has_channel = BASE_MODEL in key_values(options.channels, "--channels")
+        if options.network_isolation and not has_channel and base != IN_IMAGE and not base.startswith("/"):
+            raise LaunchError(
+                f"the job has no network to fetch the base model {base!r} from the Hugging Face hub: `upload` its "
+                f"directory and pass --channels {BASE_MODEL}=s3://..., or pass --no-network-isolation"
+            )
     request = training_request(options, launcher.role(options.role), METRIC_DEFINITIONS, launcher.console.now())
     if launcher.is_preview([request]):
         return DONE

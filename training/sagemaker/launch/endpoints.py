@@ -11,7 +11,15 @@ from typing import Any
 
 from training.sagemaker.errors import LaunchError
 from training.sagemaker.launch.options import DeployOptions, ModelOptions, UpdateOptions
-from training.sagemaker.launch.requests import ApiRequest, checked_name, model_request, stamped_name, tag_list, tags_of
+from training.sagemaker.launch.requests import (
+    ApiRequest,
+    checked_name,
+    model_request,
+    stamped_name,
+    tag_list,
+    tags_of,
+    volume_key,
+)
 
 VARIANT = "AllTraffic"
 DIMENSION = "sagemaker:variant:DesiredInstanceCount"
@@ -27,6 +35,10 @@ def deploy_requests(options: DeployOptions, role: str, now: datetime) -> list[Ap
     endpoint, version = checked_name(options.name), stamped_name(options.name, now)
     if options.mode == "async" and not options.async_output:
         raise LaunchError("--mode async needs --async-output s3://BUCKET/PREFIX")
+    if options.mode == "realtime" and options.min_instances == 0:
+        raise LaunchError(
+            "--min-instances 0: a real-time endpoint has at least one instance; --mode async scales to none"
+        )
     if options.mode == "serverless" and (options.subnets or options.max_instances):
         raise LaunchError("serverless endpoints cannot be in a VPC and scale by themselves")
     if options.mode == "serverless" and options.network_isolation:
@@ -60,7 +72,7 @@ def _config(options: DeployOptions, version: str) -> dict[str, Any]:
         "EndpointConfigName": version, "Tags": tag_list(tags_of(options)),
         "ProductionVariants": [variant | ({"ServerlessConfig": capacity} if serverless else instances)],
         "AsyncInferenceConfig": asynchronous if options.mode == "async" else None,
-        "KmsKeyId": None if serverless else options.kms_key or None,
+        "KmsKeyId": None if serverless else volume_key(options.kms_key, options.instance_type),
     }  # fmt: skip
 
 

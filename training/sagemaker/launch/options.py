@@ -87,7 +87,7 @@ class ResourceOptions(CommonOptions):
         "", "name of the deployment: part of every resource's name, and the tag that teardown looks for"
     )
     role: str = setting("", "execution role, its ARN or name; default: the caller's own role, as in a notebook")
-    kms_key: str = setting("", "KMS key for volumes and output: id, alias or ARN")
+    kms_key: str = setting("", "KMS key for output, and for disks but an instance's own: id, alias or ARN")
     subnets: tuple[str, ...] = setting((), "a subnet of a VPC")
     security_groups: tuple[str, ...] = setting((), "a security group of that VPC")
     tags: tuple[str, ...] = setting((), "a further tag, KEY=VALUE")

@@ -19,6 +19,9 @@ NAME_TAG = "deployment"
 STAMP = "%Y%m%d-%H%M%S"
 MAX_NAME = 63 - len("-20260131-235959")
 """SageMaker takes names of 63 characters, and jobs, models and configurations get the time after the name."""
+_LOCAL_DISK = re.compile(r"ml\.([a-z]+\d+[a-z]*d|dl|g[5-7]|gr|i\d|p[5-6]|trn)")
+"""Beginning of the types of instances that have NVMe disks of their own instead of a volume:
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/InstanceStorage.html"""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,14 @@ def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
+def volume_key(kms_key: str, instance_type: str) -> str | None:
+    """Return the key for an instance's disk; None without one, or if the type has disks of its own.
+
+    Those are always encrypted with a key of their hardware, and AWS refuses a job that gives another one.
+    """
+    return None if _LOCAL_DISK.match(instance_type) else kms_key or None
+
+
 def training_request(
     options: TrainOptions, role: str, metrics: Sequence[Mapping[str, str]], now: datetime
 ) -> ApiRequest:
@@ -109,7 +120,7 @@ def training_request(
         "OutputDataConfig": {"S3OutputPath": output, "KmsKeyId": options.kms_key or None},
         "ResourceConfig": {
             "InstanceType": options.instance_type, "InstanceCount": options.instance_count,
-            "VolumeSizeInGB": options.volume_gb, "VolumeKmsKeyId": options.kms_key or None,
+            "VolumeSizeInGB": options.volume_gb, "VolumeKmsKeyId": volume_key(options.kms_key, options.instance_type),
             "KeepAlivePeriodInSeconds": options.keep_alive_s or None,
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": options.max_run_s, "MaxWaitTimeInSeconds": max_wait_s},
@@ -178,7 +189,7 @@ def transform_requests(options: TransformOptions, role: str, now: datetime) -> l
         },
         "TransformResources": {
             "InstanceType": options.instance_type, "InstanceCount": options.instance_count,
-            "VolumeKmsKeyId": options.kms_key or None,
+            "VolumeKmsKeyId": volume_key(options.kms_key, options.instance_type),
         },
     }  # fmt: skip
     model = [] if options.model else [model_request(options, role, job)]

@@ -13,6 +13,7 @@ from training.sagemaker.launch import commands
 from training.sagemaker.launch.aws import Aws
 
 GOLDEN = Path(__file__).with_name("golden")
+BASE = ("--channels", "base_model=s3://data-bucket/base/cd/")
 COMMON = ("--name", "bbc-news", "--role", ROLE, "--image", IMAGE, "--dry-run")
 SERVE = (*COMMON, "--artifact", ARTIFACT)
 NETWORK = ("--subnets", "subnet-0a", "--subnets", "subnet-0b", "--security-groups", "sg-0a", "--kms-key", "alias/news")
@@ -73,12 +74,15 @@ def test_every_golden_file_has_its_test() -> None:
     ("words", "message"),
     [
         (("train", "--name", "n"), "--image, --output must be given"),
-        (("train", *COMMON, "--output", "out", "--instance-type", "ml.g5.huge"), "3 problems"),
+        (("train", *COMMON, *BASE, "--output", "out", "--instance-type", "ml.g5.huge"), "3 problems"),
         (("train", *COMMON, "--output", "s3://b/o", "--hyperparameters", "epochs"), "'epochs': write"),
-        (("train", *COMMON, "--output", "s3://b/o", "--tags", "a=1", "--tags", "a=2"), "'a' is given twice"),
-        (("train", *COMMON, "--output", "s3://b/o", "--subnets", "subnet-1"), "both --subnets and --security-groups"),
+        (("train", *COMMON, "--output", "s3://b/o"), "no network to fetch the base model 'gpt2'"),
+        (("train", *COMMON, "--output", "s3://b/o", "--hyperparameters", "base-model=org/name"), "'org/name'"),
+        (("train", *COMMON, "--output", "s3://b/o", *BASE, "--tags", "a=1", "--tags", "a=2"), "'a' is given twice"),
+        (("train", *COMMON, *BASE, "--output", "s3://b/o", "--subnets", "subnet-1"), "both --subnets"),
         (("train", *COMMON, "--output", "s3://b/o", "--entrypoint", "sh 'x"), "No closing quotation"),
         (("deploy", *SERVE, "--mode", "async"), "--async-output"),
+        (("deploy", *SERVE, "--min-instances", "0", "--max-instances", "2"), "at least one instance"),
         (("deploy", *SERVE, "--mode", "serverless"), "--no-network-isolation"),
         (("deploy", *SERVE, *SERVERLESS, "--memory-mb", "1500"), "multiple of 1024"),
         (("deploy", *SERVE, "--mode", "serverless", "--max-instances", "2"), "scale by themselves"),
@@ -104,10 +108,20 @@ def test_wrong_input_is_explained_and_nothing_sent(
 
 
 def test_hyperparameters_are_checked_as_the_container_will(shell: Shell, nothing_to_call: None) -> None:
-    words = ("train", *COMMON, "--output", "s3://b/o", "--hyperparameters", "epoch=3")
+    words = ("train", *COMMON, *BASE, "--output", "s3://b/o", "--hyperparameters", "epoch=3")
     assert shell.do(*words) == 2
     assert "epoch" in shell.text and "epochs" in shell.text, "what is unknown, and what is known"
     assert shell.do(*words, "--entrypoint", "python other.py") == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [BASE, ("--no-network-isolation",), ("--hyperparameters", "base-model=models/default"),
+     ("--hyperparameters", "base-model=/opt/ml/input/data/code/gpt2"), ("--entrypoint", "python other.py")],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_job_that_can_find_its_base_model_is_taken(words: tuple[str, ...], shell: Shell, no_aws: None) -> None:
+    assert shell.do("train", *COMMON, "--output", "s3://b/o", *words) == 0, shell.text
 
 
 def test_a_role_by_name_needs_the_account_in_a_dry_run(shell: Shell, nothing_to_call: None) -> None:
@@ -117,7 +131,7 @@ def test_a_role_by_name_needs_the_account_in_a_dry_run(shell: Shell, nothing_to_
 
 
 def test_missing_credentials_are_explained(no_aws: None, shell: Shell) -> None:
-    words = ("train", "--name", "n", "--image", IMAGE, "--output", "s3://b/o", "--region", REGION)
+    words = ("train", "--name", "n", "--image", IMAGE, *BASE, "--output", "s3://b/o", "--region", REGION)
     assert shell.do(*words) == 2
     assert "no AWS credentials" in shell.text and "aws configure" in shell.text
 

@@ -19,7 +19,10 @@ from training.sagemaker.launch.endpoints import DIMENSION
 from training.sagemaker.launch.follow import LOG_GROUPS
 
 JOB = "news-20260131-235958"
-TRAIN = ("train", "--name", "news", "--image", IMAGE, "--role", ROLE, "--output", "s3://models-bucket/jobs")
+TRAIN = (
+    "train", "--name", "news", "--image", IMAGE, "--role", ROLE, "--output", "s3://models-bucket/jobs",
+    "--channels", "base_model=s3://models-bucket/base/",
+)  # fmt: skip
 DEPLOY = (
     "deploy", "--name", "news", "--image", IMAGE, "--role", ROLE, "--artifact", ARTIFACT,
     "--instance-type", "ml.m5.large",  # moto knows no newer ones

@@ -45,7 +45,8 @@ def test_a_name_is_kept_or_refused(base: str) -> None:
 @pytest.mark.parametrize("name", ["!!!", "a b", "", "-", "--", "$", "a-", "-a", "caf\xe9", "a\n", "a" * (MAX_NAME + 1)])
 @pytest.mark.parametrize(
     "command",
-    [("deploy", "--image", IMAGE), ("train", "--image", IMAGE, "--output", "s3://b/o"), ("update", "--image", IMAGE),
+    [("deploy", "--image", IMAGE), ("update", "--image", IMAGE),
+     ("train", "--image", IMAGE, "--output", "s3://b/o", "--no-network-isolation"),
      ("transform", "--image", IMAGE, "--input", "s3://b/i", "--output", "s3://b/o"), ("teardown",)],
     ids=lambda command: command[0],
 )  # fmt: skip
