@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[Callable[[Launcher, Any], int], type[options.CommonOpt
     "follow": (follow, options.FollowOptions, ()),
     "deploy": (commands.deploy, options.DeployOptions, ("name", "image")),
     "invoke": (invoke, options.InvokeOptions, ("name",)),
-    "update": (commands.update, options.UpdateOptions, ("name", "image")),
+    "update": (commands.update, options.UpdateOptions, ("name",)),
     "transform": (commands.transform, options.TransformOptions, ("name", "input", "output")),
     "teardown": (teardown, options.TeardownOptions, ("name",)),
 }

@@ -7,11 +7,12 @@ from training.sagemaker.errors import LaunchError, NotFoundError
 from training.sagemaker.job.channels import BASE_MODEL
 from training.sagemaker.job.container import METRIC_DEFINITIONS
 from training.sagemaker.job.hyperparameters import parse_hyperparameters, training_config
-from training.sagemaker.launch.endpoints import VARIANT, deploy_requests, update_requests
+from training.sagemaker.launch.endpoints import deploy_requests
 from training.sagemaker.launch.follow import follow_job
 from training.sagemaker.launch.launcher import DONE, FAILED, Launcher
 from training.sagemaker.launch.options import DeployOptions, TrainOptions, TransformOptions, UpdateOptions
 from training.sagemaker.launch.requests import checked_name, key_values, training_request, transform_requests
+from training.sagemaker.launch.updates import update_requests
 
 IN_IMAGE = "models/default"
 """The base model that is part of the training image."""
@@ -64,36 +65,36 @@ def deploy(launcher: Launcher, options: DeployOptions) -> int:
 
 
 def update(launcher: Launcher, options: UpdateOptions) -> int:
-    """Move an endpoint to another model, and back if an alarm goes off."""
+    """Move an endpoint to another model, and back if an alarm goes off. A dry run asks AWS what serves now."""
     name = checked_name(options.name)
-    serving = _serving(launcher, options)
-    requests = update_requests(options, launcher.role(options.role), serving, launcher.console.now())
+    config, model = _serving(launcher, options)
+    role = launcher.aws.role(options.role) if options.role else ""
+    requests = update_requests(options, role, config, model, launcher.console.now())
     if launcher.is_preview(requests):
         return DONE
-    if not launcher.confirm(f"move endpoint {name} to {options.image} {options.artifact}".rstrip() + "?"):
+    container = requests[0].parameters["PrimaryContainer"]
+    moved = f"move endpoint {name} to {container['Image']} {container.get('ModelDataUrl', '')}".rstrip()
+    removed = f" and remove its {', '.join(options.remove)}" if options.remove else ""
+    if not launcher.confirm(f"{moved}{removed}?"):
         return FAILED
     launcher.send_all(requests)
     launcher.console.result(name)
     return DONE
 
 
-def _serving(launcher: Launcher, options: UpdateOptions) -> Mapping[str, Any]:
-    """Return the configuration that is in service; in a dry run, one of the options."""
-    if options.dry_run:
-        if not options.instance_type or not options.instance_count:
-            raise LaunchError("a dry run does not ask what serves now: pass --instance-type and --instance-count")
-        instances = {"InstanceType": options.instance_type, "InitialInstanceCount": options.instance_count}
-        return {"ProductionVariants": [{"VariantName": VARIANT, **instances}]}
+def _serving(launcher: Launcher, options: UpdateOptions) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the configuration and the model that are in service, as AWS describes them."""
     described = launcher.aws.call("sagemaker", "DescribeEndpoint", EndpointName=options.name)
     named = {"EndpointConfigName": described["EndpointConfigName"]}
     config = launcher.aws.call("sagemaker", "DescribeEndpointConfig", **named)
+    variants = config["ProductionVariants"]
     # the configuration has the count of the start, which autoscaling may have changed
-    for variant, now in zip(config["ProductionVariants"], described.get("ProductionVariants", []), strict=False):
+    for variant, now in zip(variants, described.get("ProductionVariants", []), strict=False):
         variant["InitialInstanceCount"] = now.get("DesiredInstanceCount") or variant.get("InitialInstanceCount")
-    types = {variant.get("InstanceType") for variant in config["ProductionVariants"]}
+    types = {variant.get("InstanceType") for variant in variants}
     if options.instance_type and types != {options.instance_type} and launcher.aws.scalable_targets(options.name):
         raise LaunchError(
             f"AWS refuses another instance type while {options.name} has autoscaling: deploy under another name, or "
             "deregister its scalable target first"
         )
-    return config
+    return config, launcher.aws.call("sagemaker", "DescribeModel", ModelName=variants[0]["ModelName"])

@@ -1,8 +1,7 @@
-"""Requests for endpoints: how they are created, scaled and updated.
+"""Requests for endpoints: how they are created and scaled. updates.py has those for their updates.
 
 Scaling: https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling.html and, to no instance,
 https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-autoscale.html
-Updates: https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails.html
 """
 
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from training.sagemaker.errors import LaunchError
-from training.sagemaker.launch.options import DeployOptions, ModelOptions, UpdateOptions
+from training.sagemaker.launch.options import DeployOptions, ResourceOptions
 from training.sagemaker.launch.requests import (
     ApiRequest,
     checked_name,
@@ -54,7 +53,6 @@ def deploy_requests(options: DeployOptions, role: str, now: datetime) -> list[Ap
 
 def _config(options: DeployOptions, version: str) -> dict[str, Any]:
     serverless, output = options.mode == "serverless", options.async_output.rstrip("/")
-    instances = _instances(options, options.instance_type, options.instance_count, options.volume_gb)
     capacity = {
         "MemorySizeInMB": options.memory_mb, "MaxConcurrency": options.max_concurrency,
         "ProvisionedConcurrency": options.provisioned or None,
@@ -70,17 +68,16 @@ def _config(options: DeployOptions, version: str) -> dict[str, Any]:
     variant = {"VariantName": VARIANT, "ModelName": version}
     return {
         "EndpointConfigName": version, "Tags": tag_list(tags_of(options)),
-        "ProductionVariants": [variant | ({"ServerlessConfig": capacity} if serverless else instances)],
+        "ProductionVariants": [variant | ({"ServerlessConfig": capacity} if serverless else _instances(options))],
         "AsyncInferenceConfig": asynchronous if options.mode == "async" else None,
         "KmsKeyId": None if serverless else volume_key(options.kms_key, options.instance_type),
     }  # fmt: skip
 
 
-def _instances(
-    options: DeployOptions | UpdateOptions, instance_type: str, count: int, volume_gb: int | None
-) -> dict[str, Any]:
+def _instances(options: DeployOptions) -> dict[str, Any]:
     return {
-        "InstanceType": instance_type, "InitialInstanceCount": count, "VolumeSizeInGB": volume_gb or None,
+        "InstanceType": options.instance_type, "InitialInstanceCount": options.instance_count,
+        "VolumeSizeInGB": options.volume_gb or None,
         "InitialVariantWeight": 1.0, "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
         "ContainerStartupHealthCheckTimeoutInSeconds": options.startup_s,
         "ModelDataDownloadTimeoutInSeconds": options.download_s,
@@ -122,7 +119,7 @@ def _first_instance(options: DeployOptions, endpoint: str) -> list[ApiRequest]:
     alarm = {"Statistic": "Average", "Threshold": 1.0, "EvaluationPeriods": BACKLOG_MINUTES}
     return [
         _policy(endpoint, name, "StepScaling", step),
-        _alarm(options, name, metric, {"EndpointName": endpoint}, alarm | {"AlarmActions": [POLICY_ARN]}),
+        alarm_request(options, name, metric, {"EndpointName": endpoint}, alarm | {"AlarmActions": [POLICY_ARN]}),
     ]
 
 
@@ -136,9 +133,10 @@ def _policy(endpoint: str, name: str, kind: str, configuration: Mapping[str, Any
     return ApiRequest("application-autoscaling", "PutScalingPolicy", _target(endpoint) | parameters)
 
 
-def _alarm(
-    options: ModelOptions, name: str, metric: str, dimensions: Mapping[str, str], conditions: Mapping[str, Any]
+def alarm_request(
+    options: ResourceOptions, name: str, metric: str, dimensions: Mapping[str, str], conditions: Mapping[str, Any]
 ) -> ApiRequest:
+    """Return the request for an alarm on a metric of SageMaker that reaches a threshold."""
     parameters = {
         "AlarmName": name, "Namespace": "AWS/SageMaker", "MetricName": metric, "Period": ALARM_PERIOD_S,
         "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
@@ -146,67 +144,3 @@ def _alarm(
         "Tags": tag_list(tags_of(options)), **conditions,
     }  # fmt: skip
     return ApiRequest("cloudwatch", "PutMetricAlarm", parameters)
-
-
-def update_requests(options: UpdateOptions, role: str, serving: Mapping[str, Any], now: datetime) -> list[ApiRequest]:
-    """Return the requests for a model, a configuration, the alarms that roll back, and the update.
-
-    `serving` is the endpoint's current configuration, as DescribeEndpointConfig returns it. Raises LaunchError if the
-    endpoint is serverless, has several variants, or has too few instances for the strategy.
-    """
-    endpoint, version = checked_name(options.name), stamped_name(options.name, now)
-    if len(serving["ProductionVariants"]) != 1:
-        raise LaunchError(f"the endpoint has {len(serving['ProductionVariants'])} variants; update takes exactly one")
-    [old] = serving["ProductionVariants"]
-    if "ServerlessConfig" in old:
-        raise LaunchError("serverless endpoints have no canary: deploy under another name, then teardown the old one")
-    count = options.instance_count or old["InitialInstanceCount"]
-    if options.strategy != "all-at-once" and count < 2:
-        raise LaunchError(
-            f"--strategy {options.strategy} moves at most half of the instances at first, and there is {count}: "
-            "use --instance-count 2 or --strategy all-at-once"
-        )
-    instances = _instances(options, options.instance_type or old["InstanceType"], count, old.get("VolumeSizeInGB"))
-    config = {
-        "EndpointConfigName": version, "Tags": tag_list(tags_of(options)),
-        "ProductionVariants": [{"VariantName": old["VariantName"], "ModelName": version, **instances}],
-        "AsyncInferenceConfig": serving.get("AsyncInferenceConfig"),
-        "KmsKeyId": options.kms_key or serving.get("KmsKeyId"),
-    }  # fmt: skip
-    alarms = _rollback_alarms(options, {"EndpointName": endpoint, "VariantName": old["VariantName"]})
-    alarm_names = [*(alarm.parameters["AlarmName"] for alarm in alarms), *options.alarms]
-    size = {"Type": "CAPACITY_PERCENT", "Value": options.step_percent}
-    routing = {
-        "Type": options.strategy.replace("-", "_").upper(), "WaitIntervalInSeconds": options.bake_s,
-        "CanarySize": size if options.strategy == "canary" else None,
-        "LinearStepSize": size if options.strategy == "linear" else None,
-    }  # fmt: skip
-    policy = {
-        "TrafficRoutingConfiguration": routing,
-        "TerminationWaitInSeconds": options.bake_s, "MaximumExecutionTimeoutInSeconds": options.max_s,
-    }  # fmt: skip
-    rollback = {"Alarms": [{"AlarmName": name} for name in alarm_names] or None}
-    update = {
-        "EndpointName": endpoint, "EndpointConfigName": version,
-        # autoscaling may have changed the count, which is kept unless another one is asked for
-        "RetainAllVariantProperties": not options.instance_count,
-        "DeploymentConfig": {"BlueGreenUpdatePolicy": policy, "AutoRollbackConfiguration": rollback},
-    }  # fmt: skip
-    return [
-        model_request(options, role, version),
-        ApiRequest("sagemaker", "CreateEndpointConfig", config),
-        *alarms,
-        ApiRequest("sagemaker", "UpdateEndpoint", update),
-    ]
-
-
-def _rollback_alarms(options: UpdateOptions, dimensions: Mapping[str, str]) -> list[ApiRequest]:
-    latency_us = 1000.0 * options.max_latency_ms
-    return [
-        _alarm(options, f"{options.name}-{kind}", metric, dimensions, conditions | {"EvaluationPeriods": 1})
-        for kind, metric, conditions in (
-            ("errors", "Invocation5XXErrors", {"Statistic": "Sum", "Threshold": float(options.max_errors)}),
-            ("latency", "ModelLatency", {"ExtendedStatistic": "p99", "Threshold": latency_us}),
-        )
-        if conditions["Threshold"]
-    ]

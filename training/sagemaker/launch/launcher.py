@@ -73,7 +73,7 @@ class Launcher:
 
     @cached_property
     def aws(self) -> Aws:
-        """Return the session, created when it is first needed. Of all dry runs only that of teardown needs one."""
+        """Return the session, created when it is first needed. The dry runs of update and teardown need one."""
         return Aws(self.options.region, self.options.profile)
 
     def close(self) -> None:

@@ -92,11 +92,17 @@ class ResourceOptions(CommonOptions):
     security_groups: tuple[str, ...] = setting((), "a security group of that VPC")
     tags: tuple[str, ...] = setting((), "a further tag, KEY=VALUE")
     environment: tuple[str, ...] = setting((), "an environment variable of the container, KEY=VALUE")
+
+
+@dataclass(frozen=True)
+class ContainerOptions(ResourceOptions):
+    """Options of every command that starts a container anew."""
+
     network_isolation: bool = setting(True, "give the container no network; the model must be in it or in a channel")
 
 
 @dataclass(frozen=True)
-class TrainOptions(ResourceOptions):
+class TrainOptions(ContainerOptions):
     """Start a training job and follow its log."""
 
     image: str = setting("", _IMAGE)
@@ -119,7 +125,7 @@ class TrainOptions(ResourceOptions):
 
 
 @dataclass(frozen=True)
-class ModelOptions(ResourceOptions):
+class ModelOptions(ContainerOptions):
     """A model to serve."""
 
     image: str = setting("", _IMAGE)
@@ -165,17 +171,23 @@ class DeployOptions(ModelOptions):
 
 
 @dataclass(frozen=True)
-class UpdateOptions(ModelOptions):
-    """Give an endpoint another model, in steps that alarms roll back."""
+class UpdateOptions(ResourceOptions):
+    """Give an endpoint another model, in steps that alarms roll back. What no option changes stays as it is."""
 
+    role: str = setting("", "execution role, its ARN or name; default: as it is")
+    image: str = setting("", f"{_IMAGE}; default: as it is")
+    artifact: str = setting("", "s3://BUCKET/.../model.tar.gz; default: as it is")
+    remove: tuple[str, ...] = setting(
+        (), "what the endpoint shall no longer have: vpc, kms-key, capture, or the name of an environment variable"
+    )
     strategy: str = setting("canary", "canary: a part of the traffic first; linear: part by part", choices=STRATEGIES)
     step_percent: int = setting(10, "percentage of the capacity that moves first (canary) or in each step (linear)")
     bake_s: int = setting(300, "seconds that alarms are watched after each step")
     max_s: int = setting(2 * HOUR_S, "seconds after which an unfinished update is rolled back")
     instance_type: str = setting("", "type of the instances; default: as it is")
     instance_count: int = setting(0, "number of instances; 0: as many as there are")
-    startup_s: int = setting(600, _STARTUP)
-    download_s: int = setting(600, _DOWNLOAD)
+    startup_s: int = setting(0, f"{_STARTUP}; 0: as it is")
+    download_s: int = setting(0, f"{_DOWNLOAD}; 0: as it is")
     alarms: tuple[str, ...] = setting((), "a further CloudWatch alarm that rolls back")
     max_errors: int = setting(5, "answers with status 5xx in a minute that roll back; 0: no such alarm")
     max_latency_ms: float = setting(5000.0, "p99 latency in ms over a minute that rolls back; 0: no such alarm")

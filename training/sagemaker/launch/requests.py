@@ -129,7 +129,7 @@ def training_request(
         "Environment": key_values(options.environment, "--environment"),
         "EnableManagedSpotTraining": options.spot, "EnableNetworkIsolation": options.network_isolation,
         "EnableInterContainerTrafficEncryption": options.encrypt_traffic,
-        "VpcConfig": _vpc(options), "Tags": tag_list(tags_of(options)),
+        "VpcConfig": vpc_config(options), "Tags": tag_list(tags_of(options)),
     }  # fmt: skip
     return ApiRequest("sagemaker", "CreateTrainingJob", parameters)
 
@@ -142,7 +142,8 @@ def _channels(options: TrainOptions) -> list[dict[str, Any]]:
     ]
 
 
-def _vpc(options: ResourceOptions) -> dict[str, Any] | None:
+def vpc_config(options: ResourceOptions) -> dict[str, Any] | None:
+    """Return the VPC of the options, None without one. Raises LaunchError if a half of it is missing."""
     if bool(options.subnets) != bool(options.security_groups):
         raise LaunchError("a VPC needs both --subnets and --security-groups")
     if not options.subnets:
@@ -157,7 +158,7 @@ def model_request(options: ModelOptions, role: str, name: str) -> ApiRequest:
         "Environment": key_values(options.environment, "--environment"),
     }  # fmt: skip
     parameters = {
-        "ModelName": name, "ExecutionRoleArn": role, "PrimaryContainer": container, "VpcConfig": _vpc(options),
+        "ModelName": name, "ExecutionRoleArn": role, "PrimaryContainer": container, "VpcConfig": vpc_config(options),
         "EnableNetworkIsolation": options.network_isolation, "Tags": tag_list(tags_of(options)),
     }  # fmt: skip
     return ApiRequest("sagemaker", "CreateModel", parameters)

@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from moto.sagemaker.models import FakeEndpoint
 
 from tests.unit.training.sagemaker.conftest import ACCOUNT, ARTIFACT, IMAGE, METRICS, NOW, REGION, ROLE, Shell, backend
+from tests.unit.training.sagemaker.launch.test_updates import CAPTURE
 from training.sagemaker.errors import AwsError
 from training.sagemaker.launch import commands
 from training.sagemaker.launch.aws import Aws
@@ -28,6 +29,7 @@ DEPLOY = (
     "--instance-type", "ml.m5.large",  # moto knows no newer ones
 )  # fmt: skip
 UPDATE = ("update", "--name", "news", "--image", IMAGE, "--role", ROLE, "--artifact", ARTIFACT)
+OTHER = "s3://models-bucket/models/fedcba9876543210/model.tar.gz"
 TARGET = "endpoint/news/variant/AllTraffic"
 
 
@@ -253,7 +255,9 @@ class TestDeploy:
 class TestUpdate:
     @pytest.fixture
     def deployed(self, aws: Aws) -> str:
-        assert Shell().do(*DEPLOY, "--instance-count", "2", now=lambda: NOW.replace(hour=1)) == 0
+        network = ("--subnets", "subnet-1", "--security-groups", "sg-1", "--kms-key", "alias/news")
+        words = (*DEPLOY, *network, "--environment", "SERVICE_MAX_TEXTS=64", "--instance-count", "2")
+        assert Shell().do(*words, now=lambda: NOW.replace(hour=1)) == 0
         return "news-20260131-015958"
 
     def test_moves_step_by_step_with_alarms(self, deployed: str, aws: Aws, shell: Shell) -> None:
@@ -265,6 +269,32 @@ class TestUpdate:
         alarms = {alarm["AlarmName"]: alarm for alarm in aws.pages("cloudwatch", "DescribeAlarms", "MetricAlarms")}
         assert set(alarms) == {"news-errors", "news-latency"}
         assert alarms["news-latency"]["Threshold"] == 5_000_000  # microseconds
+
+    def test_keeps_what_no_option_changes(self, deployed: str, aws: Aws, shell: Shell) -> None:
+        backend().endpoint_configs[deployed].data_capture_config = CAPTURE
+        shell.waits = [lambda: set_endpoint("InService")]
+        assert shell.do("update", "--name", "news", "--artifact", OTHER, "--yes") == 0, shell.text
+        old, new = (aws.call("sagemaker", "DescribeModel", ModelName=name) for name in (deployed, JOB))
+        assert new["PrimaryContainer"] == old["PrimaryContainer"] | {"ModelDataUrl": OTHER}
+        assert new["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+        assert new["PrimaryContainer"]["Environment"] == {"SERVICE_MAX_TEXTS": "64"}
+        config = aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=JOB)
+        assert (config["KmsKeyId"], config["DataCaptureConfig"]) == ("alias/news", CAPTURE)
+
+    def test_asks_before_it_removes(self, deployed: str, shell: Shell) -> None:
+        assert shell.do(*UPDATE, "--remove", "vpc", "SERVICE_MAX_TEXTS") == 1
+        assert shell.asked == [
+            f"move endpoint news to {IMAGE} {ARTIFACT} and remove its vpc, SERVICE_MAX_TEXTS? [y/N] "
+        ]
+        assert len(backend()._models) == 1
+
+    def test_a_dry_run_asks_aws_what_serves_and_creates_nothing(self, deployed: str, shell: Shell) -> None:
+        assert shell.do(*UPDATE, "--dry-run") == 0, shell.text
+        shown = json.loads("\n".join(shell.out))
+        model, update = shown[0]["request"], shown[-2]["request"]
+        assert model["PrimaryContainer"]["Environment"] == {"SERVICE_MAX_TEXTS": "64"}
+        assert update["EndpointConfigName"] == JOB and not shell.asked
+        assert len(backend()._models) == 1
 
     def test_a_rollback_is_a_failure(self, deployed: str, shell: Shell) -> None:
         back = {"endpoint_config_name": deployed}

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.training.sagemaker.conftest import ARTIFACT, IMAGE, METRICS, NOW, ROLE
+from tests.unit.training.sagemaker.launch.test_updates import CONFIG, MODEL
 from training.sagemaker.errors import RequestError
-from training.sagemaker.launch.endpoints import deploy_requests, update_requests
+from training.sagemaker.launch.endpoints import deploy_requests
 from training.sagemaker.launch.options import DeployOptions, TrainOptions, TransformOptions, UpdateOptions
 from training.sagemaker.launch.requests import ApiRequest, training_request, transform_requests
+from training.sagemaker.launch.updates import update_requests
 from training.sagemaker.launch.validation import RULES, Rule, check, input_shape, problems_of
-
-SERVING = {"ProductionVariants": [{"VariantName": "V", "InstanceType": "ml.m5.large", "InitialInstanceCount": 2}]}
 
 
 def right_requests() -> dict[str, ApiRequest]:
@@ -31,7 +31,7 @@ def right_requests() -> dict[str, ApiRequest]:
         training_request(train, ROLE, METRICS, NOW),
         *deploy_requests(deploy, ROLE, NOW),
         *deploy_requests(DeployOptions(name="news", image=IMAGE, max_instances=2), ROLE, NOW),
-        *update_requests(UpdateOptions(name="news", image=IMAGE), ROLE, SERVING, NOW),
+        *update_requests(UpdateOptions(name="news", image=IMAGE), "", CONFIG, MODEL, NOW),
         *transform_requests(transform, ROLE, NOW),
     ]
     return {request.operation: request for request in requests}
