@@ -1,7 +1,7 @@
 """Composition root: settings, engine, app and server. `python -m service [serve]`.
 
-Exit codes: 0 stopped on request with all accepted work answered, 1 the model cannot be served or the port is taken,
-2 a setting is wrong.
+Exit codes: 0 stopped on request with all accepted work answered, 1 the model cannot be served (any more) or the port is
+taken, 2 a setting is wrong.
 """
 
 import logging
@@ -17,7 +17,7 @@ from service.inference.engine import Engine, Progress
 from service.settings import Settings, SettingsError, load_settings
 from service.telemetry import configure_logging, log, logger
 
-LOAD_FAILED = 1
+MODEL_FAILED = 1
 SETTINGS_WRONG = 2
 MODEL_HINT = "SERVICE_MODEL_DIR (make serve MODEL=DIR) names the artifact to serve"
 
@@ -58,7 +58,7 @@ def serve(settings: Settings) -> int:
     except SystemExit:  # uvicorn could not bind the port and has logged why
         hint = "SERVICE_PORT (make serve PORT=9000) names another port, SERVICE_HOST another address"
         logger.critical("cannot serve: cannot listen on %s, port %d; %s", settings.host, settings.port, hint)
-    code = LOAD_FAILED if failures or not server.started else 0
+    code = MODEL_FAILED if failures or not server.started or server.model_failed else 0
     if not code:
         log("stopped")
     if app.state.lifecycle.busy:  # an ordinary exit would wait for the model's thread

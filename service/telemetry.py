@@ -195,7 +195,8 @@ class Metrics:
         )
         self.batch_failures = counter("batch_failures_total", "Batches on which the model raised an error.")
         self.reloads = counter("reloads_total", "Attempts to replace the model, by outcome.", ["outcome"])
-        self.ready = gauge("ready", "1 while the service answers predictions, else 0.")
+        self.ready = gauge("ready", "1 while /readyz answers 200, else 0.")
+        gauge("start_time_seconds", "Start of the process, in seconds since 1970.").set_to_current_time()
         self.model_info = gauge("model_info", "Always 1; the labels name the model.", ["name", "version"])
 
     def start_labels(self, labels: Sequence[str]) -> None:

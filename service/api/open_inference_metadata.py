@@ -27,7 +27,7 @@ class ServerMetadata(wire.LenientModel):
 
 
 class ServerLiveness(wire.LenientModel):
-    live: Literal[True] = True
+    live: bool
 
 
 class ModelReadiness(wire.LenientModel):
@@ -77,9 +77,15 @@ async def server_metadata() -> ServerMetadata:
     return ServerMetadata(name="gpt2-classifier", version=__version__, extensions=extensions)
 
 
-@router.get("/v2/health/live", summary="Open Inference Protocol: is the server alive?")
-async def server_live() -> ServerLiveness:
-    return ServerLiveness()
+@router.get(
+    "/v2/health/live",
+    summary="Open Inference Protocol: is the server alive?",
+    response_model=ServerLiveness,
+    responses={503: {"model": ServerLiveness, "description": "only a restart of the process helps"}},
+)
+async def server_live(request: Request) -> Response:
+    live = not wire.lifecycle_of(request).needs_restart
+    return wire.json_response(ServerLiveness(live=live), status=200 if live else 503)
 
 
 @router.get(

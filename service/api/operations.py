@@ -25,7 +25,7 @@ class Root(wire.WireModel):
 
 
 class Alive(wire.WireModel):
-    status: Literal["alive"] = "alive"
+    status: Literal["alive", "needs_restart"]
 
 
 class Ready(wire.WireModel):
@@ -62,9 +62,15 @@ async def root() -> Root:
     )
 
 
-@router.get("/livez", summary="Is the process alive?")
-async def livez() -> Alive:
-    return Alive()
+@router.get(
+    "/livez",
+    summary="Is the process alive?",
+    responses={503: {"model": Alive, "description": "only a restart of the process helps"}},
+    response_model=Alive,
+)
+async def livez(request: Request) -> Response:
+    lost = wire.lifecycle_of(request).needs_restart
+    return wire.json_response(Alive(status="needs_restart" if lost else "alive"), status=503 if lost else 200)
 
 
 @router.get(
@@ -97,4 +103,6 @@ async def info(request: Request) -> InfoBody:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request) -> Response:
-    return Response(generate_latest(wire.lifecycle_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    lifecycle = wire.lifecycle_of(request)
+    lifecycle.metrics.ready.set(await lifecycle.readiness() == "ready")
+    return Response(generate_latest(lifecycle.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -10,11 +10,12 @@ from starlette.types import ASGIApp
 from service.http.protocol import BoundedProtocol
 from service.model.lifecycle import ModelLifecycle
 from service.settings import Settings
-from service.telemetry import log
+from service.telemetry import log, logger
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of common load balancers, so that they close idle connections first
 QUIET_S = 0.25  # without a new request before the port closes, so that no request on its way is cut off
 LINGER_S = 2.0  # upper bound on that wait, if new requests never pause
+RESTART_S = 10.0  # in a state that only a restart ends; a process that was paused seems to be in it for a moment
 CLOSE_S = 3  # for connections after all work is answered; drain_s + CLOSE_S stays below SageMaker's 30 s
 
 
@@ -23,7 +24,8 @@ class Server(uvicorn.Server):
 
     On SIGTERM or SIGINT the service is not ready and refuses new work with 503 while the port still answers. Once no
     request is in flight, or `drain_s` is over, the port closes, requests that still wait get an error, and the process
-    ends with exit code 0. A second signal skips the waiting.
+    ends with exit code 0. A second signal skips the waiting. If only a restart helps the model for `RESTART_S` seconds,
+    the service stops by itself in the same order and sets `model_failed`.
     """
 
     def __init__(self, app: ASGIApp, lifecycle: ModelLifecycle, settings: Settings) -> None:
@@ -40,11 +42,14 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=CLOSE_S,
         )
         super().__init__(config)
+        self.model_failed = False
+        """True if the service stops because only a restart helps."""
         self._lifecycle = lifecycle
         self._drain_s = settings.drain_s
         self._stop_requested = False
         self._stop_by = math.inf
         self._linger_until = math.inf
+        self._restart_at = math.inf
         self._reload_requested = False
 
     def request_reload(self, sig: int, frame: FrameType | None) -> None:
@@ -62,6 +67,7 @@ class Server(uvicorn.Server):
         if self._reload_requested:
             self._reload_requested = False
             self._lifecycle.reload_soon()
+        self._stop_if_only_a_restart_helps(time.monotonic())
         if self._stop_requested and self._lifecycle.status not in ("draining", "failed"):
             self._lifecycle.drain()
             log("draining", in_flight=self._lifecycle.in_flight)
@@ -70,6 +76,12 @@ class Server(uvicorn.Server):
         if self.should_exit:
             self._lifecycle.give_up()
         return await super().on_tick(counter)
+
+    def _stop_if_only_a_restart_helps(self, now: float) -> None:
+        self._restart_at = min(self._restart_at, now + RESTART_S) if self._lifecycle.needs_restart else math.inf
+        if now >= self._restart_at and not self._stop_requested:
+            logger.critical("the model is stuck or has failed for good; the process ends, so that it is started again")
+            self.model_failed = self._stop_requested = True
 
     def _drained(self, now: float) -> bool:
         """Return whether the port may close: no request is in flight or about to arrive, or the time is over."""

@@ -38,6 +38,9 @@ from service.telemetry import Metrics
 SHORT_TOKENS = 64
 """Most tokens of a short text: a headline or a message. It does not wait for the articles that came before it."""
 
+PROBE_S = 1.5
+"""Seconds that a health check waits for a probe. Kubernetes and SageMaker give the check itself 2 s."""
+
 
 @dataclass(frozen=True)
 class QueueLoad:
@@ -92,6 +95,11 @@ class Batcher:
     def healthy(self) -> bool:
         """True while every lane works and the model is neither stuck nor failing."""
         return bool(self.lanes) and all(lane.healthy for lane in self.lanes)
+
+    @property
+    def needs_restart(self) -> bool:
+        """True while only a restart of the process can make every lane healthy."""
+        return any(lane.needs_restart for lane in self.lanes)
 
     def start(self) -> None:
         """Start the lanes on the running loop."""
@@ -158,9 +166,13 @@ class Batcher:
         return self._admission.retry_after_s()
 
     async def recheck(self) -> bool:
-        """Return whether the service is healthy. If that is in doubt, a probe of the model decides."""
-        if not self._closed:
-            await asyncio.gather(*(lane.recheck() for lane in self.lanes))
+        """Return whether the service is healthy. If that is in doubt, a probe decides, which has `PROBE_S` seconds."""
+        try:
+            async with asyncio.timeout(PROBE_S):
+                if not self._closed:
+                    await asyncio.gather(*(lane.recheck() for lane in self.lanes))
+        except TimeoutError:
+            return False
         return self.healthy
 
     def _admit(self, windows: Sequence[EncodedWindow], left_s: float, priority: Priority) -> None:

@@ -11,8 +11,8 @@ If the model runs out of memory, the token budget shrinks to half of the batch t
 `GOOD_BATCHES` good batches until it is whole. If the model fails on a single window for another reason, a probe decides
 whether the model is healthy. If the lane's task itself fails, the requests of its batch get an error and the task is
 started again. After `MAX_FAULTS` faults without a good batch in between, it is not started again and the service is
-unhealthy. A batch that is in the model for `stuck_s` also makes the service unhealthy. The process must then be
-restarted from outside.
+unhealthy. A call that is in the model for `stuck_s` also makes the service unhealthy. Only a restart of the process
+helps then.
 """
 
 import asyncio
@@ -80,6 +80,11 @@ class Lane:
     def healthy(self) -> bool:
         """True while the task runs and the model is neither stuck nor failing."""
         return self._task is not None and not self.dead and self.thread.healthy
+
+    @property
+    def needs_restart(self) -> bool:
+        """True while only a restart of the process can make this lane healthy."""
+        return self.dead or self.thread.needs_restart
 
     def start(self) -> None:
         """Start the task on the running loop."""

@@ -33,7 +33,7 @@ class ModelThread:
 
     Args:
         model: the model.
-        stuck_s: seconds after which a running batch counts as stuck.
+        stuck_s: seconds after which a running call counts as stuck, and a model whose probes fail as broken.
         run_blocking: replaces the thread in tests.
     """
 
@@ -43,15 +43,27 @@ class ModelThread:
         self._run_blocking = run_blocking
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model", initializer=model.prepare_thread)
         self._latest: Future[object] | None = None
-        self._busy_since = math.inf  # when the running batch began, on the loop's clock; infinite if there is none
+        self._calls = asyncio.Lock()  # held while a call runs
+        self._busy_since = math.inf  # when the running call began, on the loop's clock; infinite if there is none
         self._probing: asyncio.Task[None] | None = None
         self._in_doubt = False
         self._down = False
+        self._failing_since = math.inf  # first failed probe without a success after it; infinite if there is none
+        self._broken = False
 
     @property
     def healthy(self) -> bool:
-        """True while no batch is stuck and the latest probe or batch has succeeded."""
-        return not self._down and asyncio.get_running_loop().time() - self._busy_since < self._stuck_s
+        """True while no call is stuck and the latest probe or batch has succeeded."""
+        return not self._down and not self._stuck
+
+    @property
+    def needs_restart(self) -> bool:
+        """True while a call is stuck, which Python cannot end, or after probes have failed for `stuck_s`."""
+        return self._stuck or self._broken
+
+    @property
+    def _stuck(self) -> bool:
+        return asyncio.get_running_loop().time() - self._busy_since >= self._stuck_s
 
     @property
     def busy(self) -> bool:
@@ -60,15 +72,11 @@ class ModelThread:
 
     async def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
         """Return the logits of each window. Raises any error of the model. After a success, health is not in doubt."""
-        self._busy_since = asyncio.get_running_loop().time()
-        try:
-            rows = await self._run(lambda: self.model.infer(windows))
-        finally:
-            self._busy_since = math.inf
+        rows = await self._run(lambda: self.model.infer(windows))
         assert isinstance(rows, Sequence)
         if len(rows) != len(windows):
             raise RuntimeError(f"the engine gave {len(rows)} rows for {len(windows)} windows")
-        self._in_doubt = self._down = False
+        self._succeeded()
         return rows
 
     def doubt(self, *, down: bool = False) -> None:
@@ -77,11 +85,15 @@ class ModelThread:
         self._down = self._down or down
 
     async def recheck(self) -> None:
-        """Probe the model if its health is in doubt and no batch is running, which would show the same."""
-        if (self._in_doubt or self._down) and self._busy_since == math.inf:
-            if self._probing is None or self._probing.done():  # simultaneous callers share one probe
-                self._probing = asyncio.get_running_loop().create_task(self._probe(), name="probe")
-            await asyncio.shield(self._probing)
+        """Probe the model if its health is in doubt and no batch is running, which would show the same.
+
+        Simultaneous callers wait for one probe, which goes on if they stop waiting.
+        """
+        if self._probing is None or self._probing.done():
+            if self._calls.locked() or not (self._in_doubt or self._down):
+                return
+            self._probing = asyncio.get_running_loop().create_task(self._probe(), name="probe")
+        await asyncio.shield(self._probing)
 
     async def close(self) -> None:
         """Stop the thread. A running call has `CLOSE_S` to end; after that the thread is left alone."""
@@ -100,14 +112,26 @@ class ModelThread:
     async def _probe(self) -> None:
         try:
             await self._run(self.model.probe)
-            self._down = False
         except Exception as exc:
-            self._down = True
+            now = asyncio.get_running_loop().time()
+            self._failing_since = min(self._failing_since, now)
+            self._broken = now - self._failing_since >= self._stuck_s
+            self._in_doubt, self._down = False, True
             logger.error("the model fails on one token", exc_info=exc)
-        self._in_doubt = False
+        else:
+            self._succeeded()
+
+    def _succeeded(self) -> None:
+        self._in_doubt = self._down = self._broken = False
+        self._failing_since = math.inf
 
     async def _run(self, call: Callable[[], object]) -> object:
-        if self._run_blocking is not None:
-            return await self._run_blocking(call)
-        self._latest = self._executor.submit(call)
-        return await asyncio.wrap_future(self._latest)
+        async with self._calls:
+            self._busy_since = asyncio.get_running_loop().time()
+            try:
+                if self._run_blocking is not None:
+                    return await self._run_blocking(call)
+                self._latest = self._executor.submit(call)
+                return await asyncio.wrap_future(self._latest)
+            finally:
+                self._busy_since = math.inf

@@ -74,7 +74,6 @@ class ModelLifecycle:
         self._show_model(self._pipeline.info)
         if self.status == "loading":  # SIGTERM may have come first
             self.status = "ready"
-            self.metrics.ready.set(1)
             log("ready", model=engine.info.name, version=engine.info.version)
 
     @property
@@ -96,7 +95,6 @@ class ModelLifecycle:
         """Refuse new requests. Accepted requests go on."""
         if self.status != "failed":
             self.status = "draining"
-            self.metrics.ready.set(0)
 
     def give_up(self) -> None:
         """Answer all waiting requests with an error, because their time is up."""
@@ -138,6 +136,11 @@ class ModelLifecycle:
         if self.status == "ready" and self._pipeline is not None:
             return "ready" if await self._pipeline.batcher.recheck() else "unhealthy"
         return self.status
+
+    @property
+    def needs_restart(self) -> bool:
+        """True while the model is in a state that only a restart of the process can end."""
+        return self._pipeline is not None and self._pipeline.batcher.needs_restart
 
     async def reload(self, options: ReloadOptions) -> ReloadResult:
         """Replace the running model. The reload goes on if the caller leaves.

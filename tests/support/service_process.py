@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,9 +109,21 @@ class ServiceProcess:
         return {one["label"]: one["score"] for one in response.json()["scores"]}
 
     def readiness(self) -> tuple[int, str]:
+        return self._status("/readyz")
+
+    def liveness(self) -> tuple[int, str]:
+        return self._status("/livez")
+
+    def _status(self, path: str) -> tuple[int, str]:
         with self.client() as client:
-            response = client.get("/readyz")
+            response = client.get(path)
         return response.status_code, response.json()["status"]
+
+    def metric(self, name: str) -> float:
+        """Return the value of a metric without labels."""
+        with self.client() as client:
+            [value] = re.findall(rf"^{name} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+        return float(value)
 
     def stop(self, sig: int = signal.SIGTERM, timeout_s: float = 30) -> int:
         """Send the signal and return the exit code."""

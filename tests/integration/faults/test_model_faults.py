@@ -72,6 +72,8 @@ def test_model_that_hangs_is_not_ready_and_comes_back(unharmed: ServiceProcess, 
         while unharmed.readiness()[0] == 200:  # until the batch has been in the model for STUCK_S
             pass
         assert unharmed.readiness() == (503, "unhealthy")
+        assert unharmed.metric("classifier_ready") == 0
+        assert unharmed.liveness() == (503, "needs_restart")
         behind = callers.submit(unharmed.predict, f"{TEXT} behind", timeout_ms=100)
         for call in (behind, hung):  # each is told when its own time is up, not when the model comes back
             response = call.result()
@@ -79,6 +81,8 @@ def test_model_that_hangs_is_not_ready_and_comes_back(unharmed: ServiceProcess, 
     hold.unlink()
     while unharmed.readiness()[0] != 200:
         pass
+    assert unharmed.metric("classifier_ready") == 1
+    assert unharmed.liveness() == (200, "alive")
 
 
 def test_wall_clock_that_jumps_moves_no_deadline(unharmed: ServiceProcess) -> None:
@@ -91,7 +95,7 @@ def test_wall_clock_that_jumps_moves_no_deadline(unharmed: ServiceProcess) -> No
     assert impatient["kind"] == "deadline_exceeded"
 
 
-def test_model_that_always_fails_stays_down_and_says_so(artifact: Artifact, tmp_path: Path) -> None:
+def test_model_that_stays_down_says_so_and_ends_the_process(artifact: Artifact, tmp_path: Path) -> None:
     with service_process(artifact.directory, hold=tmp_path / "hold") as broken:
         for number in range(3):
             assert broken.predict(f"{TEXT} {PANIC} {number}").json()["kind"] == "internal"
@@ -99,8 +103,11 @@ def test_model_that_always_fails_stays_down_and_says_so(artifact: Artifact, tmp_
         assert (refused.status_code, refused.json()["kind"]) == (503, "not_ready")
         assert "must be restarted" in refused.json()["error"]
         assert broken.readiness() == (503, "unhealthy")
+        assert broken.metric("classifier_ready") == 0
+        assert broken.liveness() == (503, "needs_restart")
         with broken.client() as client:
             assert client.get("/ping").status_code == 503
-            assert client.get("/livez").status_code == 200
-        assert broken.stop() == 0
-    assert any("it stays down" in line["message"] for line in broken.lines if line.get("level") == "critical")
+            assert client.get("/v2/health/live").json() == {"live": False}
+        assert broken.wait() == 1, "without a signal"
+    critical = [line["message"] for line in broken.lines if line.get("level") == "critical"]
+    assert any("it stays down" in message for message in critical) and "the process ends" in critical[-1]

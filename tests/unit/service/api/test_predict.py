@@ -329,6 +329,7 @@ async def test_broken_model_is_not_ready_until_it_works_again(service: Service) 
     check_error(await service.post("/predict", {"text": "a"}), "inference_failed")
     assert (await service.client.get("/ping")).status_code == 503
     assert (await service.client.get("/readyz")).json() == {"status": "unhealthy"}
+    assert await service.metric("classifier_ready") == 0
     assert (await service.client.get("/livez")).status_code == 200
     service.engine.broken = False
     assert (await service.client.get("/readyz")).status_code == 200

@@ -675,8 +675,8 @@ class Machine(RuleBasedStateMachine):
             await asyncio.gather(*(task for *_, task in self.open), return_exceptions=True)  # Deadlock if one is lost
             await asyncio.sleep(100 * self.seconds)  # what callers left in the model
             assert (self.batcher.load.windows, self.batcher.load.tokens, self.batcher._queue.empty) == (0, 0, True)
-            await self.batcher.recheck()
-            assert self.batcher.healthy
+            self.seconds = 0.1  # a probe that a health check waits for
+            assert await self.batcher.recheck()
             assert isinstance((await self.batcher.submit([item("a")], Deadline.after(1e6)))[0], list)
             await asyncio.gather(*(lane.end() for lane in self.batcher.lanes))
 
