@@ -3,9 +3,9 @@
 docs/settings.md is generated from these fields (`make openapi`).
 """
 
-import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,9 @@ SAGEMAKER_PORT = "SAGEMAKER_BIND_TO_PORT"
 SAGEMAKER_ACCEPT = "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"
 SAGEMAKER_MODEL = Path("/opt/ml/model")
 MIN_KEY_CHARS = 16
+NO_KEYS = "none"
+"""Value of a variable for keys that openly declines them; one that names no key is refused."""
+MAY_BE_EMPTY = "AUTOTUNE_DIR"
 DEFAULT_MODEL = Path("models/default")
 
 
@@ -67,11 +70,12 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="Comma-separated keys. Requests except health checks need one; without keys the service is open.",
+        description="Comma-separated keys. Requests except health checks need one; not set, or none: the service is "
+        "open.",
     )
     admin_keys: SecretStr = Field(
         SecretStr(""),
-        description="Comma-separated keys for /admin; without keys /admin is closed and only SIGHUP reloads.",
+        description="Comma-separated keys for /admin; not set, or none: /admin is closed and only SIGHUP reloads.",
     )
     reload_samples: int = Field(
         64,
@@ -100,7 +104,11 @@ class Settings(BaseSettings):
     cache_items: int = Field(
         0, ge=0, description="Number of windows whose logits are cached for equal windows; 0 disables the cache."
     )
-    stuck_s: float = Field(120.0, gt=0, description="Seconds after which a running batch makes the service not ready.")
+    stuck_s: float = Field(
+        120.0,
+        gt=0,
+        description="Seconds after which a running forward counts as stuck; the process then ends after another 10 s.",
+    )
     default_timeout_ms: int = Field(
         30_000,
         ge=1,
@@ -137,7 +145,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
-        for name, keys in (("API", self.keys), ("ADMIN", self.keys_of_admins)):
+        for name, secret in (("API", self.api_keys), ("ADMIN", self.admin_keys)):
+            keys = _keys(secret)
+            if not keys and secret.get_secret_value() not in ("", NO_KEYS):
+                raise ValueError(f"SERVICE_{name}_KEYS names no key; {NO_KEYS} declines keys openly")
             short = [len(key) for key in keys if len(key) < MIN_KEY_CHARS]
             if short:  # never the key itself
                 raise ValueError(
@@ -152,35 +163,53 @@ class Settings(BaseSettings):
 
 
 def _keys(secret: SecretStr) -> tuple[bytes, ...]:
-    return tuple(key.encode() for key in map(str.strip, secret.get_secret_value().split(",")) if key)
+    text = secret.get_secret_value()
+    return tuple(key.encode() for key in map(str.strip, text.split(",")) if key) if text != NO_KEYS else ()
 
 
 def load_settings() -> Settings:
     """Return the settings from the environment.
 
     Raises:
-        SettingsError: naming every wrong variable and its value.
+        SettingsError: naming every wrong variable and its value, and every variable that is misspelt or empty.
     """
+    problems = _misspelt_or_empty(os.environ)
     try:
         settings = Settings()
     except ValidationError as exc:
-        lines = []
         for error in exc.errors():
+            message = str(error["msg"]).removeprefix("Value error, ")
             if not error["loc"]:
-                lines.append(str(error["msg"]).removeprefix("Value error, "))
+                problems[""] = message
                 continue
             name = str(error["loc"][-1])
             if name == SAGEMAKER_PORT and name not in os.environ:  # pydantic names an alias, not the one that was set
                 name = "port"
             shown = name if name.isupper() else f"{PREFIX}{name.upper()}"
-            lines.append(f"{shown}={error['input']!r}: {error['msg'].removeprefix('Value error, ')}")
-        raise SettingsError("; ".join(lines)) from exc
-    for name in unknown_variables(os.environ.keys()):
-        logging.getLogger("service").warning("%s is set, but the service has no such setting", name)
+            problems.setdefault(shown, f"{shown}={error['input']!r}: {message}")
+    if problems:
+        raise SettingsError("; ".join(problems.values()))
     return settings
 
 
-def unknown_variables(names: Iterable[str]) -> list[str]:
-    """Return the variables that have the prefix but are no setting, most likely misspelt."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    return sorted(name for name in names if name.startswith(PREFIX) and name not in known)
+def _misspelt_or_empty(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return a line for each variable that has the prefix but is no setting, or is set but empty.
+
+    Kubernetes sets `X_SERVICE_HOST`, `X_SERVICE_PORT`, `X_PORT` and others for each Service X of a namespace. They are
+    passed over, because the name of such a Service may begin with "service".
+    """
+    known = [name.upper() for name in Settings.model_fields]
+    services = [name.removesuffix("_SERVICE_HOST") for name in environment if name.endswith("_SERVICE_HOST")]
+    links = tuple(f"{service}_{kind}" for service in services for kind in ("SERVICE_", "PORT"))
+    problems = {}
+    for name, value in sorted(environment.items()):
+        prefix, setting = name[: len(PREFIX)].upper(), name[len(PREFIX) :].upper()  # pydantic ignores the case, too
+        if prefix != PREFIX or name.startswith(links):
+            continue
+        if setting not in known:
+            near = get_close_matches(setting, known, n=1)
+            hint = f"is {PREFIX}{near[0]} meant?" if near else "docs/settings.md lists all"
+            problems[PREFIX + setting] = f"{name} is not a setting of the service; {hint}"
+        elif setting != MAY_BE_EMPTY and not value.strip():
+            problems[PREFIX + setting] = f"{name}={value!r}: it is set but empty; unset it for the default"
+    return problems

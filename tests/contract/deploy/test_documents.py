@@ -30,7 +30,7 @@ def first_block(title: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("title", "count"),
-    [("EC2 in four commands", 4), ("SageMaker in four commands", 4), ("Kubernetes in three commands", 3)],
+    [("EC2 in four commands", 4), ("SageMaker in four commands", 4), ("Kubernetes in four commands", 4)],
 )
 def test_headings_count_right_and_say_cost_and_removal(title: str, count: int) -> None:
     assert len(first_block(title)) == count

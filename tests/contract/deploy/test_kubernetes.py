@@ -50,6 +50,12 @@ def test_the_pod_may_do_nothing_that_it_need_not() -> None:
     assert container["resources"]["limits"]["memory"]
 
 
+def test_no_pod_starts_without_the_secret_or_with_variables_of_other_services() -> None:
+    pod = one("Deployment")["spec"]["template"]["spec"]
+    assert pod["enableServiceLinks"] is False
+    assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "classifier-keys"}}], "not optional"
+
+
 def test_stop_leaves_time_to_drain() -> None:
     pod = one("Deployment")["spec"]["template"]["spec"]
     drain_s = Settings.model_fields["drain_s"].default
