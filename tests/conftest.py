@@ -33,7 +33,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-PACKAGES = {"chromium": "chromium", "curl": "curl", "promtool": "prometheus"}
+PACKAGES = {"chromium": "chromium", "curl": "curl", "prometheus": "prometheus", "promtool": "prometheus"}
 """Debian packages of the programs that a test may need."""
 
 LONG = ("integration", "training")

@@ -2,16 +2,22 @@
 
 import json
 import re
+import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from benchmarks.processes import free_port
 from service.telemetry import Metrics
 from tests.support import ROOT
+from tests.support.live_service import live_service
 
 NAME = re.compile(r"\bclassifier_[a-z_]+\b")
 
@@ -57,6 +63,79 @@ def test_promtool_accepts_the_rules(command: list[str]) -> None:
         ["promtool", *command], cwd=ROOT / "deploy" / "prometheus", capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def scrape_jobs(name: str) -> list[dict[str, Any]]:
+    """Return the scrape jobs of a file: Prometheus' own configuration, or values for its chart."""
+    document = yaml.safe_load((ROOT / "deploy" / name).read_text(encoding="utf-8"))
+    jobs: list[dict[str, Any]] = document.get("scrape_configs") or yaml.safe_load(document["extraScrapeConfigs"])
+    return jobs
+
+
+@pytest.mark.needs("promtool")
+@pytest.mark.parametrize("name", ["prometheus/prometheus.yaml", "kubernetes/prometheus.yaml"])
+def test_promtool_accepts_the_scrape_jobs_of_the_alerts(name: str, tmp_path: Path) -> None:
+    [job] = scrape_jobs(name)
+    assert job["job_name"] == "classifier" and any('job="classifier"' in rule["expr"] for rule in rules())
+    job["authorization"]["credentials_file"] = str(tmp_path / "key")
+    (tmp_path / "key").write_text("a-key-of-prometheus\n", encoding="utf-8")
+    if job.pop("kubernetes_sd_configs", None):  # Debian's promtool is built without it
+        job["static_configs"] = [{"targets": ["pod:8080"]}]
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump({"scrape_configs": [job]}), encoding="utf-8")
+    command = ["promtool", "check", "config", str(tmp_path / "prometheus.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_chart_mounts_the_key_where_the_job_reads_it() -> None:
+    values = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "prometheus.yaml").read_text(encoding="utf-8"))
+    [mount], [job] = values["server"]["extraSecretMounts"], scrape_jobs("kubernetes/prometheus.yaml")
+    assert job["authorization"]["credentials_file"] == f"{mount['mountPath']}/key"
+    assert {rule.get("target_label") for rule in job["relabel_configs"]} >= {"namespace", "pod"}, "for the adapter"
+
+
+@pytest.mark.needs("prometheus")
+@pytest.mark.parametrize(("key", "up"), [("the-key-of-prometheus", "1"), ("another-key-than-that", "0")])
+def test_prometheus_reads_a_service_with_keys(tmp_path: Path, key: str, up: str) -> None:
+    """The real Prometheus with the file for one host; only the address and the interval are the test's."""
+    document = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yaml").read_text(encoding="utf-8"))
+    [job] = document["scrape_configs"]
+    (tmp_path / job["authorization"]["credentials_file"]).write_text(f"{key}\n", encoding="utf-8")
+    shutil.copy(ROOT / "deploy" / "prometheus" / "alerts.yaml", tmp_path)
+    with live_service(api_keys="a-key-of-the-callers,the-key-of-prometheus") as service:
+        job["static_configs"] = [{"targets": [service.url.removeprefix("http://")]}]
+        document["global"] = {"scrape_interval": "200ms", "evaluation_interval": "1h"}
+        (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        with running_prometheus(tmp_path) as ask:
+            assert ask("up{job='classifier'}") == up
+            if up == "1":
+                assert ask("classifier_queue_tokens{job='classifier'}") == "0"
+                assert ask("classifier_ready{job='classifier'}") == "1"
+
+
+@contextmanager
+def running_prometheus(directory: Path) -> Iterator[Callable[[str], str]]:
+    """Run Prometheus on the `prometheus.yaml` of a directory; yield what asks for a value and waits for it."""
+    port = free_port()
+    command = ["prometheus", "--config.file=prometheus.yaml", f"--storage.tsdb.path={directory / 'data'}"]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], cwd=directory, stderr=log)
+
+    def ask(query: str) -> str:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(httpx.TransportError):
+                answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": query}, trust_env=False)
+                if answer.status_code == 200 and (found := answer.json()["data"]["result"]):
+                    value: str = found[0]["value"][1]
+                    return value
+        raise AssertionError(f"no value of {query}: {(directory / 'log').read_text()}")
+
+    try:
+        yield ask
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_every_alert_is_tested() -> None:
