@@ -8,11 +8,11 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from training.config import Config, DataConfig, PretrainConfig, TrainConfig, load_config
+from training.config import Config, DataConfig, DistilConfig, PretrainConfig, TrainConfig, load_config
 from training.errors import TrainingError
 from training.options import add_options, from_options, given_options
 
@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     pretrain = add("pretrain", "train a compact GPT-2 language model to fine-tune from", _pretrain)
     pretrain.add_argument("--config", type=Path, help="TOML file with settings, see training/configs")
     add_options(pretrain, PretrainConfig)
+
+    distil = add("distil", "train a compact GPT-2 on the vectors of a sentence encoder, to fine-tune from", _distil)
+    distil.add_argument("--config", type=Path, help="TOML file with settings, see training/configs")
+    add_options(distil, DistilConfig)
 
     train = add("train", "fine-tune GPT-2 on labelled texts and write an artifact", _train)
     train.add_argument("--config", type=Path, help="TOML file with settings, see training/configs")
@@ -132,10 +136,22 @@ def _pretrain(parsed: argparse.Namespace) -> None:
     from training.fit.pretrain import pretrain
 
     with _stopping_after_a_checkpoint():
-        measured = pretrain(config)
+        _say_base(pretrain(config), config.output)
+
+
+def _distil(parsed: argparse.Namespace) -> None:
+    config = _config(DistilConfig, parsed)
+    from training.fit.distil import distil
+
+    with _stopping_after_a_checkpoint():
+        _say_base(distil(config), config.output)
+
+
+def _say_base(measured: Mapping[str, float] | None, output: str) -> None:
+    """Print the figures of a new base; None: another process of torchrun does."""
     if measured is not None:
         print(" ".join(f"{key}={value:.6g};" for key, value in measured.items()))
-        print(f"wrote {config.output}")
+        print(f"wrote {output}")
 
 
 def _train(parsed: argparse.Namespace) -> None:

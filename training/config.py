@@ -1,4 +1,4 @@
-"""Settings of `python -m training train` and `pretrain`: typed, ranged, with units.
+"""Settings of `python -m training train`, `pretrain` and `distil`: typed, ranged, with units.
 
 They come from a TOML file and the command line. The command line wins over the file, the file over the default, and a
 key that does not exist is an error.
@@ -165,12 +165,8 @@ class TrainConfig(DataConfig):
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    """One pre-training run.
-
-    Raises:
-        ConfigError: a value is out of its range, or two values contradict each other.
-    """
+class BaseConfig:
+    """One run that makes a base model from a text corpus; `PretrainConfig` and `DistilConfig` add to it."""
 
     # Text
     corpus: tuple[str, ...] = setting(
@@ -191,7 +187,6 @@ class PretrainConfig:
     positions: int = setting(1024, "longest text that the model can read, in tokens", low=1)
 
     # Optimisation
-    block: int = setting(512, "tokens per row", low=2)
     batch_size: int = setting(16, "rows per batch, over all processes together", low=1, high=4096)
     gradient_accumulation: int = setting(1, "batches summed before the weights are updated", low=1, high=4096)
     steps: int = setting(2000, "optimiser steps", low=1)
@@ -204,7 +199,7 @@ class PretrainConfig:
     max_grad_norm: float = setting(1.0, "norm to which larger gradients are scaled down", low=0.0)
     precision: str = setting("auto", PRECISION_HELP, choices=PRECISIONS)
     seed: int = setting(
-        42, "seed of the first weights, the order of blocks and the choice of held-out documents", low=0, high=MAX_SEED
+        42, "seed of the first weights, the order of rows and the choice of held-out documents", low=0, high=MAX_SEED
     )
 
     # Checkpoints
@@ -217,13 +212,98 @@ class PretrainConfig:
         check(self)
         if self.hidden_size % self.heads:
             raise ConfigError(f"hidden-size {self.hidden_size} is not a multiple of heads {self.heads}")
-        if self.block > self.positions and not self.base_model:
-            raise ConfigError(f"block {self.block} is above positions {self.positions}")
+        if self.row_tokens > self.positions and not self.base_model:
+            raise ConfigError(f"rows of {self.row_tokens} tokens are above positions {self.positions}")
         if self.warmup + self.decay > 1:
             raise ConfigError(f"warmup {self.warmup} and decay {self.decay} together exceed the whole run")
 
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of the longest row that is trained on."""
+        raise NotImplementedError
 
-Config = TypeVar("Config", TrainConfig, PretrainConfig)
+    def checkpoint_directory(self) -> Path:
+        """Return the absolute directory of checkpoints."""
+        output = Path(self.output).absolute()
+        return Path(self.checkpoints).absolute() if self.checkpoints else output.with_name(output.name + "-checkpoints")
+
+
+@dataclass(frozen=True)
+class PretrainConfig(BaseConfig):
+    """One pre-training run.
+
+    Raises:
+        ConfigError: a value is out of its range, or two values contradict each other.
+    """
+
+    block: int = setting(512, "tokens per row", low=2)
+
+    @property
+    def row_tokens(self) -> int:
+        return self.block
+
+
+@dataclass(frozen=True)
+class DistilConfig(BaseConfig):
+    """One run in which a student learns the vectors of a teacher.
+
+    Raises:
+        ConfigError: a value is out of its range, or two values contradict each other.
+    """
+
+    # Teacher
+    teacher: str = setting("", "local directory of a sentence encoder that transformers loads")
+    teacher_tokens: int = setting(
+        0, "most tokens that the teacher reads of a text; 0: as many as its directory says", low=0
+    )
+    vectors: str = setting(
+        "",
+        "directory of passages and vectors, which other runs with the same teacher, corpus and tokenizer may share; "
+        "default: `vectors` in the directory of checkpoints",
+    )
+
+    # Passages
+    passages: int = setting(200_000, "passages that are drawn, in shards of 1024; more steps read them again", low=1)
+    mixing: float = setting(
+        0.3,
+        "exponent of a corpus file's size in the probability that a passage comes from it; 1: in proportion to its "
+        "bytes, 0: from all files equally often",
+        low=0.0,
+        high=1.0,
+    )
+    min_tokens: int = setting(8, "tokens of the shortest stretch, and of the shortest beginning of one", low=1)
+    max_tokens: int = setting(512, "tokens of the longest passage", low=8)
+    probe: tuple[str, ...] = setting(
+        (),
+        "files of labelled texts: at the end, a logistic regression on the frozen vectors is cross-validated on the "
+        "first, and one that is fitted on all of the first is measured on each of the others",
+    )
+
+    # Optimisation
+    batch_size: int = setting(
+        128,
+        "passages per batch on average, over all processes together; batches have equal numbers of tokens",
+        low=1,
+        high=65536,
+    )
+    steps: int = setting(5000, "optimiser steps", low=1)
+    lr: float = setting(1e-3, "peak learning rate of AdamW", low=1e-9, high=1.0)
+    weight_decay: float = setting(0.05, "weight decay of AdamW, on matrices only", low=0.0, high=1.0)
+    language_model: float = setting(
+        0.0, "weight of the language model's loss, the mean cross-entropy of the next token in nats", low=0.0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_tokens > self.max_tokens:
+            raise ConfigError(f"min-tokens {self.min_tokens} is above max-tokens {self.max_tokens}")
+
+    @property
+    def row_tokens(self) -> int:
+        return self.max_tokens
+
+
+Config = TypeVar("Config", TrainConfig, PretrainConfig, DistilConfig)
 
 
 def load_config(kind: type[Config], file: Path | None, overrides: Mapping[str, Any]) -> Config:

@@ -16,7 +16,7 @@ from tests.support import ROOT
 
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
-MADE_LATER = ("models/mine", "models/trained", "models/base", "models/article")
+MADE_LATER = ("models/mine", "models/trained", "models/base", "models/student", "models/article")
 """Paths of examples, which a reader's own commands make."""
 
 

@@ -30,3 +30,12 @@ def news_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
 def corpus() -> Iterator[str]:
     for row in news_rows(300, seed=1):
         yield row["text"]
+
+
+def documents() -> Iterator[str]:
+    """Yield documents of a headline and some sentences on one line each or on one line together."""
+    rng = random.Random(2)
+    for i, row in enumerate(news_rows(120, seed=3)):
+        words = row["text"].split()
+        sentences = [f"{' '.join(words[k : k + 9]).capitalize()}." for k in range(0, len(words), 9)]
+        yield f"{rng.choice(WORDS[row['label']]).title()} number {i} today\n" + " \n"[i % 2].join(sentences)

@@ -1,7 +1,7 @@
 """Training data as the model sees it: rows of tokens, the batches of an epoch, and batches as tensors."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from classifier.encoding import pad
+from training.data.taught import SHARD, TaughtPassages
 from training.errors import ConfigError
 
 Tokens = Sequence[int] | NDArray[np.int32]
@@ -137,3 +138,94 @@ class Collator:
             "position_ids": torch.from_numpy(batch.positions_bt),
             "labels": torch.tensor([row["labels"] for row in rows], dtype=torch.int64),
         }
+
+
+class EqualBatches(Sampler[list[int]]):
+    """The batches of an epoch of taught passages, with equal numbers of tokens and little padding.
+
+    Passages are sorted by length within stretches of `SHARDS_SORTED` shards and cut into parts that have about equally
+    many tokens, so that processes do not wait for each other. A batch has one part for each process, from different
+    ranges of lengths, which take turns. The first epoch takes the shards in order, and teaches those that are not yet
+    on disk; the processes share that work.
+
+    Args:
+        passages: the passages.
+        batch_size: passages of a batch on average, in all processes together.
+        seed: seed of the order.
+        epoch: the current epoch.
+        process: number of this process, from 0.
+        processes: number of processes that share each batch.
+        wait: waits for all processes.
+    """
+
+    SHARDS_SORTED = 8
+
+    def __init__(
+        self,
+        passages: TaughtPassages,
+        batch_size: int,
+        seed: int,
+        epoch: Epoch,
+        process: int,
+        processes: int,
+        wait: Callable[[], None],
+    ) -> None:
+        self._passages = passages
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = epoch
+        self._process, self._processes = process, processes
+        self._wait = wait
+        if processes > batch_size:
+            raise ConfigError(f"{processes} processes cannot share batches of {batch_size} passages")
+
+    def __len__(self) -> int:
+        return sum(self._batches(len(shards)) for shards in self._stretches(np.arange(self._passages.shards)))
+
+    def _stretches(self, shards: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        return [shards[start : start + self.SHARDS_SORTED] for start in range(0, len(shards), self.SHARDS_SORTED)]
+
+    def _batches(self, shards: int) -> int:
+        return max(1, shards * SHARD // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng((self._seed, self._epoch.number))
+        shards = np.arange(self._passages.shards)
+        for stretch in self._stretches(shards if self._epoch.number == 0 else rng.permutation(shards)):
+            self.teach(stretch.tolist())
+            rows = np.concatenate([shard * SHARD + np.arange(SHARD) for shard in stretch])
+            lengths = np.concatenate([self._passages.lengths(shard) for shard in stretch.tolist()])
+            order = rng.permutation(len(rows))
+            order = order[np.argsort(lengths[order], kind="stable")]
+            batches = self._batches(len(stretch))
+            edges = equal_edges(lengths[order], batches * self._processes)
+            places = np.stack([rng.permutation(batches) for _ in range(self._processes)])
+            for batch in range(batches):
+                band = (self._process + batch) % self._processes
+                part = band * batches + places[band, batch]
+                yield rows[order[edges[part] : edges[part + 1]]].tolist()
+
+    def teach(self, shards: Sequence[int]) -> None:
+        """Draw and teach the shards that are not yet on disk, each in one of the processes, and wait for all."""
+        missing = self._passages.missing(shards)
+        self._wait()  # all processes must have looked before any of them writes
+        for shard in missing[self._process :: self._processes]:
+            self._passages.teach(shard)
+        self._wait()
+
+
+def equal_edges(lengths: NDArray[np.int32], parts: int) -> NDArray[np.int64]:
+    """Return where to cut rows into parts with about equally many tokens and at least one row each.
+
+    Args:
+        lengths: number of tokens of each row, (rows,), at least as many rows as parts.
+        parts: number of parts.
+
+    Returns:
+        The first row of each part and the number of rows, (parts + 1,), strictly ascending.
+    """
+    tokens = np.cumsum(lengths)
+    edges = np.r_[0, np.searchsorted(tokens, tokens[-1] * np.arange(1, parts) / parts) + 1, len(lengths)]
+    least = np.arange(parts + 1)
+    edges = np.minimum(np.maximum.accumulate(edges - least), len(lengths) - parts) + least
+    return edges.astype(np.int64)

@@ -1,5 +1,6 @@
-"""The training loop of fine-tuning and pre-training: transformers' Trainer with batches that a resumed run repeats,
-checkpoints that are marked when they are complete, an evaluation that stops on request, and plain log lines.
+"""The training loop of fine-tuning, pre-training and distillation: transformers' Trainer with batches that a resumed
+run repeats, checkpoints that are marked when they are complete, an evaluation that stops on request, and plain log
+lines.
 """
 
 import hashlib
@@ -15,20 +16,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from classifier.errors import first_line
-from training.config import PretrainConfig, TrainConfig
+from training.config import BaseConfig, TrainConfig
 from training.errors import CheckpointError, DivergedError
-from training.fit.batches import Epoch, LengthGroupedBatches
+from training.fit.batches import Epoch
 from training.fit.checkpoints import complete_steps, latest_complete, mark_complete
 from training.fit.distributed import gather, is_main, state
 from training.fit.stopping import StopAtStep, Stopped, defer
 from training.fit.weights import AveragedWeights, BestWeights
 
 
-def arguments(config: TrainConfig | PretrainConfig, directory: Path, **more: Any) -> TrainingArguments:
+def arguments(config: TrainConfig | BaseConfig, directory: Path, **more: Any) -> TrainingArguments:
     """Return the arguments of the Trainer; `more` are those that only one of the loops needs."""
     made = TrainingArguments(
         output_dir=str(directory),
@@ -62,7 +63,7 @@ def arguments(config: TrainConfig | PretrainConfig, directory: Path, **more: Any
     return made
 
 
-def training_precision(config: TrainConfig | PretrainConfig) -> Literal["float32", "bfloat16"]:
+def training_precision(config: TrainConfig | BaseConfig) -> Literal["float32", "bfloat16"]:
     """Return the precision of matrix products in training; the weights are float32 in both cases.
 
     "auto" is bfloat16 if the hardware has instructions for it. The head flatten trains in float32, because its mask
@@ -80,7 +81,7 @@ def training_precision(config: TrainConfig | PretrainConfig) -> Literal["float32
     return "bfloat16" if config.precision == "bfloat16" else "float32"
 
 
-def setting_of_machine(config: TrainConfig | PretrainConfig) -> dict[str, Any]:
+def setting_of_machine(config: TrainConfig | BaseConfig) -> dict[str, Any]:
     """Return the facts besides the settings on which the weights depend: actual precision and number of processes."""
     return {"precision": training_precision(config), "processes": state().num_processes}
 
@@ -111,7 +112,7 @@ class OrderedTrainer(Trainer):
 
     def __init__(
         self,
-        batches: LengthGroupedBatches,
+        batches: Sampler[list[int]],
         epoch: Epoch,
         eval_lengths: np.ndarray[Any, np.dtype[np.int32]],
         *,

@@ -6,21 +6,21 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainingArguments
 
 from classifier.errors import ModelError
 from classifier.model import load_base_tokenizer
-from training.config import PretrainConfig
+from training.config import BaseConfig, PretrainConfig
 from training.data.corpus import END_OF_TEXT, Blocks, TokenFile, identities, tokenise, train_tokenizer
 from training.data.files import name_of
 from training.errors import ConfigError
@@ -35,6 +35,7 @@ OF_THE_BASE = frozenset({"vocab_size", "layers", "hidden_size", "heads", "positi
 """Settings that are taken from the base model if there is one."""
 DERIVED = ("tokenizer.json", "tokens.json", "train.tokens", "val.tokens")
 """Files beside the checkpoints that depend on corpus and vocabulary."""
+Model = TypeVar("Model", bound=GPT2LMHeadModel)
 NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 """Each text is seen about once, so the model cannot overfit."""
 
@@ -54,18 +55,15 @@ def pretrain(config: PretrainConfig) -> dict[str, float] | None:
     started = time.monotonic()
     if not config.corpus or not config.output:
         raise ConfigError("both corpus and output must be given (--corpus, --output)")
-    output = Path(config.output).absolute()
-    directory = (
-        Path(config.checkpoints).absolute() if config.checkpoints else output.with_name(output.name + "-checkpoints")
-    )
+    output, directory = Path(config.output).absolute(), config.checkpoint_directory()
     check_place(directory, output)
     transformers.set_seed(config.seed)
     with state().main_process_first():  # the others reuse what it writes
         if is_main():
-            _check_output(output)
+            check_output(output)
         claim(directory, _identity(config), derived=DERIVED)
-        tokenizer = _tokenizer(config, directory)
-        model = _model(config, tokenizer)
+        tokenizer = tokenizer_of(config, directory)
+        model: GPT2LMHeadModel = new_model(config, tokenizer)
         end: int = model.config.eos_token_id
         train, val = tokenise(config.corpus, tokenizer, end, directory, config.val_fraction, config.seed)
     trainer = _trainer(config, directory, model, train, val)
@@ -83,11 +81,11 @@ def pretrain(config: PretrainConfig) -> dict[str, float] | None:
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "seconds": round(time.monotonic() - started, 1),
     }
-    _write(config, output, model.to(stored_dtype), tokenizer, measured)
+    write_base(output, model.to(stored_dtype), tokenizer, _card(config, model, measured))
     return measured
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
     """Refuse an output that cannot be written, before training begins."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} already exists; choose another --output")
@@ -101,14 +99,19 @@ def _check_output(output: Path) -> None:
 
 def _identity(config: PretrainConfig) -> dict[str, Any]:
     """Return everything on which the trained weights depend."""
-    settings = {key: value for key, value in asdict(config).items() if key not in WITHOUT_EFFECT}
+    return identity_of(config, WITHOUT_EFFECT)
+
+
+def identity_of(config: BaseConfig, without_effect: Collection[str]) -> dict[str, Any]:
+    """Return the settings, the corpus, the machine's setting and the base model's weights."""
+    settings = {key: value for key, value in asdict(config).items() if key not in without_effect}
     settings |= {"corpus": identities(config.corpus)} | setting_of_machine(config)
     if config.base_model:
-        settings["base_weights_sha256"] = weights_sha256(_base(config))
+        settings["base_weights_sha256"] = weights_sha256(_base(config, GPT2LMHeadModel))
     return settings
 
 
-def _tokenizer(config: PretrainConfig, directory: Path) -> Tokenizer:
+def tokenizer_of(config: BaseConfig, directory: Path) -> Tokenizer:
     """Return the tokenizer of the base model, or one that is trained once and kept beside the checkpoints."""
     if config.base_model:
         return load_base_tokenizer(config.base_model)
@@ -120,40 +123,50 @@ def _tokenizer(config: PretrainConfig, directory: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def _model(config: PretrainConfig, tokenizer: Tokenizer) -> GPT2LMHeadModel:
-    """Return the base model in float32, or a new model with random weights."""
+def new_model(config: BaseConfig, tokenizer: Tokenizer, kind: type[Model] = GPT2LMHeadModel, **more: Any) -> Model:
+    """Return the base model in float32, or a new model with random weights.
+
+    Args:
+        config: names the base model, or gives the shape of a new one.
+        tokenizer: the tokenizer, whose size a new model takes.
+        kind: the class of the model.
+        more: further fields of its configuration.
+    """
     if config.base_model:
-        model = _base(config)
-        if config.block > model.config.n_positions:
+        model = _base(config, kind, **more)
+        if config.row_tokens > model.config.n_positions:
             raise ConfigError(
-                f"block {config.block} is above the {model.config.n_positions} positions of the base model"
+                f"rows of {config.row_tokens} tokens are above the {model.config.n_positions} positions of the base "
+                "model"
             )
         if tokenizer.get_vocab_size() > model.config.vocab_size:
             raise ConfigError(f"base model {config.base_model!r}: its tokenizer has more tokens than its embedding")
         return model
     end = tokenizer.token_to_id(END_OF_TEXT)
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=tokenizer.get_vocab_size(),
-            n_positions=config.positions,
-            n_embd=config.hidden_size,
-            n_layer=config.layers,
-            n_head=config.heads,
-            activation_function="gelu_pytorch_tanh",  # the formula of GPT-2 in one fused kernel
-            bos_token_id=end,
-            eos_token_id=end,
-            **NO_DROPOUT,
-        )
+    shape = GPT2Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        n_positions=config.positions,
+        n_embd=config.hidden_size,
+        n_layer=config.layers,
+        n_head=config.heads,
+        activation_function="gelu_pytorch_tanh",  # the formula of GPT-2 in one fused kernel
+        bos_token_id=end,
+        eos_token_id=end,
+        **NO_DROPOUT,
     )
+    shape.update(more)
+    fresh: Model = kind(shape)
+    return fresh
 
 
-def _base(config: PretrainConfig) -> GPT2LMHeadModel:
+def _base(config: BaseConfig, kind: type[Model], **more: Any) -> Model:
     try:
-        return GPT2LMHeadModel.from_pretrained(
-            config.base_model, dtype=torch.float32, use_safetensors=True, **NO_DROPOUT
-        )
+        shape = GPT2Config.from_pretrained(config.base_model)
+        shape.update(NO_DROPOUT | more)
+        model: Model = kind.from_pretrained(config.base_model, config=shape, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as exc:
         raise ModelError(f"base model {config.base_model!r} cannot be loaded: {exc}") from exc
+    return model
 
 
 def _trainer(
@@ -178,25 +191,30 @@ def _trainer(
         epoch,
         np.full(len(held_out), config.block, dtype=np.int32),
         model=model,
-        args=arguments(
-            config,
-            directory,
-            max_steps=config.steps,
-            lr_scheduler_type="warmup_stable_decay",
-            lr_scheduler_kwargs={
-                "num_decay_steps": round(config.decay * config.steps),
-                "decay_type": "linear",
-                "min_lr_ratio": 0.02,
-            },
-            warmup_steps=config.warmup,
-            adam_beta2=0.95,  # as in GPT-3: the noisy gradients of language models need a shorter memory
-            eval_strategy="steps",
-            eval_steps=config.eval_steps,
-            save_strategy="steps",
-            save_steps=config.save_steps,
-        ),
+        args=base_arguments(config, directory),
         train_dataset=blocks,
         eval_dataset=held_out,
+    )
+
+
+def base_arguments(config: BaseConfig, directory: Path) -> TrainingArguments:
+    """Return the arguments of a Trainer whose learning rate rises, stays, and falls in a line."""
+    return arguments(
+        config,
+        directory,
+        max_steps=config.steps,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={
+            "num_decay_steps": round(config.decay * config.steps),
+            "decay_type": "linear",
+            "min_lr_ratio": 0.02,
+        },
+        warmup_steps=config.warmup,
+        adam_beta2=0.95,  # as in GPT-3: the noisy gradients of language models need a shorter memory
+        eval_strategy="steps",
+        eval_steps=config.eval_steps,
+        save_strategy="steps",
+        save_steps=config.save_steps,
     )
 
 
@@ -213,29 +231,26 @@ def validation_loss(model: GPT2LMHeadModel, blocks: Blocks, batch_size: int) -> 
     return float(torch.cat(losses).mean())
 
 
-def _write(
-    config: PretrainConfig, output: Path, model: GPT2LMHeadModel, tokenizer: Tokenizer, measured: Mapping[str, float]
-) -> None:
+def write_base(output: Path, model: GPT2LMHeadModel, tokenizer: Tokenizer, card: str) -> None:
     """Write the directory that `from_pretrained` reads, whole or not at all."""
     unfinished = output.with_name(f".{output.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    end = tokenizer.id_to_token(model.config.eos_token_id)
     model.save_pretrained(unfinished)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end).save_pretrained(
-        unfinished
-    )
-    (unfinished / "README.md").write_text(_card(config, model, measured), encoding="utf-8")
+    fast_tokenizer(tokenizer, model).save_pretrained(unfinished)
+    (unfinished / "README.md").write_text(card, encoding="utf-8")
     if output.exists():
         output.rmdir()  # it is empty, otherwise it would have been refused
     os.replace(unfinished, output)
 
 
+def fast_tokenizer(tokenizer: Tokenizer, model: GPT2LMHeadModel) -> PreTrainedTokenizerFast:
+    """Return the tokenizer as transformers saves it beside the model."""
+    end = tokenizer.id_to_token(model.config.eos_token_id)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end)
+
+
 def _card(config: PretrainConfig, model: GPT2LMHeadModel, measured: Mapping[str, float]) -> str:
     shape = model.config
-    left_out = {"corpus", "output", "checkpoints", "sources"} | (OF_THE_BASE if config.base_model else set())
-    recipe: dict[str, Any] = {key: value for key, value in asdict(config).items() if key not in left_out}
-    recipe["corpus"] = [name_of(source) for source in config.corpus]
-    recipe["base_model"] = name_of(config.base_model)
     return f"""# {Path(config.output).name}
 
 A GPT-2 language model to fine-tune from: {shape.n_layer} layers, width {shape.n_embd}, {shape.n_head} heads, vocabulary
@@ -247,7 +262,17 @@ Validation loss: {measured["val_loss"]:.3f} nats per token, {measured["val_bits_
 
 {config.sources}
 
-```json
-{json.dumps(recipe, indent=2)}
-```
+{recipe_of(config)}
 """
+
+
+def recipe_of(config: BaseConfig) -> str:
+    """Return the settings for a README, as a block of JSON without the paths of this machine."""
+    left_out = {"output", "checkpoints", "sources", "vectors"} | (OF_THE_BASE if config.base_model else set())
+    recipe: dict[str, Any] = {}
+    for key, value in asdict(config).items():
+        if key in ("corpus", "probe"):
+            recipe[key] = [name_of(source) for source in value]
+        elif key not in left_out:
+            recipe[key] = name_of(value) if key in ("base_model", "teacher") else value
+    return f"```json\n{json.dumps(recipe, indent=2)}\n```"

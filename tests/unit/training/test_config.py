@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
-from training.config import PretrainConfig, TrainConfig, load_config
+from training.config import DistilConfig, PretrainConfig, TrainConfig, load_config
 from training.errors import ConfigError
 
 PRESETS = sorted((ROOT / "training" / "configs").glob("*.toml"))
@@ -13,7 +13,8 @@ PRESETS = sorted((ROOT / "training" / "configs").glob("*.toml"))
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.name)
 def test_every_preset_loads(preset: Path) -> None:
-    kind: Any = PretrainConfig if preset.name.startswith("pretrain") else TrainConfig
+    kinds: dict[str, Any] = {"pretrain": PretrainConfig, "distil": DistilConfig}
+    kind = kinds.get(preset.stem, TrainConfig)
     assert load_config(kind, preset, {}) != kind()
 
 
@@ -53,7 +54,7 @@ def test_stride_is_three_quarters_unless_given() -> None:
     assert strides == [384, 1, 100]
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, PretrainConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, PretrainConfig, DistilConfig])
 def test_every_setting_says_what_it_means(kind: type[TrainConfig]) -> None:
     for field in dataclasses.fields(kind):
         assert len(field.metadata["help"]) > 10, field.name
@@ -72,7 +73,7 @@ def test_lists_come_from_the_file_too(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"hidden_size": 100, "heads": 3}, "hidden-size 100 is not a multiple of heads 3"),
-        ({"block": 2048}, "block 2048 is above positions 1024"),
+        ({"block": 2048}, "rows of 2048 tokens are above positions 1024"),
         ({"warmup": 0.5, "decay": 0.6}, "exceed the whole run"),
     ],
 )
