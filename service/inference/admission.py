@@ -3,9 +3,14 @@
 A request that could not be answered in time is refused at once, so that it does not take the place of one that can be.
 Without this, a load of ten times the capacity would fill the queue with requests that expire just before their turn,
 and hardly any request would be answered.
+
+No request takes the queue from the others. It has at most its share of windows in the queue at a time, and the rest of
+its windows enter as these are done, so that large requests take turns. A request that is larger than its share counts
+as bulk, and bulk requests leave a part of the queue to the others.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.errors import ServiceError
@@ -13,6 +18,15 @@ from service.inference.queue import Priority, Queue
 
 TIMELY = 0.8
 """Largest share of a request's time that its estimated wait may take. The rest allows for errors of the estimate."""
+
+MAX_SHARE = 0.25
+"""Largest part of the queue that the windows of one request may fill at a time."""
+
+SHARE_BATCHES = 4
+"""Largest number of full batches for each lane that one request may have in the queue at a time."""
+
+RESERVED = 0.25
+"""Part of the queue that bulk requests may not fill."""
 
 FIRST_BATCHES = 3
 """Number of batches, each at least half full, over which the first rate is measured if none is known at the start."""
@@ -67,7 +81,7 @@ class ModelRate:
             if len(self._first) == FIRST_BATCHES:
                 self.tokens_per_s = sum(t for t, _ in self._first) / sum(s for _, s in self._first)
 
-    def seconds(self, tokens: int, unknown: float) -> float:
+    def seconds(self, tokens: float, unknown: float) -> float:
         """Return the seconds that `tokens` tokens take, or `unknown` while the rate is unknown."""
         return tokens / self.tokens_per_s if self.tokens_per_s else unknown
 
@@ -78,46 +92,59 @@ class Admission:
     Args:
         queue: the windows waiting or in the model.
         limits: bounds.
+        lanes: number of batches that the model runs at the same time.
     """
 
-    def __init__(self, queue: Queue, limits: QueueLimits) -> None:
+    def __init__(self, queue: Queue, limits: QueueLimits, lanes: int = 1) -> None:
         self._queue = queue
         self._limits = limits
+        self._share_windows = max(1, int(MAX_SHARE * limits.max_windows))
+        share_tokens = min(MAX_SHARE * limits.max_tokens, SHARE_BATCHES * lanes * limits.max_batch_tokens)
+        self._share_tokens = int(share_tokens)
         self.rate = ModelRate(limits.tokens_per_s)
-        self.windows = 0
-        """Results that admitted requests still wait for. The batcher keeps this count."""
+
+    def within_share(self, windows: int, tokens: int) -> bool:
+        """Return whether one request may have so many windows and tokens in the queue at a time."""
+        return windows <= self._share_windows and tokens <= self._share_tokens
 
     def retry_after_s(self) -> float:
         """Return the seconds until everything in the queue is done by estimate, or 1 while the rate is unknown."""
         return self.rate.seconds(self._queue.tokens, unknown=1.0)
 
-    def check(self, windows: int, tokens: int, left_s: float, priority: Priority) -> None:
+    def check(self, windows: int, tokens: int, left_s: float, priority: Priority, unqueued: Iterable[int] = ()) -> None:
         """Check that a request may be queued.
 
         Args:
-            windows: number of its windows.
-            tokens: tokens that it adds to the queue; windows that equal queued or cached ones add none.
+            windows: number of windows that it adds to the queue; windows that equal queued or cached ones add none.
+            tokens: tokens of these windows.
             left_s: seconds until its deadline.
             priority: its priority.
+            unqueued: for each other request, the tokens of its windows that have not entered the queue yet.
 
         Raises:
             ServiceError: overloaded.
         """
-        limits, queued_tokens = self._limits, self._queue.tokens
-        if not self.windows:  # an idle service admits any request, because one refused now would always be refused
+        queue = self._queue
+        if queue.empty or not windows:  # an idle service admits any request: one refused now would always be refused
             return
-        if self.windows + windows > limits.max_windows or queued_tokens + tokens > limits.max_tokens:
+        part = 1.0 - RESERVED if priority == "bulk" else 1.0
+        max_windows, max_tokens = int(part * self._limits.max_windows), int(part * self._limits.max_tokens)
+        first_windows, first_tokens = min(windows, self._share_windows), min(tokens, self._share_tokens)
+        if queue.windows + first_windows > max_windows or queue.tokens + first_tokens > max_tokens:
             raise ServiceError(
                 "overloaded",
-                f"the queue holds {self.windows} windows and {queued_tokens} tokens, the limits are "
-                f"{limits.max_windows} and {limits.max_tokens}; this request needs {windows} and {tokens}",
+                f"the queue holds {queue.windows} windows and {queue.tokens} tokens, the limits of {priority} requests "
+                f"are {max_windows} and {max_tokens}; this request needs {first_windows} and {first_tokens}",
                 retry_after_s=self.retry_after_s(),
             )
-        wait_s = self.rate.seconds(self._queue.tokens_until_done(tokens, priority), unknown=0.0)
-        if tokens and left_s > 0 and wait_s > TIMELY * left_s:
+        until_done = queue.tokens_until_done(tokens, priority)
+        if (beyond_share := tokens - self._share_tokens) > 0:  # while these enter the queue, others' windows do, too
+            until_done += sum(min(beyond_share, other) for other in unqueued)
+        wait_s = self.rate.seconds(until_done, unknown=0.0)
+        if left_s > 0 and wait_s > TIMELY * left_s:
             raise ServiceError(
                 "overloaded",
-                f"the queue holds {queued_tokens} tokens: this request would be done in about {wait_s:.1f} s, "
+                f"the queue holds {queue.tokens} tokens: this request would be done in about {wait_s:.1f} s, "
                 f"{left_s:.1f} s are allowed",
                 retry_after_s=self.retry_after_s(),
             )

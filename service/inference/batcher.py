@@ -9,7 +9,9 @@ A request is admitted or refused as a whole, without waiting, and gets exactly o
                  |     \\-> failed        the batcher was closed, or the lane of its batch failed
               answered                   a result or an error for each window, in order
 
-    window   queued -----> dropped       no request waits for it any more: it never reaches the model
+    window   unqueued                    its request has its share of windows in the queue
+                 |
+             queued -----> dropped       no request waits for it any more: it never reaches the model
                  |
               in batch --> failed        the model fails on it even alone: an error for the requests that wait for it
                  |
@@ -21,7 +23,8 @@ state; the model runs in the lanes' threads.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from service.errors import ServiceError
@@ -49,7 +52,7 @@ class QueueLoad:
     windows: int
     """Results that requests wait for."""
     tokens: int
-    """Tokens waiting or in the model; equal windows count once."""
+    """Tokens of these windows; equal windows in the queue count once."""
     tokens_per_s: float
     """Rate of recent batches that were at least half full."""
 
@@ -78,9 +81,11 @@ class Batcher:
         self._metrics = metrics
         self.lanes = [Lane(self, ModelThread(model, limits.stuck_s, run_blocking), metrics) for _ in range(lanes)]
         self._queue = Queue()
-        self._admission = Admission(self._queue, limits)
+        self._admission = Admission(self._queue, limits, lanes)
         self._cache = ResultCache(limits.cache_windows)
         self._requests: set[QueuedRequest] = set()
+        self._missing = 0  # results that requests wait for
+        self._unqueued_tokens = 0  # of windows that have not entered the queue yet
         self._arrived = asyncio.Event()
         self._freed = asyncio.Event()  # set and cleared at once each time there is less in the queue
         self._closed = False
@@ -89,7 +94,8 @@ class Batcher:
     @property
     def load(self) -> QueueLoad:
         """The present load of the queue."""
-        return QueueLoad(self._admission.windows, self._queue.tokens, self._admission.rate.tokens_per_s)
+        tokens = self._queue.tokens + self._unqueued_tokens
+        return QueueLoad(self._missing, tokens, self._admission.rate.tokens_per_s)
 
     @property
     def healthy(self) -> bool:
@@ -124,23 +130,30 @@ class Batcher:
         Raises:
             ServiceError: overloaded, draining or not_ready at once; deadline_exceeded, draining or internal later.
         """
-        if priority == "interactive" and sum(window.tokens for window in windows) <= SHORT_TOKENS:
+        distinct: dict[Hashable, tuple[EncodedWindow, list[int]]] = {}
+        for position, window in enumerate(windows):
+            key = id(window) if window.key is None else window.key
+            distinct.setdefault(key, (window, []))[1].append(position)
+        tokens = sum(window.tokens for window, _ in distinct.values())
+        if not self._admission.within_share(len(distinct), tokens):
+            priority = "bulk"
+        elif priority == "interactive" and tokens <= SHORT_TOKENS:
             priority = "short"
         async with deadline.enforced():
             while True:
                 try:
-                    self._admit(windows, deadline.left_s, priority)
+                    self._admit([window for window, _ in distinct.values()], deadline.left_s, priority)
                     break
                 except ServiceError as exc:
                     if not wait_for_room or exc.kind != "overloaded":
                         raise
                 await self._freed.wait()
-            loop = asyncio.get_running_loop()
-            request = QueuedRequest([None] * len(windows), loop.create_future(), len(windows))
+            count, done = len(windows), asyncio.get_running_loop().create_future()
+            request = QueuedRequest([None] * count, done, count, priority, deque(distinct.values()), tokens)
             self._requests.add(request)
-            self._admission.windows += len(windows)
-            for position, window in enumerate(windows):
-                self._enqueue(request, position, window, priority)
+            self._missing += count
+            self._unqueued_tokens += tokens
+            self._fill(request)
             self._show_load()
             try:
                 await request.done
@@ -180,43 +193,61 @@ class Batcher:
             raise ServiceError("draining", "the service is stopping", retry_after_s=1)
         if all(lane.dead for lane in self.lanes):
             raise ServiceError("not_ready", "every lane of the model has failed; the service must be restarted")
-        added = {
-            id(window) if window.key is None else window.key: window.tokens
+        added = [
+            window.tokens
             for window in windows
             if self._queue.find(window.key) is None and window.key not in self._cache
-        }
-        self._admission.check(len(windows), sum(added.values()), left_s, priority)
+        ]
+        others = (request.unqueued_tokens for request in self._requests) if priority == "bulk" else ()
+        self._admission.check(len(added), sum(added), left_s, priority, others)
 
-    def _enqueue(self, request: QueuedRequest, position: int, window: EncodedWindow, priority: Priority) -> None:
+    def _fill(self, request: QueuedRequest) -> None:
+        """Queue further windows of a request, as many as its share has room for, but at least one."""
+        while request.unqueued:
+            window, positions = request.unqueued[0]
+            queued = len(request.queued_windows)
+            if queued and not self._admission.within_share(queued + 1, request.queued_tokens + window.tokens):
+                return
+            request.unqueued.popleft()
+            request.unqueued_tokens -= window.tokens
+            self._unqueued_tokens -= window.tokens
+            self._enqueue(request, window, positions)
+
+    def _enqueue(self, request: QueuedRequest, window: EncodedWindow, positions: list[int]) -> None:
         """Answer a window from the cache, join an equal one that is queued, or queue it."""
         cached = self._cache.get(window.key)
         if cached is not None:
-            self._metrics.shared.labels("cache").inc()
-            self._admission.windows -= 1
-            request.settle(position, cached)
+            self._metrics.shared.labels("cache").inc(len(positions))
+            self._settle(request, positions, cached)
             return
         queued = self._queue.find(window.key)
         if queued is None:
-            queued = self._queue.add(window, priority, asyncio.get_running_loop().time())
+            queued = self._queue.add(window, request.priority, asyncio.get_running_loop().time())
+            self._metrics.shared.labels("in_flight").inc(len(positions) - 1)
             self._arrived.set()
         else:
-            self._metrics.shared.labels("in_flight").inc()
-            self._queue.promote(queued, priority)
-        if request not in queued.requests:
-            request.queued_windows.append(queued)
-        queued.requests.setdefault(request, []).append(position)
+            self._metrics.shared.labels("in_flight").inc(len(positions))
+            self._queue.promote(queued, request.priority)
+        queued.requests[request] = positions
+        request.queued_windows.add(queued)
+        request.queued_tokens += window.tokens
+
+    def _settle(self, request: QueuedRequest, positions: list[int], result: WindowResult) -> None:
+        self._missing -= len(positions)
+        for position in positions:
+            request.settle(position, result)
 
     def _leave(self, request: QueuedRequest, reason: str) -> None:
         """Forget a request that was answered or whose caller has left, and drop windows that only it waited for."""
         request.done.cancel()  # no effect if it is done
         self._requests.discard(request)
+        self._missing -= request.remaining
+        self._unqueued_tokens -= request.unqueued_tokens
+        dropped = len(request.unqueued)
         for queued in request.queued_windows:
-            positions = queued.requests.pop(request, None)
-            if positions is None:
-                continue
-            self._admission.windows -= len(positions)
-            if not queued.requests and self._queue.withdraw(queued):
-                self._metrics.dropped.labels(reason).inc()
+            del queued.requests[request]
+            dropped += not queued.requests and self._queue.withdraw(queued)
+        self._metrics.dropped.labels(reason).inc(dropped)
         self._show_load()
 
     def next_batch(self) -> list[QueuedWindow]:
@@ -248,14 +279,15 @@ class Batcher:
     def finish(self, queued: QueuedWindow, result: WindowResult) -> None:
         """Give the result of a window to the requests that wait for it, and cache it."""
         self._queue.discard(queued)
-        for request, positions in queued.requests.items():
-            self._admission.windows -= len(positions)
-            for position in positions:
-                request.settle(position, result)
-        queued.requests.clear()
-        self._show_load()
         if not isinstance(result, ServiceError):
             self._cache.put(queued.window.key, result)
+        waiting, queued.requests = queued.requests, {}
+        for request, positions in waiting.items():
+            request.queued_windows.remove(queued)
+            request.queued_tokens -= queued.window.tokens
+            self._settle(request, positions, result)
+            self._fill(request)
+        self._show_load()
 
     def lane_failed(self, batch: Sequence[QueuedWindow]) -> None:
         """Give an error to the requests of a batch whose lane has failed.
@@ -276,13 +308,15 @@ class Batcher:
             for queued in request.queued_windows:
                 queued.requests.clear()
             request.queued_windows.clear()
+            request.unqueued.clear()
+            request.remaining = request.unqueued_tokens = 0
             if not request.done.done():
                 request.done.set_exception(error)
-        self._admission.windows = 0
+        self._missing = self._unqueued_tokens = 0
         self._show_load()
 
     def _show_load(self) -> None:
         self._freed.set()
         self._freed.clear()
-        self._metrics.queue_windows.set(self._admission.windows)
-        self._metrics.queue_tokens.set(self._queue.tokens)
+        self._metrics.queue_windows.set(self.load.windows)
+        self._metrics.queue_tokens.set(self.load.tokens)

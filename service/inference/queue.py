@@ -12,7 +12,7 @@ The queue has no clock, no task and no lock. Only one thread may use it.
 
 import asyncio
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -54,7 +54,12 @@ class QueuedRequest:
     done: "asyncio.Future[None]"
     remaining: int
     """Number of results that are still missing."""
-    queued_windows: list[QueuedWindow] = field(default_factory=list)
+    priority: Priority
+    unqueued: deque[tuple[EncodedWindow, list[int]]]
+    """Windows that have not entered the queue yet, each with the positions in `results` that it fills."""
+    unqueued_tokens: int
+    queued_windows: set[QueuedWindow] = field(default_factory=set)
+    queued_tokens: int = 0
 
     def settle(self, position: int, result: WindowResult) -> None:
         """Store the result of one window; the last one completes the request."""
@@ -82,6 +87,11 @@ class Queue:
     def empty(self) -> bool:
         """True while no window waits or is in the model."""
         return not self._held
+
+    @property
+    def windows(self) -> int:
+        """Number of windows waiting and in the model."""
+        return len(self._held)
 
     @property
     def tokens(self) -> int:

@@ -251,13 +251,13 @@ class TestLanes:
 
 class TestAdmission:
     async def test_request_is_admitted_whole_or_refused_whole(self, bench: Bench) -> None:
-        first = bench.later(*many(60, "a", 1))
+        first = [bench.later(*many(20, name, 1)) for name in "abcd"]
         await asyncio.sleep(0)
-        error = await refused(bench.submit(*many(41, "b", 1)), "overloaded")
+        error = await refused(bench.submit(*many(21, "e", 1)), "overloaded")
         assert error.status == 429 and error.retry_after_s is not None
-        assert bench.batcher.load.windows == 60
-        second = bench.later(*many(40, "b", 1))
-        assert [len(r) for r in await answered(first, second)] == [60, 40]
+        assert bench.batcher.load.windows == 80
+        last = bench.later(*many(20, "e", 1))
+        assert [len(r) for r in await answered(*first, last)] == [20] * 5
 
     async def test_retry_after_is_the_time_until_all_is_done(self, bench: Bench) -> None:
         assert bench.batcher.retry_after_s() == 1.0
@@ -324,6 +324,67 @@ class TestOverload:
             assert bench.batcher.load.tokens_per_s == bench.batcher.retry_after_s() - 1 == 0
         await bench.submit(words(20, "last"))
         assert bench.batcher.load.tokens_per_s == pytest.approx(20.0, rel=0.05)
+
+
+class TestShares:
+    """A request fills at most 80 of 1,000 tokens and 25 of 100 windows of the queue at a time."""
+
+    async def test_a_request_of_any_size_leaves_room_for_all_others(self, bench: Bench, busy: Request) -> None:
+        large = bench.later(*many(200, "large"), priority="bulk")
+        await asyncio.sleep(0)
+        others = [bench.later(*many(2, f"o{n}"), priority="bulk") for n in range(5)]
+        others += [bench.later(f"i{n}") for n in range(20)]
+        results = await answered(*others)
+        assert all("overloaded" not in labels(result) for result in results)
+        assert asyncio.get_running_loop().time() <= 20 * BATCH_S, "the large request takes 200 batches"
+        await answered(busy, large)
+        assert bench.empty()
+
+    async def test_large_requests_take_turns(self, bench: Bench) -> None:
+        loop, ended = asyncio.get_running_loop(), list[float]()
+        large = [bench.later(*many(50, name), priority="bulk") for name in "abc"]
+        for request in large:
+            request.add_done_callback(lambda _: ended.append(loop.time()))
+        await answered(*large)
+        assert min(ended) > 150 - 3 * 80 / 20 and max(ended) == 150 * BATCH_S
+
+    async def test_a_large_text_does_not_hold_up_short_ones(self, bench: Bench) -> None:
+        large = bench.later(*many(100, "large"))
+        loop, worst = asyncio.get_running_loop(), 0.0
+        for n in range(12):
+            await asyncio.sleep(0.37)
+            asked = loop.time()
+            await bench.submit(f"short{n}")
+            worst = max(worst, loop.time() - asked)
+        assert worst <= 3 * BATCH_S
+        await large
+
+    async def test_a_large_request_alone_keeps_all_lanes_busy(self) -> None:
+        bench = Bench(lanes=2)
+        await bench.submit(*many(100, "large"), priority="bulk")
+        assert asyncio.get_running_loop().time() == 50 * BATCH_S and len(bench.batches) == 100
+
+    async def test_equal_windows_of_a_large_request_are_computed_once(self, bench: Bench) -> None:
+        results = await bench.submit(*(words(20, f"w{n % 30}") for n in range(90)))
+        assert labels(results) == [LABELS[len(words(20, f"w{n % 30}")) % 3] for n in range(90)]
+        assert len(bench.batches) == 30
+        assert bench.metrics.shared.labels("in_flight")._value.get() == 60
+
+    async def test_all_that_a_departed_caller_had_waiting_is_dropped(self, bench: Bench) -> None:
+        large = bench.later(*many(100, "large"), priority="bulk")
+        await asyncio.sleep(BATCH_S / 2)
+        assert (bench.batcher.load.windows, bench.batcher.load.tokens) == (100, 2000)
+        large.cancel()
+        await bench.submit("b")
+        assert len(bench.batches) == 2 and bench.dropped("departed") == 99 and bench.empty()
+
+    async def test_what_has_not_entered_the_queue_ends_with_the_batcher(self, bench: Bench) -> None:
+        large = bench.later(*many(100, "large"), priority="bulk")
+        await asyncio.sleep(BATCH_S / 2)
+        bench.batcher.give_up()
+        await refused(large, "draining")
+        await asyncio.sleep(2 * BATCH_S)
+        assert len(bench.batches) == 1 and bench.empty()
 
 
 class TestSharing:
@@ -525,14 +586,14 @@ class TestClosing:
 
 
 async def test_a_request_waits_for_room_if_it_asks_to() -> None:
-    bench = Bench(replace(LIMITS, max_windows=2))
+    bench = Bench(replace(LIMITS, max_windows=8))
     busy = await bench.busy()
-    other = bench.later("other")
+    others = [bench.later(*many(1, name, 1)) for name in "abcdefg"]
     waiting = bench.later("one", "two", wait_for_room=True)
     await asyncio.sleep(0)
     await refused(bench.submit("three"), "overloaded")
-    await answered(busy, other, waiting)
-    assert bench.batches == [["busy"], ["other"], ["one", "two"]]
+    await answered(busy, *others, waiting)
+    assert bench.batches == [["busy"], [f"{name}0" for name in "abcdefg"], ["one", "two"]]
     assert bench.empty()
 
 
