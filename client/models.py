@@ -39,7 +39,7 @@ class Sentence(_Answer):
     end: int  # the character after the last one
     contribution: float | None = None
     """Log-odds of the label for the text with this sentence minus those without it: above 0, the sentence speaks for
-    the label. None if nothing is left without it."""
+    the label. None if nothing is left without it, or if it was not left out (see `Explanation.complete`)."""
     alone: float | None = None  # log-odds of the label for the sentence alone
 
 
@@ -49,6 +49,7 @@ class Explanation(_Answer):
     label: str
     log_odds: float  # ln(p / (1 - p)) of the label, for the whole text
     sentences: list[Sentence]
+    complete: bool = True  # every sentence was left out; the budget of a long text ends before
     sum: float  # of all contributions; they need not add up to `log_odds`
     remainder: float  # `log_odds` - `sum`
 

@@ -82,6 +82,8 @@ def explained(explanation: Explanation) -> str:
         if abs(explanation.remainder) > 0.5
         else "The sentences explain nearly all of it."
     )
+    if not explanation.complete:
+        rest += " The text is long: sentences without a number were not left out, as they say least alone."
     return (
         f"The number behind each sentence says how much it speaks for {explanation.label}: the log-odds of "
         f"{explanation.label} fall by so much when that sentence alone is left out (0.7 doubles the odds). The numbers "

@@ -52,7 +52,7 @@ class PredictRequest(LineRequest):
     explain: wire.Flag = Field(
         False,
         description="also give the effect of each sentence on the answer, by classifying the text without it; this "
-        "costs as much as that many texts",
+        "costs as much as many texts",
     )
 
 
@@ -97,7 +97,8 @@ class SentenceBody(wire.WireModel):
     end: int = Field(ge=1, description="index after the last character")
     contribution: float | None = Field(
         None,
-        description="log-odds of the label with the sentence minus without it; absent if no text is left without it",
+        description="log-odds of the label with the sentence minus without it; absent if no text is left without it or "
+        "it was not left out (see `complete`)",
     )
     alone: float | None = Field(None, description="log-odds of the label for the sentence alone")
 
@@ -109,6 +110,10 @@ class ExplanationBody(wire.WireModel):
     log_odds: float = Field(description="ln(p / (1 - p)) of the label for the whole text")
     sentences: list[SentenceBody] = Field(
         description="sentences that were read, in order; in very long texts groups of several"
+    )
+    complete: bool = Field(
+        description="every sentence was left out in turn; if not, the text was too long for that, and the sentences "
+        "that say least alone have no contribution"
     )
     sum: float = Field(description="sum of all contributions")
     remainder: float = Field(description="log_odds - sum: the part that no single sentence accounts for")
@@ -174,6 +179,7 @@ def _explanation_body(found: Explanation) -> ExplanationBody:
         label=found.label,
         log_odds=found.log_odds,
         sentences=[SentenceBody(**asdict(part)) for part in found.parts],
+        complete=found.complete,
         sum=found.total,
         remainder=found.remainder,
     )

@@ -1,29 +1,44 @@
 """Explanation of an answer: how much each sentence of the text contributed to it.
 
-Each sentence is left out in turn, and also read alone, and what remains is classified like any other text:
+Each sentence is read alone, and also left out in turn, and what remains is classified like any other text:
 
-    contribution of a sentence = log-odds of the answer's label with it - log-odds without it
     alone                      = log-odds of the answer's label for the sentence alone
+    contribution of a sentence = log-odds of the answer's label with it - log-odds without it
 
 Log-odds are ln(p / (1 - p)) of calibrated probabilities. A contribution above 0 speaks for the label. The method is
-leave-one-out (occlusion: Zeiler and Fergus 2014, arXiv:1311.2901; Li et al. 2016, arXiv:1612.08220). It is exact about
-this model and this text, but the contributions do not add up to the log-odds of the whole text; `remainder` is the
-difference. If every sentence says the same, each contributes next to nothing, because the others are still there, and
-`alone` shows what each of them says. Of a truncated text, only the part that the model read is explained.
+leave-one-out (occlusion: Zeiler and Fergus 2014, arXiv:1311.2901; Li et al. 2016, arXiv:1612.08220). The contributions
+do not add up to the log-odds of the whole text; `remainder` is the difference. If every sentence says the same, each
+contributes next to nothing, because the others are still there, and `alone` shows what each of them says.
+
+Of a text of several windows, a sentence is left out of the windows that have it, and the other windows keep their
+results. So the cost grows with the text's length and not with its square. Of a truncated text, only the part that the
+model read is explained.
+
+An explanation has a budget of tokens. All sentences alone cost as much as the text once, so this is done first. Then
+the sentences are left out, first those that alone speak most strongly for or against the label, until the budget is
+used up.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from service.inference.deadline import Deadline
 from service.inference.engine import Prediction
-from service.inference.pipeline import Answer, Pipeline, RequestOptions, Timing
+from service.inference.pipeline import Answer, AnswerOrError, Pipeline, RequestOptions, Timing, WindowAnswer
+
+MAX_TOKENS = 65_536
+"""Largest number of tokens that one explanation may let the model read."""
+
+TIME_SHARE = 0.5
+"""Largest share of the time that a request has left for which an explanation may use the model, at its measured rate.
+The rest allows for the work of other callers."""
 
 MAX_PARTS = 64
-"""Largest number of parts. A longer text is divided into stretches of sentences, because each part costs a
-classification of nearly the whole text."""
+"""Largest number of parts. A longer text is divided into stretches of sentences."""
 
 _END = re.compile(r"""(?<![.!?])[.!?]++["'\u201d\u2019)\]]*+(?=\s)|\n\s*\n|[\u3002\uff01\uff1f]""")
 """The end of a sentence. Each run of full stops is tried once, from its beginning and without backtracking; otherwise
@@ -34,6 +49,9 @@ _ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Sir|Gen|Sen|Rep|Gov|Lt|Col
 
 _LONGEST = len("Prof.")
 
+_TINY = 1e-300
+"""Smallest probability that has a logarithm here."""
+
 
 @dataclass(frozen=True)
 class SentenceEffect:
@@ -43,9 +61,9 @@ class SentenceEffect:
     end: int
     """End of the sentence (exclusive), in characters of the text as it was sent."""
     contribution: float | None
-    """Its contribution; None if nothing remains without it, or if the rest could not be classified."""
+    """Its contribution; None if it was not left out, or if no rest was left or could be classified."""
     alone: float | None
-    """Log-odds of the label for it alone; None if it could not be classified."""
+    """Log-odds of the label for it alone; None if it was not tried or could not be classified."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,8 @@ class Explanation:
     log_odds: float
     """Log-odds of the label for the whole text."""
     parts: tuple[SentenceEffect, ...]
+    complete: bool
+    """Every part was left out; otherwise the budget ended before the parts that say least alone."""
 
     @property
     def total(self) -> float:
@@ -106,22 +126,71 @@ def parts_of(text: str, limit: int = MAX_PARTS) -> list[tuple[int, int]]:
     return parts
 
 
-def log_odds(prediction: Prediction, label: str) -> float:
+def log_odds(scores: Iterable[tuple[str, float]], label: str) -> float:
     """Return ln(p / (1 - p)) of a label, kept finite. 1 - p is summed over the other labels, which is exact near 1."""
     of = others = 0.0
-    for name, probability in prediction.scores:
+    for name, probability in scores:
         if name == label:
             of += probability
         else:
             others += probability
-    tiny = 1e-30
-    return math.log(max(of, tiny)) - math.log(max(others, tiny))
+    return math.log(max(of, _TINY)) - math.log(max(others, _TINY))
+
+
+class WindowReadings:
+    """The predictions for the windows of a text, some of which can be replaced.
+
+    They are combined as in `classifier.decoding.combine_windows`: a text's probabilities are the renormalised geometric
+    mean of those of its windows, weighted by tokens.
+
+    Args:
+        windows: in the order of the text.
+    """
+
+    def __init__(self, windows: Sequence[WindowAnswer]) -> None:
+        self.windows = windows
+        self._starts, self._ends = [w.start for w in windows], [w.end for w in windows]
+        self._names = [name for name, _ in windows[0].prediction.scores]
+        self._logs = [self._weighted_logs(window.prediction, window.tokens) for window in windows]
+        self._sums = [sum(logs) for logs in zip(*self._logs, strict=True)]
+        self._tokens = sum(window.tokens for window in windows)
+
+    def having(self, start: int, end: int) -> range:
+        """Return the positions of the windows that have characters of the stretch `start`..`end` (exclusive)."""
+        return range(bisect_right(self._ends, start), bisect_left(self._starts, end))
+
+    def log_odds(self, label: str, without: range, instead: Sequence[Answer]) -> float | None:
+        """Return the log-odds of a label with the windows `without` replaced by others; None if no window is left."""
+        tokens = self._tokens - sum(self.windows[i].tokens for i in without) + sum(a.tokens_read for a in instead)
+        if not tokens:
+            return None
+        gone = (self._logs[i] for i in without)
+        come = (self._weighted_logs(answer.prediction, answer.tokens_read) for answer in instead)
+        sums = [kept - sum(out) for kept, *out in zip(self._sums, *gone, strict=True)]
+        sums = [kept + sum(into) for kept, *into in zip(sums, *come, strict=True)]
+        highest = max(sums)
+        return log_odds(zip(self._names, (math.exp((one - highest) / tokens) for one in sums), strict=True), label)
+
+    def _weighted_logs(self, prediction: Prediction, tokens: int) -> list[float]:
+        scores = dict(prediction.scores)
+        return [tokens * math.log(max(scores[name], _TINY)) for name in self._names]
+
+
+def affordable(positions: Iterable[int], costs: Sequence[int], budget: float) -> list[int]:
+    """Return the first of `positions` whose costs together are within the budget."""
+    taken = []
+    for position in positions:
+        budget -= costs[position]
+        if budget < 0:
+            break
+        taken.append(position)
+    return taken
 
 
 async def explain(
     pipeline: Pipeline, text: str, answer: Answer, options: RequestOptions, timing: Timing
 ) -> Explanation:
-    """Classify the text without each of its parts, and each part alone, as bulk work, behind other callers' texts.
+    """Classify each part of the text alone and the text without it, as bulk work, behind other callers' texts.
 
     Args:
         pipeline: the pipeline that gave the answer.
@@ -134,30 +203,60 @@ async def explain(
         ServiceError: deadline_exceeded, overloaded.
     """
     deadline = pipeline.deadline(options.timeout_ms, spent_s=timing.total_ms / 1000)
+    rate = pipeline.batcher.load.tokens_per_s
+    budget = min(MAX_TOKENS, TIME_SHARE * rate * deadline.left_s) if rate else MAX_TOKENS
+    options = replace(options, spans=False, priority="bulk")
     label = answer.prediction.label
-    whole = log_odds(answer.prediction, label)
+    whole = log_odds(answer.prediction.scores, label)
     text = text[: answer.spans[-1].end]  # without a sentence, the model would read on behind a truncated text's end
     parts = parts_of(text)
-    texts = [text[:start] + text[end:] for start, end in parts] + [text[start:end] for start, end in parts]
-    odds = await _log_odds(pipeline, texts, label, replace(options, spans=False, priority="bulk"), deadline)
-    effects = []
-    for (start, end), without, alone in zip(parts, odds, odds[len(parts) :], strict=False):
-        effects.append(SentenceEffect(start, end, None if without is None else whole - without, alone))
-    return Explanation(label, whole, tuple(effects))
+
+    costs = [math.ceil(answer.tokens_read * (end - start) / len(text)) for start, end in parts]
+    order = affordable(range(len(parts)), costs, budget)
+    budget -= sum(costs[i] for i in order)
+    outcomes = await _classify(pipeline, [text[slice(*parts[i])] for i in order], options, deadline)
+    alone = {
+        i: log_odds(outcome.prediction.scores, label)
+        for i, outcome in zip(order, outcomes, strict=True)
+        if isinstance(outcome, Answer)
+    }
+
+    readings = WindowReadings(answer.spans)
+    having = [readings.having(start, end) for start, end in parts]
+    costs = [sum(answer.spans[window].tokens for window in windows) for windows in having]
+    order = affordable(sorted(order, key=lambda i: -abs(alone.get(i, 0.0))), costs, budget)
+    rests = [_without(text, parts[i], answer.spans[window]) for i in order for window in having[i]]
+    options = replace(options, wait_for_room=True)  # the request has been accepted
+    outcomes = await _classify(pipeline, rests, options, deadline)
+    contributions: dict[int, float] = {}
+    remaining = iter(outcomes)
+    for i in order:
+        found = list(islice(remaining, len(having[i])))
+        answers = [outcome for outcome in found if isinstance(outcome, Answer)]
+        rest = readings.log_odds(label, having[i], answers)
+        if rest is not None and len(answers) == sum(outcome is not None for outcome in found):
+            contributions[i] = whole - rest
+    effects = (SentenceEffect(*part, contributions.get(i), alone.get(i)) for i, part in enumerate(parts))
+    return Explanation(label, whole, tuple(effects), complete=len(order) == len(parts))
 
 
-async def _log_odds(
-    pipeline: Pipeline, texts: Sequence[str], label: str, options: RequestOptions, deadline: Deadline
-) -> list[float | None]:
-    """Return the log-odds of the label for each text; None for a text that is blank or cannot be classified."""
+def _without(text: str, part: tuple[int, int], window: WindowAnswer) -> str:
+    """Return the text of a window without the part."""
+    start, end = part
+    return text[window.start : max(start, window.start)] + text[min(end, window.end) : window.end]
+
+
+async def _classify(
+    pipeline: Pipeline, texts: Sequence[str], options: RequestOptions, deadline: Deadline
+) -> list[AnswerOrError | None]:
+    """Classify texts without counting them as traffic. The outcome of a blank text is None."""
     filled = [position for position, text in enumerate(texts) if text.strip()]
-    odds: list[float | None] = [None] * len(texts)
+    outcomes: list[AnswerOrError | None] = [None] * len(texts)
     for first in range(0, len(filled), pipeline.max_texts):
         positions = filled[first : first + pipeline.max_texts]
         answers = await pipeline.classify(
             [texts[position] for position in positions], options, Timing(), deadline=deadline, counted=False
         )
         for position, answer in zip(positions, answers, strict=True):
-            if isinstance(answer, Answer):
-                odds[position] = log_odds(answer.prediction, label)
-    return odds
+            outcomes[position] = answer
+    return outcomes

@@ -1,18 +1,23 @@
 """Leaving sentences out: where they begin and end, what is asked of the model, and what is answered."""
 
 import math
+import re
 import time
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.inference.engine import Prediction
-from service.inference.explain import MAX_PARTS, log_odds, parts_of, sentences
+from classifier.decoding import combine_windows, probabilities
+from classifier.encoding import window_starts
+from service.inference.engine import Prediction, TextWindows
+from service.inference.explain import MAX_PARTS, TIME_SHARE, WindowReadings, log_odds, parts_of, sentences
+from service.inference.pipeline import Answer, WindowAnswer
 from tests.support.app import Service, ServiceFactory
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import LABELS, MAX_TOKENS, FakeEngine, item
 
 pytestmark = pytest.mark.anyio
 
@@ -70,10 +75,41 @@ def test_stretches_are_about_equally_long(text: str) -> None:
 
 def test_log_odds_are_those_of_the_calibrated_probability() -> None:
     scores = (("a", 0.8), ("b", 0.15), ("c", 0.05))
-    assert log_odds(Prediction(scores, False), "a") == pytest.approx(math.log(4))
-    assert log_odds(Prediction(scores, False), "c") == pytest.approx(math.log(0.05 / 0.95))
-    certain = Prediction((("a", 1.0), ("b", 0.0)), False)
+    assert log_odds(scores, "a") == pytest.approx(math.log(4))
+    assert log_odds(scores, "c") == pytest.approx(math.log(0.05 / 0.95))
+    certain = (("a", 1.0), ("b", 0.0))
     assert log_odds(certain, "a") == -log_odds(certain, "b") and math.isfinite(log_odds(certain, "a"))
+
+
+rows = st.lists(st.floats(-20, 20), min_size=3, max_size=3)
+
+
+@given(
+    logits=st.lists(rows, min_size=1, max_size=6),
+    others=st.lists(rows, max_size=3),
+    data=st.data(),
+)
+def test_replaced_windows_are_combined_as_the_engine_combines_windows(
+    logits: list[list[float]], others: list[list[float]], data: st.DataObject
+) -> None:
+    def prediction(row: list[float]) -> Prediction:
+        return Prediction(tuple(zip(LABELS, probabilities(row).tolist(), strict=True)), unsure=None)
+
+    tokens = [10 + i for i in range(len(logits))]
+    windows = [WindowAnswer(i, i + 1, tokens[i], prediction(row)) for i, row in enumerate(logits)]
+    instead = [Answer(prediction(row), 7, 7, 1) for row in others]
+    first = data.draw(st.integers(0, len(logits)))
+    last = data.draw(st.integers(first, len(logits)))
+    found = WindowReadings(windows).log_odds("sport", range(first, last), instead)
+    kept = [*range(first), *range(last, len(logits))]
+    if not kept and not others:
+        assert found is None
+        return
+    combined = combine_windows(
+        [*(logits[i] for i in kept), *others], [*(tokens[i] for i in kept), *(7 for _ in others)]
+    )
+    expected = probabilities(combined).tolist()
+    assert found == pytest.approx(log_odds(zip(LABELS, expected, strict=True), "sport"), abs=1e-4)
 
 
 class Counting(FakeEngine):
@@ -105,6 +141,90 @@ async def test_each_sentence_is_left_out_in_turn(service_with: ServiceFactory) -
     assert [s["alone"] for s in found["sentences"]] == pytest.approx([goals - math.log(2) for goals in (2, 0, 1)])
     assert found["label"] == "sport" and found["log_odds"] == pytest.approx(3 - math.log(2))
     assert found["sum"] == pytest.approx(3) and found["remainder"] == pytest.approx(-math.log(2))
+
+
+class Windowed(Counting):
+    """Reads long texts in windows of 50 words, one each 40. Logit of "sport": goals of a window, as a weighted mean."""
+
+    def _encode(self, text: str, on_long: Any) -> Any:
+        places = [match.span() for match in re.finditer(r"\S+", text)]
+        if not places:
+            return super()._encode(text, on_long)
+        stretches = [places[start : start + MAX_TOKENS] for start in window_starts(len(places), MAX_TOKENS, 40)]
+        spans = tuple((stretch[0][0], stretch[-1][1]) for stretch in stretches)
+        windows = tuple(item(text[a:b], len(stretch)) for (a, b), stretch in zip(spans, stretches, strict=True))
+        return TextWindows(windows, len(places), len(places), spans)
+
+    def encode(self, texts: Any, on_long: Any, spans: bool = False) -> list[Any]:
+        return [self._encode(text, on_long) for text in texts]
+
+    def decode(self, text: Any, logits: Any) -> Prediction:
+        rows = [[window.payload.count("goal"), 0, 0] for window in text.windows]
+        row = combine_windows(rows, [window.tokens for window in text.windows])
+        scores = zip(("sport", "business", "politics"), probabilities(row).tolist(), strict=True)
+        return Prediction(tuple(sorted(scores, key=lambda pair: -pair[1])), unsure=False)
+
+    @property
+    def tokens_read(self) -> int:
+        return sum(len(text.split()) for batch in self.batches for text in batch)
+
+
+def sentence(goals: int, length: int = 10) -> str:
+    return " ".join(["goal"] * goals + ["word"] * (length - goals - 1) + ["end."])
+
+
+@pytest.mark.parametrize("engine", [Windowed()])
+async def test_a_sentence_is_left_out_of_the_windows_that_have_it(service: Service, engine: Windowed) -> None:
+    """Nine sentences of ten words in the windows 0 to 49 and 40 to 89; the fifth is in both."""
+    goals = [1, 0, 0, 0, 2, 0, 0, 3, 0]
+    answer = (await service.post("/predict", {"text": " ".join(map(sentence, goals)), "explain": True})).json()
+    found = answer["explanation"]
+    assert answer["windows"] == 2 and found["complete"]
+    whole = (3 + 5) / 2  # mean of the windows, which have 3 and 5 goals
+    first, second, both = (2 * 40 + 5 * 50) / 90, (3 * 50 + 2 * 40) / 90, (1 * 40 + 3 * 40) / 80
+    expected = [whole - first, *[whole - (3 * 40 + 5 * 50) / 90] * 3, whole - both]
+    assert [s["contribution"] for s in found["sentences"][:5]] == pytest.approx(expected, abs=1e-5)
+    assert found["sentences"][7]["contribution"] == pytest.approx(whole - second, abs=1e-5)
+
+
+def contributing(answer: httpx.Response) -> list[int]:
+    """Return the positions of the sentences that were left out."""
+    return [i for i, s in enumerate(answer.json()["explanation"]["sentences"]) if "contribution" in s]
+
+
+@pytest.mark.parametrize("engine", [Windowed()])
+async def test_the_budget_goes_to_the_sentences_that_say_most_alone(
+    service: Service, engine: Windowed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(map(sentence, [1, 3, 0, 2]))  # alone: 1, 3, 0 and 2 minus ln 2
+    for tokens, positions in ((10, []), (79, []), (80, [1]), (120, [1, 3]), (200, [0, 1, 2, 3])):
+        monkeypatch.setattr("service.inference.explain.MAX_TOKENS", tokens)
+        answer = await service.post("/predict", {"text": text, "explain": True})
+        found = answer.json()["explanation"]
+        assert contributing(answer) == positions and found["complete"] is (len(positions) == 4)
+        alone = sum("alone" in sentence for sentence in found["sentences"])
+        assert alone == (4 if tokens >= 40 else 1), "the first ones, if not all are within the budget"
+
+
+@pytest.mark.parametrize("engine", [Windowed()])
+async def test_an_explanation_ends_before_the_time_does(
+    service: Service, engine: Windowed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate = service.lifecycle.current_pipeline().batcher._admission.rate
+    monkeypatch.setattr(rate, "learn", lambda *_: None)
+    body = {"text": " ".join(map(sentence, [1, 3, 0, 2])), "explain": True, "timeout_ms": 30_000}
+    rate.tokens_per_s = 90 / (TIME_SHARE * 30)  # 40 tokens for the sentences alone, 40 for one that is left out
+    assert contributing(await service.post("/predict", body)) == [1]
+
+
+@pytest.mark.parametrize("engine", [Windowed()])
+async def test_the_cost_grows_with_the_text_and_not_with_its_square(service: Service, engine: Windowed) -> None:
+    for count in (128, 1280):
+        before = engine.tokens_read
+        text = " ".join(f"a{i} b{i} c{i} d{i} e{i} f{i} g{i} h{i} i{i} end." for i in range(count))
+        answer = (await service.post("/predict", {"text": text, "explain": True})).json()
+        assert answer["explanation"]["complete"] and len(answer["explanation"]["sentences"]) == MAX_PARTS
+        assert engine.tokens_read - before < 8 * answer["tokens"]
 
 
 async def test_only_what_was_read_is_explained_and_nothing_later_comes_into_view(service: Service) -> None:
