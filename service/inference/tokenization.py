@@ -1,28 +1,37 @@
-"""Tokenising in a thread, with a bound on the texts that wait for it."""
+"""Tokenising in threads, with a bound on the texts that wait for it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 from classifier import OnLong
 from service.errors import ServiceError
+from service.inference.admission import RESERVED
 from service.inference.engine import Engine, TextWindows, TokenizedText
 from service.settings import Settings
 
+T = TypeVar("T")
+
 CHUNK_CHARS = 50_000
 """Characters tokenised in one call, which takes about ten milliseconds."""
+
+SMALL_CHARS = 10_000
+"""Characters up to which a chunk is small. The longest text takes half a second in characters of several tokens, and
+small ones do not wait for it."""
 
 CHARS_PER_TOKEN = 4
 """Characters per token of English under a byte-level BPE. Only used to bound what waits to be tokenised."""
 
 
 class Tokenization:
-    """Tokenises texts in an executor.
+    """Tokenises texts in an executor. Chunks that are not small are tokenised one at a time.
 
     Args:
         engine: the engine whose tokenizer is used.
-        executor: runs one call at a time.
+        executor: has at least two threads.
         settings: limits.
         retry_after_s: returns the seconds after which a refused request may try again.
     """
@@ -34,6 +43,7 @@ class Tokenization:
         self._executor = executor
         self._settings = settings
         self._retry_after_s = retry_after_s
+        self._large = asyncio.Lock()
         self._waiting_chars = 0
         self._room = asyncio.Event()  # set and cleared at once when fewer characters wait
 
@@ -42,7 +52,8 @@ class Tokenization:
     ) -> list[TextWindows | ServiceError]:
         """Cut the texts of a request into windows; see `Engine.encode`.
 
-        This is done a chunk at a time, so that a small request need not wait for all of a large one.
+        This is done a chunk at a time, so that a small request need not wait for all of a large one and a large one
+        does not take the room of the others.
 
         Raises:
             ServiceError: overloaded, unless `wait_for_room`.
@@ -54,16 +65,12 @@ class Tokenization:
                 encoded[position] = error
             else:
                 fitting.append(position)
-        async with self._bounded(sum(len(texts[position]) for position in fitting), wait_for_room):
-            for chunk in _chunks(texts, fitting):
-                results = await asyncio.get_running_loop().run_in_executor(
-                    self._executor,
-                    self._engine.encode,
-                    [texts[position] for position in chunk],
-                    on_long,
-                    spans,
-                )
-                encoded.update(zip(chunk, results, strict=True))
+        for chunk in _chunks(texts, fitting):
+            chunk_texts = [texts[position] for position in chunk]
+            encode = partial(self._engine.encode, chunk_texts, on_long, spans)
+            results = await self._run(encode, sum(map(len, chunk_texts)), wait_for_room)
+            encoded.update(zip(chunk, results, strict=True))
+            wait_for_room = True  # the request is accepted, and only one chunk of it waits at a time
         return [encoded[position] for position in range(len(texts))]
 
     async def tokenize(self, text: str) -> TokenizedText:
@@ -74,8 +81,7 @@ class Tokenization:
         """
         if error := self._too_large(text):
             raise error
-        async with self._bounded(len(text), wait_for_room=False):
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.tokenize, text)
+        return await self._run(partial(self._engine.tokenize, text), len(text), wait_for_room=False)
 
     def _too_large(self, text: str) -> ServiceError | None:
         limit = self._settings.max_text_chars
@@ -83,10 +89,22 @@ class Tokenization:
             return None
         return ServiceError("text_too_large", f"{len(text)} characters, the limit is {limit}")
 
+    async def _run(self, call: Callable[[], T], characters: int, wait_for_room: bool) -> T:
+        async with self._bounded(characters, wait_for_room):
+            loop = asyncio.get_running_loop()
+            if characters <= SMALL_CHARS:
+                return await loop.run_in_executor(self._executor, call)
+            await self._large.acquire()
+            work = loop.run_in_executor(self._executor, call)
+            work.add_done_callback(lambda _: self._large.release())  # not before, even if the caller leaves
+            return await asyncio.shield(work)
+
     @asynccontextmanager
     async def _bounded(self, characters: int, wait_for_room: bool) -> AsyncIterator[None]:
         """Keep waiting texts within the queue's bound on tokens, which are estimated from their characters."""
-        limit = self._settings.max_queue_tokens * CHARS_PER_TOKEN
+        limit = (
+            self._settings.max_queue_tokens * CHARS_PER_TOKEN * (1.0 if characters <= SMALL_CHARS else 1.0 - RESERVED)
+        )
         while self._waiting_chars and self._waiting_chars + characters > limit:
             if not wait_for_room:
                 raise ServiceError(

@@ -60,7 +60,7 @@ class ModelLifecycle:
         self._batchers: WeakSet[Batcher] = WeakSet()  # also of retired models, as long as requests wait for them
         self._model_threads: WeakSet[ModelThread] = WeakSet()  # also of retired models, as long as they run
         self._recent_texts = RecentTexts(settings.reload_samples)
-        self._tokenizers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
+        self._tokenizers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode")
 
     async def start(self, load_engine: LoadEngine) -> None:
         """Load the first model and become ready. Raises any error of `load_engine`; the status is then "failed"."""

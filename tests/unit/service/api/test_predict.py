@@ -213,35 +213,46 @@ async def test_deadline_holds_while_tokenising(service: Service, monkeypatch: py
 
 
 def hold_encode(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, order: list[str] | None = None
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, having: str = ""
 ) -> tuple[threading.Event, threading.Event]:
-    """Hold every tokenisation until the second event; the first is set when one begins, whose text joins `order`."""
+    """Hold the tokenisation of texts that have `having` until the second event; the first is set when one begins."""
     encode, entered, go_on = engine.encode, threading.Event(), threading.Event()
 
     def held(texts: list[str], *how: Any) -> Any:
-        if order is not None:
-            order.append(texts[0])
-        entered.set()
-        assert go_on.wait(30)
+        if having in texts[0]:
+            entered.set()
+            assert go_on.wait(30)
         return encode(texts, *how)
 
     monkeypatch.setattr(engine, "encode", held)
     return entered, go_on
 
 
-async def test_small_request_waits_for_a_stretch_of_a_large_one_only(
+async def test_a_small_text_does_not_wait_for_large_ones_to_be_tokenised(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order: list[str] = []
-    entered, go_on = hold_encode(service.engine, monkeypatch, order)
-    large = asyncio.create_task(service.post("/batch", {"texts": ["large" * 20_000] * 4}))
+    entered, go_on = hold_encode(service.engine, monkeypatch, "large")
+    left = asyncio.create_task(service.post("/predict", {"text": "large" * 20_000}))
     await asyncio.to_thread(entered.wait, 30)
-    small = asyncio.create_task(service.post("/predict", {"text": "small"}))
-    while service.lifecycle._tokenizers._work_queue.qsize() < 1:
-        await asyncio.sleep(0)
+    left.cancel()  # its tokenising goes on
+    large = [asyncio.create_task(service.post("/batch", {"texts": ["large" * 20_000] * 4})) for _ in range(4)]
+    assert (await service.post("/predict", {"text": "small"})).status_code == 200
     go_on.set()
-    assert [r.status_code for r in await asyncio.gather(large, small)] == [200, 200]
-    assert [text[:5] for text in order].index("small") == 1
+    assert [r.status_code for r in await asyncio.gather(*large)] == [200] * 4
+
+
+async def test_large_requests_take_turns_at_the_tokenizer(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    encode = service.engine.encode
+
+    def noting(texts: list[str], *how: Any) -> Any:
+        order.append(texts[0][:5])
+        return encode(texts, *how)
+
+    monkeypatch.setattr(service.engine, "encode", noting)
+    bodies = [{"texts": [name * 20_000] * 4} for name in ("one: ", "two: ")]
+    await asyncio.gather(*(service.post("/batch", body) for body in bodies))
+    assert sorted(order[:2]) == sorted(order[2:4]) == ["one: ", "two: "]
 
 
 async def test_what_waits_to_be_tokenised_is_bounded(
