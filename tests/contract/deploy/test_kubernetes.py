@@ -56,6 +56,16 @@ def test_no_pod_starts_without_the_secret_or_with_variables_of_other_services() 
     assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "classifier-keys"}}], "not optional"
 
 
+def test_the_network_policy_admits_callers_to_the_service_only() -> None:
+    pod = one("Deployment")["spec"]["template"]
+    policy = one("NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"] and policy["egress"] == []
+    [rule] = policy["ingress"]
+    [port] = pod["spec"]["containers"][0]["ports"]
+    assert rule["ports"] == [{"port": port["name"]}] and all(rule["from"]), "an empty source would be everybody"
+
+
 def test_stop_leaves_time_to_drain() -> None:
     pod = one("Deployment")["spec"]["template"]["spec"]
     drain_s = Settings.model_fields["drain_s"].default
@@ -78,4 +88,7 @@ def test_autoscaler_and_adapter_name_a_gauge_of_the_service() -> None:
     adapter = yaml.safe_load((DIRECTORY / "prometheus-adapter.yaml").read_text(encoding="utf-8"))
     [rule] = adapter["rules"]["custom"]
     name = metric["pods"]["metric"]["name"]
-    assert name in gauges and rule["seriesQuery"].startswith(f"{name}{{") and rule["name"]["as"] == name
+    assert (
+        name in gauges and rule["seriesQuery"].startswith(f'{name}{{job="classifier",') and rule["name"]["as"] == name
+    )
+    assert 'job="classifier",<<.LabelMatchers>>' in rule["metricsQuery"], "another job may have a metric of this name"
