@@ -3,19 +3,21 @@
 #
 #   docker build --target serve --tag gpt2-classifier .
 #
-# BASE: any image with Python 3.11 or newer as `python3`. RUNTIME: the base of the finished image, with the same Python; it
-# may be smaller. TORCH_INDEX chooses the build of torch: for CUDA pass https://download.pytorch.org/whl/cu130 or another
-# index of builds for your driver. A secret named `pip` is pip's configuration during the build (a mirror, a proxy's
-# certificate); it does not get into the image: docker build --secret id=pip,src=pip.conf.
-ARG BASE=python:3.11-slim-bookworm
-ARG RUNTIME=python:3.11-slim-bookworm
+# BASE: any image with Python 3.11 or newer as `python3`; `make lock ARGS=--upgrade` writes the digest of the default. RUNTIME:
+# the base of the finished image, with the same Python; it may be smaller. TORCH_INDEX chooses the build of torch: the CPU's by
+# default, and with https://pypi.org/simple that for CUDA 13. A secret named `pip` is pip's configuration during the build (a
+# mirror, a proxy's certificate); it does not get into the image: docker build --secret id=pip,src=pip.conf.
+ARG BASE=python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
+ARG RUNTIME=${BASE}
 
 FROM ${BASE} AS packages
 # Debian packages pip apart from Python; strip is for libtorch below.
 RUN python3 -m pip --version >/dev/null && command -v strip >/dev/null \
     || (apt-get update && apt-get install -y --no-install-recommends binutils \
         $(python3 -m pip --version >/dev/null 2>&1 || echo python3-pip))
-COPY requirements/serve.txt requirements/torch.txt requirements/sbom.txt /build/requirements/
+COPY requirements/serve.txt requirements/torch.txt requirements/torch-cpu.txt requirements/cuda.txt requirements/sbom.txt \
+    /build/requirements/
+COPY scripts/install_torch.sh /build/scripts/
 # Two environments, both without their own pip: one for the service, and one for the tool that lists its packages.
 # --no-compile: byte code is made further down, for the modules that are used.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
@@ -24,11 +26,9 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
         -r /build/requirements/sbom.txt \
     && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes \
         -r /build/requirements/serve.txt
-# Only torch has no hash, because its builds for CPU and CUDA differ. Its requirements are installed at locked versions.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
-        ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -r /build/requirements/torch.txt
+    sh /build/scripts/install_torch.sh "${TORCH_INDEX}" python3 -m pip --no-cache-dir --python /opt/venv/bin/python
 COPY scripts/trim_packages.sh scripts/compile_used.sh /build/scripts/
 RUN sh /build/scripts/trim_packages.sh /opt/venv
 COPY pyproject.toml README.md /build/

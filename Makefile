@@ -21,6 +21,7 @@ size_serve := 62 MB
 size_train := 187 MB
 size_page  := 123 MB
 size_dev   := 403 MB
+torch_locks := requirements/torch.txt requirements/torch-cpu.txt requirements/cuda.txt
 python    := .venv/bin/python
 # --no-compile: Python then writes byte code only for the modules that a run imports, not for all of torch (28 s less on two cores).
 pip       := $(python) -m pip --disable-pip-version-check install --no-compile
@@ -68,8 +69,8 @@ soak: .venv/.dev  ## send the service 100,000 mixed requests with injected fault
 fuzz: .venv/.dev  ## send the service requests generated from openapi.yaml: EXAMPLES=2000
 	@FUZZ_EXAMPLES='$(or $(EXAMPLES),2000)' $(python) -m pytest --timeout 0 tests/contract/test_schemathesis.py
 
-image:  ## build an image: TARGET=serve|train|page IMAGE=gpt2-classifier BASE=python:3.11-slim-bookworm
-	@docker build --target '$(TARGET)' $(if $(BASE),--build-arg BASE='$(BASE)' --build-arg RUNTIME='$(BASE)') \
+image:  ## build an image: TARGET=serve|train|page IMAGE=gpt2-classifier BASE=an image with Python
+	@docker build --target '$(TARGET)' $(if $(BASE),--build-arg BASE='$(BASE)') \
 		--build-arg TORCH_INDEX='$(image_index)' --tag '$(IMAGE)' .
 
 image-test:  ## build the images and run them as SageMaker, EC2 and Kubernetes do (minutes): ARGS=--skip-train
@@ -77,8 +78,7 @@ image-test:  ## build the images and run them as SageMaker, EC2 and Kubernetes d
 		exec "$$python" scripts/image_test.py --torch-index '$(image_index)' $(ARGS)
 
 audit: .venv/.audit  ## look up the locked packages in the database of vulnerabilities (needs a network)
-	@.venv/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements/torch.txt $(ARGS)
-	@for lock in serve train page; do \
+	@for lock in torch cuda serve train page; do \
 		echo "requirements/$$lock.txt"; \
 		.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/$$lock.txt $(ARGS) || exit 1; \
 	done
@@ -87,7 +87,7 @@ openapi: .venv/.dev  ## write openapi.yaml and the table of docs/settings.md fro
 	@$(python) scripts/export_openapi.py
 	@$(python) scripts/export_settings.py
 
-lock: .venv/.dev  ## write requirements/*.txt from pyproject.toml: ARGS=--upgrade
+lock: .venv/.dev  ## write requirements/*.txt from pyproject.toml: ARGS=--upgrade, also for the images' base
 	@TORCH_INDEX='$(TORCH_INDEX)' sh scripts/lock.sh $(ARGS)
 
 clean:  ## remove .venv and caches
@@ -103,11 +103,11 @@ need-data:
 	@python=$$(sh scripts/find_python.sh $(PYTHON)) && echo "creating .venv with $$python" && \
 		"$$python" -m venv --clear .venv && touch $@
 
-.venv/.serve: requirements/serve.txt requirements/torch.txt | .venv/.created
+.venv/.serve: requirements/serve.txt $(torch_locks) | .venv/.created
 	$(call install,serve)
 	@touch $@
 
-.venv/.train: requirements/train.txt requirements/torch.txt | .venv/.created
+.venv/.train: requirements/train.txt $(torch_locks) | .venv/.created
 	$(call install,train)
 	@touch .venv/.serve $@
 
@@ -117,7 +117,7 @@ need-data:
 	@$(pip) --quiet --no-deps --require-hashes -r requirements/page.txt
 	@touch $@
 
-.venv/.dev: requirements/dev.txt requirements/torch.txt | .venv/.created
+.venv/.dev: requirements/dev.txt $(torch_locks) | .venv/.created
 	$(call install,dev)
 	@touch .venv/.serve .venv/.train .venv/.page $@
 
@@ -128,12 +128,11 @@ need-data:
 		-r requirements/audit.txt
 	@touch $@
 
-# torch comes last and with its dependencies: they are in place at their locked versions, but for its build's own.
 define install
 	@echo "installing the packages of requirements/$(1).txt (a download of $(size_$(1)) at most)"
 	@$(pip) --quiet --no-deps --require-hashes -r requirements/$(1).txt
 	@index="$(torch_index)"; if [ -n "$$index" ]; \
-		then echo "installing torch from $$index (its CPU build: 190 MB; TORCH_INDEX=URL chooses another)"; \
+		then echo "installing torch from $$index (its CPU build: 190 MB; TORCH_INDEX=https://pypi.org/simple takes that for CUDA)"; \
 		else echo "installing torch from pip's own index (190 MB; for Linux, PyPI's build brings 3 GB of CUDA libraries)"; fi; \
-	$(pip) $${index:+--index-url "$$index"} -r requirements/torch.txt
+	sh scripts/install_torch.sh "$$index" $(python) -m pip --disable-pip-version-check
 endef
