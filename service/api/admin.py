@@ -30,7 +30,9 @@ class ReloadRequest(wire.RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_dir": "models/trained", "max_flip_rate": 0.1}]})
 
     model_dir: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")] | None = Field(
-        None, description="directory of the artifact on the service's machine; the default is SERVICE_MODEL_DIR"
+        None,
+        description="directory of the artifact on the service's machine, below the directory that SERVICE_MODEL_DIR is "
+        "in; the default is SERVICE_MODEL_DIR",
     )
     max_flip_rate: float = Field(
         0.2, ge=0, le=1, description="share of recent texts that may get another label, if there are 20 of them"

@@ -1,13 +1,15 @@
-"""The machine as this process may use it: its CPUs, and the C library's memory allocator."""
+"""The machine as this process may use it: its CPUs, its memory, and the C library's memory allocator."""
 
 import ctypes
 import math
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 TRIM_THRESHOLD = 512 << 20
@@ -29,6 +31,16 @@ def available_cpus(cgroup: Path = CGROUP) -> int:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota_v2(cgroup) or _quota_v1(cgroup)
     return min(cpus, math.ceil(quota)) if quota else cpus
+
+
+def available_memory(cgroup: Path = CGROUP, proc: Path = PROC) -> int | None:
+    """Return the bytes that this process may still take before the kernel ends it; None: unknown, as on macOS.
+
+    It is what is left in the host (`MemAvailable`) or below the limit of a cgroup (v1 or v2) of this process or of one
+    above it, whichever is least. The page cache of a cgroup counts as available, because the kernel gives it up first.
+    """
+    rooms = [_room_of_host(proc), *_rooms_of_cgroups(cgroup, proc)]
+    return min((room for room in rooms if room is not None), default=None)
 
 
 def machine() -> str:
@@ -78,4 +90,43 @@ def _quota_v1(cgroup: Path) -> float | None:
         period = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text(encoding="ascii"))
         return quota / period if quota > 0 else None
     except (OSError, ValueError):
+        return None
+
+
+def _room_of_host(proc: Path) -> int | None:
+    try:
+        lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def _rooms_of_cgroups(cgroup: Path, proc: Path) -> Iterator[int | None]:
+    """Yield what is left below the limit of each memory cgroup from the root to that of this process."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        controllers, _, path = line.partition(":")[2].partition(":")
+        version_1 = "memory" in controllers.split(",")
+        if not version_1 and controllers:
+            continue
+        parts = Path(path).parts[1:]
+        for count in range(len(parts) + 1):  # a container may see its own cgroup at the root, whatever its path says
+            if version_1:
+                directory = (cgroup / "memory").joinpath(*parts[:count])
+                yield _room(directory, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+            else:
+                yield _room(cgroup.joinpath(*parts[:count]), "memory.max", "memory.current", "")
+
+
+def _room(directory: Path, limit: str, usage: str, prefix: str) -> int | None:
+    try:
+        lines = (directory / "memory.stat").read_text(encoding="ascii").splitlines()
+        stat = {name: int(value) for name, value in map(str.split, lines)}
+        cache = stat[f"{prefix}active_file"] + stat[f"{prefix}inactive_file"]
+        left = int((directory / limit).read_text(encoding="ascii"))
+        return left - int((directory / usage).read_text(encoding="ascii")) + cache
+    except (OSError, ValueError, KeyError):  # "max": no limit
         return None

@@ -24,13 +24,16 @@ from service.inference.engine import Engine, EngineInfo
 from service.inference.model_thread import ModelThread
 from service.inference.pipeline import Pipeline, RequestOptions, Timing
 from service.inference.recent_texts import RecentTexts
+from service.model.host import available_memory
 from service.model.loader import EngineLoader, LoadEngine
 from service.model.replacement import (
     ModelComparison,
     ReloadOptions,
     ReloadResult,
     check_answers,
+    check_directory,
     check_labels,
+    check_memory,
     compare,
 )
 from service.settings import Settings
@@ -176,8 +179,16 @@ class ModelLifecycle:
         # These stay as they were chosen at start, because traffic would disturb a new measurement.
         chosen = {name: getattr(running.info, name) for name in ("lanes", "threads", "precision", "max_batch_tokens")}
         model_dir = Path(options.model_dir) if options.model_dir else self.settings.model_dir
+
+        def check() -> None:
+            if options.model_dir:
+                check_directory(model_dir, self.settings.model_dir.absolute().parent)
+            if running.info.device == "cpu":  # a GPU whose memory runs out raises an error
+                check_memory(model_dir, running.info.precision, available_memory())
+
         try:
-            engine = await self._loader.load(self.settings.model_copy(update={**chosen, "model_dir": model_dir}))
+            settings = self.settings.model_copy(update={**chosen, "model_dir": model_dir})
+            engine = await self._loader.load(settings, check)
         except EngineLoadError as exc:
             raise ServiceError("reload_refused", f"{exc}; the running model was kept") from exc
         check_labels(running.info, engine.info, options)

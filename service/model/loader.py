@@ -28,13 +28,14 @@ class EngineLoader:
         """True while an engine is being loaded, even if the caller has left."""
         return self._thread is not None and self._thread.is_alive()
 
-    async def load(self, settings: Settings) -> Engine:
-        """Return the engine that the settings describe. Raises any error of `load_engine`."""
+    async def load(self, settings: Settings, check: Callable[[], None] = lambda: None) -> Engine:
+        """Return the engine that the settings describe, after a check in the same thread. Raises any error of both."""
         future: Future[Engine] = Future()
 
         def run() -> None:
             future.set_running_or_notify_cancel()  # from here on a caller who leaves cannot cancel it
             try:
+                check()
                 future.set_result(self._load(settings))
             except BaseException as exc:
                 future.set_exception(exc)

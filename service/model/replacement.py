@@ -1,11 +1,24 @@
-"""The decision whether a new model may replace the running one, by their answers to the same texts."""
+"""The decision whether a new model may replace the running one, by its files, the memory that it needs, its labels,
+and its answers to the texts that the running one answered."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from service.errors import ServiceError
 from service.inference.engine import EngineInfo
 from service.inference.pipeline import Answer, AnswerOrError
+
+BYTES_PER_PARAMETER = {"float32": 4.5, "bfloat16": 3.0, "int8": 3.0}
+"""Memory of the weights in each precision, measured with the shape of GPT-2 small: 4.5, 2.9 and 2.8."""
+
+FORWARD_BYTES = 64 << 20
+"""Memory for the checks at the start and for the batches of a model, measured: 43 to 78 MB."""
+
+MB = 1 << 20
 
 ENOUGH_TEXTS = 20
 """Fewest recent texts by which a reload is judged. With fewer, only the golden texts decide."""
@@ -65,6 +78,60 @@ def compare(running: Sequence[AnswerOrError], candidate: Sequence[AnswerOrError]
         flips += new.prediction.label != label
         change += abs(dict(new.prediction.scores).get(label, 0.0) - old.prediction.score)
     return ModelComparison(texts, failed, flips, change / texts if texts else 0.0)
+
+
+def check_directory(directory: Path, root: Path) -> None:
+    """Refuse the directory of an artifact that a caller may not name: all its files must be regular and below a root.
+
+    Raises:
+        ServiceError: reload_refused.
+    """
+    root = root.resolve()
+    try:
+        if root == root.parent:
+            problem = "SERVICE_MODEL_DIR is directly below /, so that no other directory may be named"
+        elif not directory.resolve().is_relative_to(root):
+            problem = f"{directory} is not below {root}, where SERVICE_MODEL_DIR is"
+        elif not directory.is_dir():
+            problem = f"{directory} is no directory"
+        else:
+            problem = next(filter(None, (_file_problem(path, root) for path in directory.iterdir())), "")
+    except (OSError, RuntimeError) as exc:  # no permission, a name too long, a loop of symbolic links ...
+        problem = f"{directory} cannot be read: {exc}"
+    if problem:
+        raise ServiceError("reload_refused", f"{problem}; the running model was kept")
+
+
+def _file_problem(path: Path, root: Path) -> str:
+    if not path.resolve().is_relative_to(root):
+        return f"{path} leads out of {root}, where SERVICE_MODEL_DIR is"
+    return "" if path.is_file() or path.is_dir() else f"{path} is no regular file"
+
+
+def check_memory(directory: Path, precision: str, available: int | None) -> None:
+    """Refuse an artifact if the kernel might end the process while it is loaded beside the running model.
+
+    Args:
+        directory: the artifact. If its weights cannot be read, nothing is checked, and loading says why.
+        precision: the precision that it will run in.
+        available: bytes that the process may still take; None: unknown.
+
+    Raises:
+        ServiceError: reload_refused, with the memory that is needed.
+    """
+    try:
+        with safe_open(directory / "model.safetensors", framework="numpy") as weights:
+            names = weights.keys()
+            parameters = sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    except (OSError, SafetensorError):
+        return
+    needed = int(parameters * BYTES_PER_PARAMETER[precision]) + FORWARD_BYTES
+    if available is not None and needed > available:
+        raise ServiceError(
+            "reload_refused",
+            f"the new model needs {needed // MB} MB of memory beside the running one, and {available // MB} MB are "
+            "available; raise the limit, or restart the service with the new model. The running model was kept",
+        )
 
 
 def check_labels(running: EngineInfo, candidate: EngineInfo, options: ReloadOptions) -> None:

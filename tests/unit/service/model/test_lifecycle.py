@@ -3,13 +3,17 @@
 import asyncio
 import gc
 import logging
+import os
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from service.errors import EngineLoadError
 from service.inference.engine import Engine, Progress
@@ -94,10 +98,16 @@ async def version(service: Service) -> str:
     return found
 
 
-async def test_the_other_model_answers_from_then_on(service: Service) -> None:
+async def test_the_other_model_answers_from_then_on(service_with: ServiceFactory, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    async with service_with(admin_keys=KEY, model_dir=tmp_path / "first") as service:
+        await check_the_other_answers(service, tmp_path / "other")
+
+
+async def check_the_other_answers(service: Service, directory: Path) -> None:
     await post_texts(service, 30)
     asked = next_is(service, other_engine())
-    answer = await reload(service, model_dir="models/other")
+    answer = await reload(service, model_dir=str(directory))
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert (body["previous"]["version"], body["model"]["version"]) == ("0123456789ab", "ffffffffffff")
@@ -109,7 +119,7 @@ async def test_the_other_model_answers_from_then_on(service: Service) -> None:
     assert await service.metric('classifier_reloads_total{outcome="done"}') == 1
     assert "0123456789ab" not in (await service.client.get("/metrics")).text
     [settings] = asked
-    assert str(settings.model_dir) == "models/other"
+    assert settings.model_dir == directory
     assert (settings.precision, settings.max_batch_tokens) == ("float32", 4096), "as chosen at start"
 
 
@@ -194,6 +204,79 @@ async def test_a_replaced_model_is_freed_at_once(
 async def test_a_broken_artifact_is_refused(service: Service) -> None:
     next_is(service, EngineLoadError("artifact x: model.safetensors was altered"))
     assert "was altered" in await kept(service, await reload(service))
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("/", "is not below"),
+        ("../outside", "is not below"),
+        ("link-out", "is not below"),
+        ("nowhere", "is no directory"),
+        ("file", "is no directory"),
+        ("loop", "cannot be read"),
+        ("x" * 300, "cannot be read"),
+        ("holds-link-out", "leads out of"),
+        ("holds-fifo", "is no regular file"),
+    ],
+)
+async def test_only_regular_files_beside_the_model_are_read(
+    service_with: ServiceFactory, tmp_path: Path, name: str, problem: str
+) -> None:
+    root = tmp_path / "models"
+    for directory in (tmp_path / "outside", root / "holds-link-out", root / "holds-fifo"):
+        directory.mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    (root / "file").touch()
+    (root / "link-out").symlink_to(tmp_path / "outside")
+    (root / "loop").symlink_to(root / "loop")
+    (root / "holds-link-out" / "manifest.json").symlink_to(tmp_path / "secret")
+    os.mkfifo(root / "holds-fifo" / "manifest.json")
+    async with service_with(admin_keys=KEY, model_dir=root / "first") as service:
+        asked = next_is(service, other_engine())
+        assert problem in await kept(service, await reload(service, model_dir=str(root / name)))
+        assert not asked
+
+
+async def test_links_below_the_root_are_followed(service_with: ServiceFactory, tmp_path: Path) -> None:
+    for name in ("v2", "blobs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "blobs" / "1").touch()
+    (tmp_path / "v2" / "manifest.json").symlink_to(tmp_path / "blobs" / "1")
+    (tmp_path / "current").symlink_to("v2")
+    async with service_with(admin_keys=KEY, model_dir=tmp_path / "current") as service:
+        next_is(service, other_engine())
+        assert (await reload(service, model_dir=str(tmp_path / "current"))).status_code == 200
+
+
+async def test_no_directory_may_be_named_where_the_model_is_directly_below_the_root(
+    service_with: ServiceFactory,
+) -> None:
+    async with service_with(admin_keys=KEY, model_dir=Path("/model")) as service:
+        next_is(service, other_engine())
+        assert "directly below /" in await kept(service, await reload(service, model_dir="/etc"))
+
+
+@pytest.mark.parametrize(("available_mb", "status"), [(None, 200), (154, 200), (153, 422)])
+async def test_a_model_that_the_memory_may_not_hold_is_refused_before_it_is_loaded(
+    service_with: ServiceFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    available_mb: int | None,
+    status: int,
+) -> None:
+    """20 Mi parameters take 90 MB in float32, whatever they are stored in, and batches 64 MB."""
+    half = np.zeros((20 << 20, 1), dtype=np.float16)
+    save_file({"wte": half[: 19 << 20], "b": half[: 1 << 20].reshape(-1)}, tmp_path / "model.safetensors")
+    monkeypatch.setattr(
+        "service.model.lifecycle.available_memory", lambda: None if available_mb is None else available_mb << 20
+    )
+    async with service_with(admin_keys=KEY, model_dir=tmp_path) as service:
+        asked = next_is(service, other_engine())
+        answer = await reload(service)
+        assert answer.status_code == status and len(asked) == (status == 200)
+        if status == 422:
+            assert "needs 154 MB" in await kept(service, answer) and "153 MB are available" in answer.text
 
 
 async def test_a_fault_while_loading_keeps_the_running_model(service: Service) -> None:
