@@ -49,6 +49,7 @@ page.text_area(key="text").set_value({TEXT!r})
 next(button for button in page.button if button.label == "Classify").click()
 page.run()
 assert not page.exception, page.exception
+assert not page.sidebar.text_input, "visitors may enter an address"
 print("answer:", page.tabs[0].subheader[0].value)
 """
 """A program for the page's image: enters a text, clicks, and prints the label."""
@@ -245,9 +246,9 @@ def training(engine: Engine, train: str, serve: str, work: Path) -> str:
 
 
 def page(engine: Engine, image: str, serve: str) -> str:
-    """Check the page beside the service, as docker-compose.yml starts it, by classifying one text."""
+    """Check the page beside the service, as docker-compose.yml starts both: one text, and no way to another service."""
     port, service_port = free_port(), free_port()
-    environment = {"CLASSIFIER_URL": f"http://127.0.0.1:{service_port}", "CLASSIFIER_FIXED": "1"}
+    environment = {"CLASSIFIER_URL": f"http://127.0.0.1:{service_port}"}
     flags = [f"--server.port={port}", "--server.address=127.0.0.1"]
     locked = Start(image, flags, environment=environment, user=UNPRIVILEGED, read_only=True, memory_mb=MEMORY_MB)
     service = Start(serve, environment={"SERVICE_PORT": str(service_port), "SERVICE_HOST": "127.0.0.1"})

@@ -21,7 +21,8 @@ TEXT = TEMPLATE.read_text(encoding="utf-8")
 FOR_MOTO = TEXT.replace("Protocol: TCP", "Protocol: HTTP")
 """The template with listeners of an application load balancer, which moto makes of any in a stack."""
 REGISTRY = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
-KEYS = "one-key-of-24-characters,another-key-of-28-characters"
+FIRST_KEY = "one-key-of-24-characters"
+KEYS = f"{FIRST_KEY},another-key-of-28-characters"
 IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 
 
@@ -158,7 +159,6 @@ def test_keys_stand_in_the_secret_and_the_script_only_names_it() -> None:
     assert re.search(r"^  ApiKeys:\n    Type: String\n    NoEcho: true\n", TEXT, re.MULTILINE)
     assert re.findall(r"(\w+): ?[^\n]*!Ref ApiKeys", TEXT) == ["HasKeys", "SecretString"] and "${ApiKeys}" not in TEXT
     assert '{KeysSecret: !If [HasKeys, !Ref Keys, ""]}' in TEXT
-    assert not re.search(r"set-x|echo.*keys|\$\(cat keys\)", user_data()), "the script's commands are logged"
 
 
 def test_keys_are_declined_openly_or_long_enough() -> None:
@@ -194,11 +194,61 @@ def test_deleted_stack_leaves_nothing_running(aws: Any) -> None:
     assert not aws("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
 
 
-def test_script_is_valid_shell_and_stops_at_the_first_error() -> None:
-    script = re.sub(r"\$\{[A-Za-z:]+\}", "value", re.sub(r"^ {14}", "", user_data(), flags=re.MULTILINE))
-    ran = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert "set -euxo pipefail" in script
+STUBS = {
+    "dnf": "",
+    "systemctl": "",
+    "docker": 'echo "docker $*" >>LOG; [ "$1" != "$FAILS" ]',
+    "aws": 'case "$*" in "secretsmanager "*) echo KEYS;; "s3 cp "*) cat MODEL;; *) echo "aws $*" >>LOG;; esac',
+    "cfn-signal": 'echo "signal $*" >>LOG',
+}
+"""Programs of the instance that the script calls."""
+
+
+def started(directory: Path, fails: str = "") -> tuple[list[str], str]:
+    """Run the instance's script in a directory, with values for its parameters; return its calls and its trace.
+
+    A call of `docker` whose first word is `fails` ends with an error.
+    """
+    log, model = directory / "log", directory / "model.tar.gz"
+    (directory / "manifest.json").write_text("{}", encoding="utf-8")
+    subprocess.run(["tar", "czf", model, "-C", directory, "manifest.json"], check=True)
+    for place in ("bin", "etc/docker", "opt/aws/bin", "var/lib/cloud/data"):
+        (directory / place).mkdir(parents=True)
+    (directory / "var/lib/cloud/data/instance-id").write_text("i-1", encoding="utf-8")
+    for name, stub in STUBS.items():
+        path = directory / ("opt/aws/bin" if name == "cfn-signal" else "bin") / name
+        text = stub.replace("LOG", str(log)).replace("KEYS", KEYS).replace("MODEL", str(model))
+        path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        path.chmod(0o755)
+    values = {"KeysSecret": "secret", "Model": "bucket/model.tar.gz", "ServicePort": "80", "PagePort": "81"}
+    script = re.sub(r"^ {14}", "", user_data(), flags=re.MULTILINE)
+    script = re.sub(r"\$\{([A-Za-z:]+)\}", lambda found: values.get(found[1], found[1].lower()), script)
+    script = re.sub(r"(?<=[ >(])/(?=opt/classifier|opt/aws|etc/docker|var/lib)", f"{directory}/", script)
+    environment = {"PATH": f"{directory / 'bin'}:/usr/bin:/bin", "FAILS": fails}
+    ran = subprocess.run(["bash"], input=script, env=environment, capture_output=True, text=True, check=False)
+    return log.read_text(encoding="utf-8").splitlines(), ran.stdout + ran.stderr
+
+
+def test_script_starts_both_containers_with_their_keys_and_reports(tmp_path: Path) -> None:
+    calls, trace = started(tmp_path)
+    place = tmp_path / "opt" / "classifier"
+    assert [call.split(" --name ")[1].split()[0] for call in calls if " --name " in call] == ["service", "page"]
+    assert any(call.endswith("/opt/ml/model:ro serviceimage") for call in calls) and calls[-1].split()[2] == "0"
+    assert [call for call in calls if call.startswith("aws elbv2")] == [
+        f"aws elbv2 wait target-in-service --target-group-arn {targets} --targets Id=i-1"
+        for targets in ("servicetargets", "pagetargets")
+    ]
+    assert (place / "service.env").read_text() == f"SERVICE_API_KEYS={KEYS}\n"
+    assert (place / "page.env").read_text() == f"CLASSIFIER_API_KEY={FIRST_KEY}\n"
+    assert {path.stat().st_mode & 0o777 for path in place.glob("*.env")} == {0o600}
+    assert (place / "model" / "manifest.json").exists()
+    assert FIRST_KEY not in trace and not (place / "keys").exists(), "the trace is in the instance's log"
+
+
+def test_script_reports_the_first_error(tmp_path: Path) -> None:
+    calls, _ = started(tmp_path, fails="run")
+    assert calls[-1].startswith("signal --exit-code 1 --stack aws::stackname --resource Group")
+    assert sum(call.startswith("docker run") for call in calls) == 1
 
 
 def test_containers_have_the_bounds_of_the_compose_file() -> None:
