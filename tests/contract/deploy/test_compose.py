@@ -1,6 +1,7 @@
 """docker-compose.yml says what the images and the documents say."""
 
 import re
+import tomllib
 from typing import Any
 
 import pytest
@@ -54,3 +55,13 @@ def test_both_ports_are_published_to_this_machine_only(services: dict[str, Any])
 def test_a_variable_that_is_not_set_here_is_not_set_in_a_container(services: dict[str, Any]) -> None:
     assert services["service"]["environment"]["SERVICE_API_KEYS"] is None
     assert services["page"]["environment"]["CLASSIFIER_API_KEY"] is None
+
+
+def test_the_page_has_room_for_the_files_of_four_visitors(services: dict[str, Any]) -> None:
+    """A file takes 6.4 times its size of memory, and twice its size in /tmp, which is memory, too."""
+    settings = tomllib.loads((ROOT / "client" / "page" / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
+    upload_mb, page_mb = settings["server"]["maxUploadSize"], 112
+    [tmp_mb] = re.findall(r"size=(\d+)m", services["page"]["tmpfs"][0])
+    [memory_gb] = re.findall(r"(\d+)g", services["page"]["mem_limit"])
+    assert 4 * 2 * upload_mb <= int(tmp_mb)
+    assert page_mb + 4 * (6.4 + 2) * upload_mb <= 1024 * int(memory_gb)

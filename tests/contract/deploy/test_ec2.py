@@ -23,7 +23,6 @@ FOR_MOTO = TEXT.replace("Protocol: TCP", "Protocol: HTTP")
 REGISTRY = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 FIRST_KEY = "one-key-of-24-characters"
 KEYS = f"{FIRST_KEY},another-key-of-28-characters"
-IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 
 
 def user_data() -> str:
