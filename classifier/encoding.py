@@ -197,15 +197,18 @@ class Encoder:
         while chunk := list(itertools.islice(remaining, TEXTS_AT_ONCE)):
             yield from self.encode(chunk, on_long)
 
-    def tokenize(self, text: str) -> tuple[str, tuple[int, ...], tuple[tuple[int, int], ...]]:
-        """Return the cleaned text, its token ids, and start and end (exclusive) of each token in the cleaned text.
+    def tokenize(self, text: str, most: int) -> tuple[str, list[int], list[tuple[int, int]]]:
+        """Return the cleaned text, all its token ids, and where the first `most` tokens are in the cleaned text.
+
+        Places are start and end (exclusive) in characters.
 
         Raises:
             EncodingError: the text cannot be encoded.
         """
         cleaned = self._clean(text)
         encoding = self._tokenizer.encode(cleaned, add_special_tokens=False)
-        return cleaned, tuple(_ids(encoding)), tuple(encoding.offsets)
+        ids = _ids(encoding)
+        return cleaned, ids, [_place(encoding, token) for token in range(min(most, len(ids)))]
 
     def _clean(self, text: str) -> str:
         surrogate = _SURROGATE.search(text)
@@ -222,15 +225,14 @@ class Encoder:
             return EncodedText((Window(tuple(ids), 0, characters),), tokens, tokens)
         if on_long == "error":
             raise TextTooLongError(tokens, self.max_tokens)
-
-        def place(token: int) -> tuple[int, int]:
-            span = encoding.token_to_chars(token)  # `encoding.offsets` takes 0.1 s for the longest text
-            assert span is not None, "the text has so many tokens"
-            return span
-
         starts = [0] if on_long == "truncate" else window_starts(tokens, self.max_tokens, self.window_stride)
         windows = tuple(
-            Window(tuple(ids[s : s + self.max_tokens]), place(s)[0], place(s + self.max_tokens - 1)[1]) for s in starts
+            Window(
+                tuple(ids[s : s + self.max_tokens]),
+                _place(encoding, s)[0],
+                _place(encoding, s + self.max_tokens - 1)[1],
+            )
+            for s in starts
         )
         return EncodedText(windows, tokens, self.max_tokens if on_long == "truncate" else tokens)
 
@@ -290,6 +292,13 @@ def _ids(encoding: Encoding) -> list[int]:
     if not ids:  # a tokenizer whose vocabulary lacks bytes can drop characters
         raise EmptyTextError("the tokenizer finds no token in the text")
     return ids
+
+
+def _place(encoding: Encoding, token: int) -> tuple[int, int]:
+    """Return start and end (exclusive) of a token. `encoding.offsets` makes those of all tokens, which takes long."""
+    place = encoding.token_to_chars(token)
+    assert place is not None, "the text has so many tokens"
+    return place
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -85,6 +85,7 @@ def create_app(
         version=__version__,
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,

@@ -1,10 +1,13 @@
-"""`/docs`: the contract as a page, shown by Swagger UI, which the browser loads from a public server.
+"""`/docs` and `/openapi.json`: the contract as a page and as JSON.
 
+The page is shown by Swagger UI, which the browser loads from a public server.
 The hashes let a browser run exactly these two files of swagger-ui-dist; FastAPI's own page would run whatever the
 server sends for the newest version 5. `openssl dgst -sha384 -binary FILE | base64` computes them from the npm package.
 """
 
-from fastapi import APIRouter
+import json
+
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 SWAGGER_UI = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.35.0"
@@ -35,3 +38,11 @@ router = APIRouter()
 @router.get("/docs", include_in_schema=False)
 async def docs() -> HTMLResponse:
     return HTMLResponse(PAGE)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def contract(request: Request) -> Response:
+    state = request.app.state
+    if not hasattr(state, "contract"):  # FastAPI's own route would write it for each request, which takes milliseconds
+        state.contract = json.dumps(request.app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(state.contract, media_type="application/json")

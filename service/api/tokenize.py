@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from service.api import wire
 from service.http.bodies import read_json
 from service.http.openapi import json_route
-from service.inference.engine import TokenizedText
+from service.inference.engine import MAX_LISTED, TokenizedText
 
 TOKENIZE_ERRORS = {*wire.WORK_ERRORS, *wire.TEXT_ERRORS} - {"too_many_texts", "inference_failed", "text_too_long"}
 
@@ -33,9 +33,9 @@ class Token(wire.WireModel):
 
 
 class TokenizeResponse(wire.WireModel):
-    cleaned: str = Field(description="the text after clean-up, in which offsets count")
-    tokens: list[Token]
-    count: int = Field(ge=1)
+    cleaned: str = Field(description="the text after clean-up, in which offsets count, up to the last of `tokens`")
+    tokens: list[Token] = Field(max_length=MAX_LISTED, description="the first tokens, all unless there are very many")
+    count: int = Field(ge=1, description="tokens of the whole text")
     max_tokens: int = Field(ge=1, description="tokens that the model reads at once")
     windows: int = Field(ge=1, description='windows in which `on_long: "windows"` reads the text')
     would_truncate: bool = Field(description="by default the model would read only the beginning of the text")
@@ -44,14 +44,14 @@ class TokenizeResponse(wire.WireModel):
 @router.post(
     "/tokenize",
     summary="Tokens of a text",
-    description="The tokens that the model would read, without the model.",
+    description="The tokens that the model would read, without the model. The first 10,000 are listed.",
     **json_route(TokenizeRequest, answer=TokenizeResponse, errors=TOKENIZE_ERRORS),
 )
 async def tokenize(request: Request) -> Response:
     body = await read_json(request, TokenizeRequest.model_validate)
     pipeline = wire.lifecycle_of(request).current_pipeline()
     tokenized = await pipeline.tokenize(body.text)
-    count, max_tokens = len(tokenized.ids), pipeline.info.max_tokens
+    count, max_tokens = tokenized.count, pipeline.info.max_tokens
     rest = {
         "cleaned": tokenized.cleaned,
         "count": count,
@@ -64,8 +64,8 @@ async def tokenize(request: Request) -> Response:
 
 
 async def _token_json(tokenized: TokenizedText) -> list[bytes]:
-    """Return stretches of the tokens as JSON without brackets. The longest text has half a million tokens, seconds of
-    work, so other requests have their turn on the event loop after each stretch."""
+    """Return stretches of the tokens as JSON without brackets. Other requests have their turn on the event loop after
+    each stretch."""
     stretches = []
     for first in range(0, len(tokenized.ids), TOKENS_AT_ONCE):
         stretch = slice(first, first + TOKENS_AT_ONCE)

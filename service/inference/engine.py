@@ -46,15 +46,21 @@ class TextWindows:
     """
 
 
+MAX_LISTED = 10_000
+"""Largest number of tokens that `TokenizedText` lists."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
-    """The tokens of one text."""
+    """The first tokens of one text, at most `MAX_LISTED`."""
 
     cleaned: str
-    """The text after clean-up."""
+    """The text after clean-up, up to the last token that is listed."""
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
     """Start and end (exclusive) of each token, in characters of `cleaned`."""
+    count: int
+    """Number of tokens of the whole text."""
     windows: int
     """Number of windows that read the whole text."""
 
@@ -156,7 +162,7 @@ class Engine(Protocol):
         """
 
     def tokenize(self, text: str) -> TokenizedText:
-        """Return the tokens of one text of any length.
+        """Return the first tokens of one text of any length.
 
         Raises:
             ServiceError: empty_text or invalid_text.

@@ -14,6 +14,7 @@ from classifier.errors import EmptyTextError, EncodingError, TextTooLongError
 from classifier.golden import Forward
 from service.errors import ServiceError
 from service.inference.engine import (
+    MAX_LISTED,
     EncodedWindow,
     EngineInfo,
     Logits,
@@ -60,11 +61,12 @@ class TorchEngine:
 
     def tokenize(self, text: str) -> TokenizedText:
         try:
-            cleaned, ids, offsets = self._encoder.tokenize(text)
+            cleaned, ids, places = self._encoder.tokenize(text, MAX_LISTED)
         except EncodingError as exc:
             raise _service_error(exc) from exc
         windows = len(window_starts(len(ids), self.info.max_tokens, self.info.window_stride))
-        return TokenizedText(cleaned, ids, offsets, windows)
+        listed = tuple(ids[:MAX_LISTED])
+        return TokenizedText(cleaned[: places[-1][1]], listed, tuple(places), len(ids), windows)
 
     def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
         try:

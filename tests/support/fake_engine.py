@@ -17,6 +17,7 @@ from dataclasses import replace
 from classifier import OnLong
 from service.errors import ServiceError
 from service.inference.engine import (
+    MAX_LISTED,
     EncodedWindow,
     EngineInfo,
     Logits,
@@ -110,7 +111,9 @@ class FakeEngine:
         if isinstance(encoded, ServiceError):
             raise encoded
         places = [match.span() for match in re.finditer(r"\S+", text)]
-        return TokenizedText(text, tuple(range(len(places))), tuple(places), len(encoded.windows))
+        listed = tuple(places[:MAX_LISTED])
+        ids = tuple(range(len(listed)))
+        return TokenizedText(text[: listed[-1][1]], ids, listed, len(places), len(encoded.windows))
 
     def infer(self, windows: Sequence[EncodedWindow]) -> Sequence[Logits]:
         texts = [window.payload for window in windows]

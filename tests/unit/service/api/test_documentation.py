@@ -18,4 +18,5 @@ async def test_a_browser_runs_only_files_of_one_version_whose_hashes_stand_in_th
         once = r'="https://[^"]+@\d+\.\d+\.\d+/[^"]+" integrity="sha384-[\w+/]{64}" crossorigin="anonymous"'
         assert re.search(once, tag), tag
     assert 'href="openapi.json"' in answer.text, "for those without JavaScript or the internet"
-    assert (await service.client.get("/openapi.json")).status_code == 200
+    contract = await service.client.get("/openapi.json")
+    assert contract.status_code == 200 and contract.json() == service.app.openapi()

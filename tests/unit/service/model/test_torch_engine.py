@@ -269,6 +269,16 @@ def test_tokenize_runs_the_tokenizer_once(engine: TorchEngine, monkeypatch: pyte
         assert caught.value.kind == kind
 
 
+def test_the_first_tokens_of_a_very_long_text_are_listed(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = " ".join(row["text"] for row in news_rows(20))
+    whole = engine.tokenize(text)
+    monkeypatch.setattr("service.model.torch_engine.MAX_LISTED", 7)
+    first = engine.tokenize(text)
+    assert (first.ids, first.offsets) == (whole.ids[:7], whole.offsets[:7])
+    assert first.cleaned == whole.cleaned[: whole.offsets[6][1]]
+    assert (first.count, first.windows) == (len(whole.ids), whole.windows) == (whole.count, whole.windows)
+
+
 def test_spans_are_those_of_the_text_as_it_was_sent(engine: TorchEngine) -> None:
     text = "  " + "\n\n".join(row["text"] for row in news_rows(20)) + " "
     [plain] = engine.encode([text], "windows")
