@@ -89,7 +89,13 @@ class Settings(BaseSettings):
     max_requests: int = Field(
         1024,
         ge=1,
-        description="Maximum number of POST requests in flight; health checks, /metrics and /info do not count.",
+        description="Maximum number of POST requests that are read and not answered yet, without streams.",
+    )
+    max_streams: int = Field(256, ge=1, description="Maximum number of streams at /batch at the same time.")
+    max_held_bytes: int = Field(
+        100_000_000,
+        ge=1,
+        description="Bytes that all bodies and answers may hold in memory; the first 65,536 of each do not count.",
     )
     max_queue_items: int = Field(4096, ge=1, description="Maximum number of windows that are queued or being computed.")
     max_queue_tokens: int = Field(

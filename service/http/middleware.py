@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hmac import compare_digest
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -12,7 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError, error_response
-from service.http.bodies import GONE, is_stream
+from service.http.bodies import GONE, HOLD, is_stream
+from service.http.capacity import FREE_BYTES, Capacity, Holding, counted
 from service.model.lifecycle import ModelLifecycle
 from service.telemetry import REQUEST_ID_HEADER, log, logger, start_request
 
@@ -47,7 +48,7 @@ class RequestContext:
         self._lifecycle = lifecycle
         self._keys = lifecycle.settings.keys
         self._admin_keys = lifecycle.settings.keys_of_admins
-        self._posts_in_flight = 0
+        self._capacity = Capacity(lifecycle)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,14 +66,14 @@ class RequestContext:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        posts = scope["method"] == "POST"  # other methods read the state, which must work even if the service is full
-        self._posts_in_flight += posts
+        stream = is_stream(scope)
+        holding = Holding(self._capacity, stream)
         try:
-            limit = math.inf if is_stream(scope) else self._lifecycle.settings.max_body_bytes
-            if refusal := self._refusal(scope, headers, limit):
+            limit = math.inf if stream else self._lifecycle.settings.max_body_bytes
+            if refusal := self._refusal(scope, headers, limit, holding):
                 await error_response(refusal)(scope, receive, send_with_id)
-            elif posts:
-                await self._run_while_connected(scope, receive, send_with_id, limit)
+            elif scope["method"] == "POST":  # other methods read the state, which must work even if the service is full
+                await self._run_while_connected(scope, receive, send_with_id, limit, holding)
             else:
                 await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
@@ -86,10 +87,10 @@ class RequestContext:
             fault = ServiceError("internal", "internal error; the service's log has this request's id")
             await error_response(fault)(scope, receive, send_with_id)
         finally:
-            self._posts_in_flight -= posts
+            holding.release()
             self._record(scope, status, time.perf_counter() - started)
 
-    def _refusal(self, scope: Scope, headers: Headers, limit: float) -> ServiceError | None:
+    def _refusal(self, scope: Scope, headers: Headers, limit: float, holding: Holding) -> ServiceError | None:
         """Return the error by which the request is refused before its body is read, or None."""
         path, declared = scope["path"], headers.get("content-length", "")
         coding = headers.get("content-encoding", "").strip().lower()
@@ -106,39 +107,45 @@ class RequestContext:
         if coding not in UNCOMPRESSED:
             message = f"Content-Encoding is {coding[:100]!r}; send the body as it is, without compression"
             return ServiceError("unsupported_media_type", message)
-        if self._posts_in_flight > (most := self._lifecycle.settings.max_requests):
-            message = f"{most} requests are in flight, SERVICE_MAX_REQUESTS allows no more"
-            return ServiceError("overloaded", message, retry_after_s=self._lifecycle.retry_after_s())
+        if limit == math.inf:
+            try:
+                holding.take_place()
+            except ServiceError as exc:
+                return exc
         return None
 
-    async def _run_while_connected(self, scope: Scope, receive: Receive, send: Send, limit: float) -> None:
+    async def _run_while_connected(
+        self, scope: Scope, receive: Receive, send: Send, limit: float, holding: Holding
+    ) -> None:
         """Run the app, and cancel it if the caller hangs up, which Starlette does not do.
-
-        A request counts as in flight once its body has been read; a stream counts from its beginning.
 
         Raises:
             ClientDisconnect: the caller hung up.
         """
-        streams = limit == math.inf
-        gone: asyncio.Event | None = (scope.get("extensions") or {}).get(GONE) if streams else None
+        extensions = scope.get("extensions") or {}
+        gone: asyncio.Event | None = extensions.get(GONE) if limit == math.inf else None
+        if limit == math.inf:
+            scope["extensions"] = {**extensions, HOLD: holding.hold}
         body_read = asyncio.Event()
-        accepted, size = streams, 0
-        self._lifecycle.in_flight += streams
+        size = 0
 
         async def bounded_receive() -> Message:
-            nonlocal accepted, size
+            nonlocal size
             message = await receive()
+            if limit == math.inf:
+                return message
             size += len(message.get("body", b""))
             if size > limit:
                 raise _too_large(limit)
+            holding.hold(counted(size))
             if message["type"] == "http.request" and not message.get("more_body", False):
-                self._lifecycle.in_flight += not accepted
-                accepted = True
+                holding.take_place()
                 body_read.set()
             return message
 
         async def run_app() -> None:
-            await self._app(scope, bounded_receive, send)
+            bounded = send if limit == math.inf else _sending_in_pieces(send, scope, receive, holding, lambda: size)
+            await self._app(scope, bounded_receive, bounded)
 
         async def departure() -> None:
             if gone is not None:
@@ -155,7 +162,6 @@ class RequestContext:
                 raise ClientDisconnect
             await work
         finally:
-            self._lifecycle.in_flight -= accepted
             for task in (work, watch):
                 task.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)
@@ -204,6 +210,42 @@ def _has_key(keys: Sequence[bytes], headers: Headers) -> bool:
     offered = [headers.get("x-api-key", ""), token.strip() if scheme.lower() == "bearer" else ""]
     matches = [compare_digest(key, one.encode()) for key in keys for one in offered]
     return any(matches)
+
+
+def _sending_in_pieces(
+    send: Send, scope: Scope, receive: Receive, holding: Holding, body_size: Callable[[], int]
+) -> Send:
+    """Return a `send` for an answer that is made as a whole: it gives the place back and holds the answer's bytes.
+
+    A large answer is sent in pieces, each when the caller has taken those before. If there is no room for its bytes,
+    429 is sent instead.
+    """
+    start: Message | None = None
+    refused = False
+
+    async def send_in_pieces(message: Message) -> None:
+        nonlocal start, refused
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        body = message.get("body", b"")
+        if start is not None:
+            holding.give_place()
+            begin, start = start, None
+            try:
+                holding.hold(counted(body_size()) + counted(len(body)))
+            except ServiceError as exc:
+                refused = True
+                await error_response(exc)(scope, receive, send)
+            else:
+                await send(begin)
+        if refused:
+            return
+        for end in range(FREE_BYTES, len(body), FREE_BYTES):
+            await send({**message, "body": body[end - FREE_BYTES : end], "more_body": True})
+        await send({**message, "body": body[(len(body) - 1) // FREE_BYTES * FREE_BYTES :] if body else b""})
+
+    return send_in_pieces
 
 
 def _too_large(limit: float) -> ServiceError:

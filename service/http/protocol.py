@@ -9,7 +9,8 @@
     or owes answers to a stream
     the rest of a body arrives after an early answer       BODY_IDLE_S, and DISCARD_S in all   closed
     the answer is being made                               the service's own deadlines
-    the answer is not taken                                STUCK_S without a byte              aborted
+    the answer is not taken                                TAKE_S for each answer,             aborted
+                                                           in a stream each time it stops
     idle after an answer                                   uvicorn's timeout_keep_alive        closed
 
 `MAX_HEAD_BYTES` bounds a head and everything between two pieces of a body (chunk sizes, extensions, trailers),
@@ -26,6 +27,7 @@ may then be silent, and gets an event that is set when the connection breaks.
 """
 
 import asyncio
+import math
 import re
 import sys
 import uuid
@@ -47,7 +49,7 @@ HEAD_S = 10.0
 BODY_IDLE_S = 20.0
 BODY_S = 60.0
 DISCARD_S = 30.0
-STUCK_S = 60.0
+TAKE_S = 60.0
 
 HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
 """The form of a Host field: RFC 3986, section 3.2, without user information."""
@@ -79,9 +81,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._until = 0.0
         """End of the present state, by the loop's clock."""
         self._body_until = 0.0
-        self._unsent: int | None = None
-        """The smallest number of unsent bytes of the answer since writing was paused."""
-        self._stuck_at = 0.0
+        self._take_until = math.inf
+        """End of the time for taking the answer; infinite while the caller takes it as fast as it is made."""
         self._timer: asyncio.TimerHandle | None = None
 
     # --- called by the transport
@@ -102,11 +103,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._check_unsent()
+        self._limit_taking()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._unsent = None
+        if self._answered is None or self._answered.response_complete or is_stream(self._answered.scope):
+            self._take_until = math.inf
         self._begin_state()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -145,10 +147,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._extra_bytes = 0
-        now = self.loop.time()
-        if self._is_stream and b"\n" in body and not self.cycle.response_complete:
-            self._body_until = now + BODY_S
-        self._limit_state(min(BODY_IDLE_S, self._body_until - now))
+        self._limit_state(min(BODY_IDLE_S, self._body_until - self.loop.time()))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -177,6 +176,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
+        self._take_until = self.loop.time() + TAKE_S if self.flow.write_paused else math.inf
         super()._start_asgi_task(cycle, app)
 
     def _should_upgrade_to_ws(self) -> bool:
@@ -215,8 +215,10 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._part == "body":
             self._body_until = self.loop.time() + BODY_S
             self._limit_state(min(BODY_IDLE_S, BODY_S))
+        elif self.flow.write_paused:
+            self._limit_taking()
         elif self._answering or self.transport.is_closing():
-            self._limit_state(STUCK_S)
+            self._limit_state(TAKE_S)
         else:
             self._limit_state(self.timeout_keep_alive)
 
@@ -226,7 +228,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if (left := self._until - self.loop.time()) > 0:
             self._limit_state(left)
         elif self.transport.is_closing() or self.flow.write_paused:
-            self._check_unsent()
+            self._limit_taking()
         elif self._waits_for_service:
             self._begin_state()
         elif self._part:
@@ -234,13 +236,12 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._close()
 
-    def _check_unsent(self) -> None:
-        """Abort the connection if no byte of the answer was taken for `STUCK_S`."""
-        now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
-        if self._unsent is None or unsent < self._unsent:
-            self._unsent, self._stuck_at = unsent, now + STUCK_S
-        if now < self._stuck_at:
-            self._limit_state(self._stuck_at - now)
+    def _limit_taking(self) -> None:
+        """Abort the connection if the caller has not taken the answer in `TAKE_S`."""
+        now = self.loop.time()
+        self._take_until = min(self._take_until, now + TAKE_S)
+        if now < self._take_until:
+            self._limit_state(self._take_until - now)
         else:
             self.transport.abort()
 
@@ -315,7 +316,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _close(self) -> None:
         self.transport.close()
-        self._check_unsent()
+        self._limit_taking()
 
     @staticmethod
     def _disconnect(cycle: RequestResponseCycle) -> None:

@@ -4,6 +4,11 @@ import math
 import time
 from types import FrameType
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -42,6 +47,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=CLOSE_S,
         )
         super().__init__(config)
+        _allow_connections()
         self.model_failed = False
         """True if the service stops because only a restart helps."""
         self._lifecycle = lifecycle
@@ -90,3 +96,10 @@ class Server(uvicorn.Server):
             return now >= self._stop_by
         self._linger_until = min(self._linger_until, now + LINGER_S, self._stop_by)
         return now - self._lifecycle.last_arrival >= QUIET_S or now >= self._linger_until
+
+
+def _allow_connections() -> None:
+    """Raise the soft limit of open files to the hard one: 1,024, a common soft limit, is too low for idle callers."""
+    if resource is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -19,7 +19,7 @@ from service.http.protocol import (
     MAX_HEAD_BYTES,
     MAX_PIPELINED,
     PIECE_BYTES,
-    STUCK_S,
+    TAKE_S,
 )
 from service.inference.engine import Prediction
 from service.inference.pipeline import Answer, AnswerOrError
@@ -214,26 +214,55 @@ class TestAnswersThatAreNotTaken:
         wire = Wire(large(size))
         wire.taking = False
         await wire.send(GET)
-        assert await wire.ended() <= KEEP_ALIVE_S + STUCK_S + 1
+        assert await wire.ended() <= KEEP_ALIVE_S + TAKE_S + 1
         assert wire.aborted
 
     @pytest.mark.parametrize("connection", [b"", b"Connection: close\r\n"])
-    async def test_whoever_reads_slowly_gets_all(self, connection: bytes) -> None:
+    @pytest.mark.parametrize("seconds", [0.98 * TAKE_S, 1.1 * TAKE_S])
+    async def test_whoever_reads_slowly_gets_all_in_time_or_is_cut_off(self, connection: bytes, seconds: float) -> None:
         wire = Wire(large(1_000_000))
         wire.taking = False
         await wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + connection + b"\r\n")
-        for _ in range(120):
-            await asyncio.sleep(STUCK_S / 2)
-            wire.take(10_000)
-        assert [len(a.body) for a in wire.answers] == [1_000_000] and not wire.aborted
-        assert wire.ended_at is not None
+        for _ in range(100):
+            await asyncio.sleep(seconds / 100)
+            wire.take(10_100)
+        assert wire.aborted is (seconds > TAKE_S)
+        if not wire.aborted:
+            assert [len(a.body) for a in wire.answers] == [1_000_000]
+            await asyncio.sleep(KEEP_ALIVE_S + 1)
+            assert wire.ended_at is not None and not wire.aborted
+
+    async def test_the_time_is_for_the_whole_answer_though_it_comes_in_pieces(self) -> None:
+        async def pieces(scope: Any, receive: Any, send: Any) -> None:
+            await read_body(receive)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(10):
+                await send({"type": "http.response.body", "body": b"y" * 100_000, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+        wire = Wire(pieces)
+        wire.taking = False
+        await wire.send(GET)
+        for _ in range(10):
+            await asyncio.sleep(TAKE_S / 8)
+            wire.take(110_000)
+        assert wire.aborted and len(wire.answers[0].body) < 1_000_000
+
+    async def test_each_answer_has_its_own_time(self) -> None:
+        wire = Wire(large(200_000))
+        wire.taking = False
+        for _ in range(10):
+            await wire.send(GET)
+            await asyncio.sleep(TAKE_S / 2)
+            wire.take(300_000)
+        assert [len(a.body) for a in wire.answers] == [200_000] * 10 and not wire.aborted
 
     async def test_a_stream_that_is_not_read_is_cut_off_although_it_sends(self) -> None:
         wire = Wire(streaming(0.0))
         wire.taking = False
         await wire.send(STREAM)
         ended_at = await wire.drip(b"x" * 1_000 + b"\n", 1.0)
-        assert wire.aborted and 2 * STUCK_S < ended_at < 3 * STUCK_S  # full after 65 lines
+        assert wire.aborted and 2 * TAKE_S < ended_at < 3 * TAKE_S  # full after 65 lines
 
 
 class TestStreams:
@@ -267,6 +296,13 @@ class TestStreams:
         await asyncio.sleep(BODY_IDLE_S / 2)
         await wire.send(b"second\n")
         assert await wire.drip(b" ", 3.0) == pytest.approx(BODY_IDLE_S / 2 + BODY_S, abs=3.0)
+
+    @pytest.mark.parametrize("then", [b"\n", b" \r\n", b"\n\n\n"])
+    async def test_a_stream_of_blank_lines_is_cut(self, then: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        app = create_app(settings=Settings(), load_engine=lambda *_: FakeEngine())
+        monkeypatch.setattr(app.state.lifecycle, "current_pipeline", lambda: None)
+        wire = await wire_with(app, STREAM)
+        assert await wire.drip(then, 5.0) == pytest.approx(BODY_S, abs=5.0)
 
     async def test_the_service_says_what_it_owes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def classify(texts: list[str], *_: Any) -> list[AnswerOrError]:
