@@ -41,9 +41,9 @@ CHUNK = 64
 ROWS_AT_ONCE = 2000
 """Rows that are checked in one turn of the event loop, about a millisecond."""
 
-CONCURRENT_TRANSFORMS = 4
-"""Calls that a batch transform may make at a time: enough to keep the model busy, and 4 x 6 MB is below the 100 MB that
-SageMaker allows."""
+CONCURRENT_TRANSFORMS, TRANSFORM_MB = 2, 1
+"""Number of calls that a batch transform should make at a time, and the size of each: enough to keep the model busy. A
+megabyte of text takes GPT-2 small minutes on a CPU, and SageMaker waits at most an hour for one answer."""
 
 router = APIRouter(tags=["sagemaker"])
 
@@ -70,7 +70,7 @@ async def execution_parameters(request: Request) -> Response:
     parameters = ExecutionParameters(
         MaxConcurrentTransforms=CONCURRENT_TRANSFORMS,
         BatchStrategy="MULTI_RECORD",
-        MaxPayloadInMB=max(1, wire.lifecycle_of(request).settings.max_body_bytes // 1_000_000),
+        MaxPayloadInMB=TRANSFORM_MB,
     )
     return wire.json_response(parameters)
 

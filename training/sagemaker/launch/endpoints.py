@@ -11,15 +11,21 @@ from typing import Any
 from training.sagemaker.errors import LaunchError
 from training.sagemaker.launch.options import DeployOptions, ResourceOptions
 from training.sagemaker.launch.requests import (
+    BYTES_PER_TOKEN,
+    MAX_INVOCATION_S,
     ApiRequest,
     checked_name,
+    key_values,
     model_request,
+    service_limits,
     stamped_name,
     tag_list,
     tags_of,
     volume_key,
 )
 
+MAX_BODY_BYTES = 6_000_000
+"""Largest body of an asynchronous request, in bytes, however fast the model is."""
 VARIANT = "AllTraffic"
 DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 ALARM_PERIOD_S = 60
@@ -44,11 +50,20 @@ def deploy_requests(options: DeployOptions, role: str, now: datetime) -> list[Ap
         raise LaunchError("serverless endpoints have no network isolation: add --no-network-isolation")
     create = {"EndpointName": endpoint, "EndpointConfigName": version, "Tags": tag_list(tags_of(options))}
     return [
-        model_request(options, role, version),
+        model_request(options, role, version, _environment(options)),
         ApiRequest("sagemaker", "CreateEndpointConfig", _config(options, version)),
         ApiRequest("sagemaker", "CreateEndpoint", create),
         *_scaling(options, endpoint),
     ]
+
+
+def _environment(options: DeployOptions) -> dict[str, str]:
+    """Return the container's variables, for an asynchronous endpoint with limits in place of the real-time ones."""
+    given = key_values(options.environment, "--environment")
+    if options.mode != "async":
+        return given
+    bytes_in_time = MAX_INVOCATION_S * options.tokens_per_second * BYTES_PER_TOKEN / max(1, options.async_concurrency)
+    return service_limits(MAX_INVOCATION_S, min(MAX_BODY_BYTES, int(bytes_in_time))) | given
 
 
 def _config(options: DeployOptions, version: str) -> dict[str, Any]:

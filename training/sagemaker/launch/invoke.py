@@ -6,7 +6,7 @@ from pathlib import Path
 from training.sagemaker.errors import AwsError, LaunchError, NotFoundError
 from training.sagemaker.launch.launcher import DONE, Launcher
 from training.sagemaker.launch.options import InvokeOptions
-from training.sagemaker.launch.requests import ApiRequest
+from training.sagemaker.launch.requests import MAX_INVOCATION_S, ApiRequest
 from training.sagemaker.launch.uploads import bucket_and_key
 
 MEDIA_TYPES = {
@@ -24,6 +24,7 @@ def invoke(launcher: Launcher, options: InvokeOptions) -> int:
     parameters = {
         "EndpointName": options.name, "ContentType": content_type, "Accept": options.accept or None,
         "Body": body, "InputLocation": options.input or None,
+        "InvocationTimeoutSeconds": MAX_INVOCATION_S if options.async_ else None,
     }  # fmt: skip
     operation = "InvokeEndpointAsync" if options.async_ else "InvokeEndpoint"
     request = ApiRequest("sagemaker-runtime", operation, parameters)

@@ -13,6 +13,10 @@ STRATEGIES = ("canary", "linear", "all-at-once")
 LINE_TYPES = ("application/jsonlines", "text/csv", "text/plain")
 """Media types with one record on each line."""
 _IMAGE = "the image in ECR, as `push` printed it"
+_RATE = (
+    "tokens per second of the model on an instance, as its log has them at the start; the default is GPT-2 small's in "
+    "float32 on two cores"
+)
 _STARTUP = "seconds from the start of the container to a healthy /ping"
 _DOWNLOAD = "seconds for the download of the artifact"
 
@@ -68,7 +72,7 @@ class InvokeOptions(CommonOptions):
     accept: str = setting("", "media type of the answer; default: that of the body")
     async_: bool = setting(False, "the endpoint is asynchronous")
     input: str = setting("", "asynchronous: an s3:// object instead of texts and file")
-    wait_s: float = setting(900.0, "asynchronous: seconds to wait for the answer")
+    wait_s: float = setting(3600.0, "asynchronous: seconds to wait for the answer")
     wait: bool = setting(True, "asynchronous: wait for the answer")
 
 
@@ -157,7 +161,8 @@ class DeployOptions(ModelOptions):
     max_concurrency: int = setting(5, "serverless: concurrent requests")
     provisioned: int = setting(0, "serverless: concurrency that is always warm; 0: none")
     async_output: str = setting("", "async: s3:// prefix of the answers; failures go to failures/ below it")
-    async_concurrency: int = setting(4, "async: concurrent requests per instance")
+    async_concurrency: int = setting(2, "async: concurrent requests per instance")
+    tokens_per_second: float = setting(600.0, f"async: the largest request follows from it: {_RATE}")
     success_topic: str = setting("", "async: ARN of an SNS topic that is told of answers")
     error_topic: str = setting("", "async: ARN of an SNS topic that is told of failures")
 
@@ -204,9 +209,9 @@ class TransformOptions(ModelOptions):
     accept: str = setting("", "media type of the output; default: that of the input")
     compression: str = setting("None", "compression of the input files", choices=("None", "Gzip"))
     strategy: str = setting("MultiRecord", "MultiRecord: many lines in a request", choices=BATCHES)
-    max_payload_mb: int = setting(5, "size of a request in MB; keep it below SERVICE_MAX_BODY_BYTES")
-    concurrent: int = setting(4, "concurrent requests per instance; 0: what the container asks for")
-    timeout_s: int = setting(600, "seconds for one request")
+    max_payload_mb: int = setting(1, "size of a request in MB")
+    concurrent: int = setting(2, "concurrent requests per instance")
+    tokens_per_second: float = setting(600.0, f"the time for one request follows from it: {_RATE}")
     retries: int = setting(3, "number of times that a failed request is sent again")
     join: bool = setting(False, "put each answer beside its input (JSON: under SageMakerOutput)")
     input_filter: str = setting("", "JSONPath: the part of a record that is sent")

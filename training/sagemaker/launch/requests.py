@@ -3,6 +3,7 @@
 A request is built without AWS, checked (validation.py), printed by a dry run, and then sent.
 """
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,12 @@ MAX_NAME = 63 - len("-20260131-235959")
 _LOCAL_DISK = re.compile(r"ml\.([a-z]+\d+[a-z]*d|dl|g[5-7]|gr|i\d|p[5-6]|trn)")
 """Beginning of the types of instances that have NVMe disks of their own instead of a volume:
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/InstanceStorage.html"""
+BYTES_PER_TOKEN = 2.0
+"""Bytes of a request for each token that the model reads, at the least: 4.4 in English and 2.5 in German, and three
+quarters of that in long texts, whose windows overlap."""
+MAX_INVOCATION_S, MIN_INVOCATION_S = 3600, 600
+"""The longest time that SageMaker gives one request of a batch transform or of an asynchronous endpoint, and the time
+that a request has at least, however small it is."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +158,9 @@ def vpc_config(options: ResourceOptions) -> dict[str, Any] | None:
     return {"Subnets": list(options.subnets), "SecurityGroupIds": list(options.security_groups)}
 
 
-def model_request(options: ModelOptions, role: str, name: str) -> ApiRequest:
+def model_request(options: ModelOptions, role: str, name: str, environment: Mapping[str, str]) -> ApiRequest:
     """Return the request for a model: the image, and the artifact that SageMaker unpacks into /opt/ml/model."""
-    container = {
-        "Image": options.image, "ModelDataUrl": options.artifact or None,
-        "Environment": key_values(options.environment, "--environment"),
-    }  # fmt: skip
+    container = {"Image": options.image, "ModelDataUrl": options.artifact or None, "Environment": environment}
     parameters = {
         "ModelName": name, "ExecutionRoleArn": role, "PrimaryContainer": container, "VpcConfig": vpc_config(options),
         "EnableNetworkIsolation": options.network_isolation, "Tags": tag_list(tags_of(options)),
@@ -164,17 +168,46 @@ def model_request(options: ModelOptions, role: str, name: str) -> ApiRequest:
     return ApiRequest("sagemaker", "CreateModel", parameters)
 
 
+def invocation_seconds(megabytes: int, concurrent: int, tokens_per_second: float) -> int:
+    """Return the seconds in which an instance answers concurrent requests of this size.
+
+    Raises LaunchError if they take longer than SageMaker waits, so that each of them would end in an error.
+    """
+    if min(megabytes, concurrent) < 1 or not tokens_per_second > 0:
+        raise LaunchError("--max-payload-mb and --concurrent are at least 1, and --tokens-per-second is above 0")
+    seconds = math.ceil(megabytes * 2**20 * concurrent / BYTES_PER_TOKEN / tokens_per_second)
+    if seconds > MAX_INVOCATION_S:
+        raise LaunchError(
+            f"--max-payload-mb {megabytes} --concurrent {concurrent}: at {tokens_per_second:g} tokens a second such "
+            f"requests may take {seconds} s, and SageMaker waits for {MAX_INVOCATION_S}: send less at a time, or pass "
+            "--tokens-per-second if the model is faster on this type of instance"
+        )
+    return max(seconds, MIN_INVOCATION_S)
+
+
+def service_limits(seconds: int, body_bytes: int) -> dict[str, str]:
+    """Return the service's variables that let a request take so long and be so large."""
+    milliseconds = str(1000 * seconds)
+    return {
+        "SERVICE_DEFAULT_TIMEOUT_MS": milliseconds, "SERVICE_MAX_TIMEOUT_MS": milliseconds,
+        "SERVICE_MAX_BODY_BYTES": str(body_bytes),
+    }  # fmt: skip
+
+
 def transform_requests(options: TransformOptions, role: str, now: datetime) -> list[ApiRequest]:
     """Return the requests for a batch transform: the model, unless an existing one is named, and then the job."""
     if bool(options.model) == bool(options.image):
         raise LaunchError("name either --model (one that SageMaker has) or --image (and --artifact)")
     job = stamped_name(options.name, now)
+    seconds = invocation_seconds(options.max_payload_mb, options.concurrent, options.tokens_per_second)
+    limits = service_limits(seconds, (options.max_payload_mb + 1) * 2**20)
     parameters = {
         "TransformJobName": job, "ModelName": options.model or job, "Tags": tag_list(tags_of(options)),
         "BatchStrategy": options.strategy, "MaxPayloadInMB": options.max_payload_mb,
-        "MaxConcurrentTransforms": options.concurrent or None,
+        "MaxConcurrentTransforms": options.concurrent,
+        "Environment": limits | key_values(options.environment, "--environment"),
         "ModelClientConfig": {
-            "InvocationsTimeoutInSeconds": options.timeout_s, "InvocationsMaxRetries": options.retries,
+            "InvocationsTimeoutInSeconds": seconds, "InvocationsMaxRetries": options.retries,
         },
         "TransformInput": {
             "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": options.input}},
@@ -193,5 +226,5 @@ def transform_requests(options: TransformOptions, role: str, now: datetime) -> l
             "VolumeKmsKeyId": volume_key(options.kms_key, options.instance_type),
         },
     }  # fmt: skip
-    model = [] if options.model else [model_request(options, role, job)]
+    model = [] if options.model else [model_request(options, role, job, {})]
     return [*model, ApiRequest("sagemaker", "CreateTransformJob", parameters)]

@@ -196,4 +196,4 @@ async def test_custom_attributes_come_back(service: Service) -> None:
 
 async def test_execution_parameters(service: Service) -> None:
     parameters = (await service.client.get("/execution-parameters")).json()
-    assert parameters == {"MaxConcurrentTransforms": 4, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": 6}
+    assert parameters == {"MaxConcurrentTransforms": 2, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": 1}

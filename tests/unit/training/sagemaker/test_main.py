@@ -34,7 +34,7 @@ DRY_RUNS: dict[str, tuple[str, ...]] = {
     "transform": ("transform", *SERVE, "--input", "s3://data-bucket/in/", "--output", "s3://data-bucket/out/"),
     "transform-join": ("transform", "--name", "news", "--model", "news-1", "--dry-run", "--input", "s3://data-bucket/in/",
                        "--output", "s3://data-bucket/out/", "--join", "--input-filter", "$.text", "--output-filter",
-                       "$['id','SageMakerOutput']", "--concurrent", "0", "--compression", "Gzip"),
+                       "$['id','SageMakerOutput']", "--concurrent", "1", "--compression", "Gzip"),
     "invoke": ("invoke", "--name", "news", "--text", "The striker scored.", "--dry-run"),
     "invoke-lines": ("invoke", "--name", "news", "--text", "The striker scored.", "--text", "Shares fell.",
                      "--accept", "text/csv", "--dry-run"),

@@ -328,7 +328,7 @@ class TestTransform:
         assert shell.do(*self.WORDS) == 0, shell.text
         assert shell.out == ["s3://models-bucket/out/"]
         job = aws.call("sagemaker", "DescribeTransformJob", TransformJobName=JOB)
-        assert (job["ModelName"], job["BatchStrategy"], job["MaxPayloadInMB"]) == (JOB, "MultiRecord", 5)
+        assert (job["ModelName"], job["BatchStrategy"], job["MaxPayloadInMB"]) == (JOB, "MultiRecord", 1)
         assert job["TransformInput"]["SplitType"] == job["TransformOutput"]["AssembleWith"] == "Line"
 
     def test_a_failed_job_is_a_failure(self, aws: Aws, shell: Shell) -> None:

@@ -100,7 +100,7 @@ BROKEN: list[tuple[str, tuple[Any, ...], Any, str, str]] = [
      "ProductionVariants[0].ServerlessConfig.MaxConcurrency", "the maximum is 200"),
     ("CreateEndpointConfig", SERVERLESS, {"MemorySizeInMB": 1024, "MaxConcurrency": 1, "ProvisionedConcurrency": 2},
      "ProductionVariants.ServerlessConfig.ProvisionedConcurrency", "2 is more than MaxConcurrency, 1"),
-    ("CreateTransformJob", ("MaxPayloadInMB",), 30, "MaxPayloadInMB", "above 100 MB"),
+    ("CreateTransformJob", ("MaxPayloadInMB",), 60, "MaxPayloadInMB", "above 100 MB"),
     ("CreateTransformJob", ("TransformOutput", "Accept"), "text/csv", "TransformOutput.Accept", "join"),
     ("CreateTransformJob", ("DataProcessing", "InputFilter"), "$" * 64, "DataProcessing.InputFilter", "64 characters"),
     ("RegisterScalableTarget", ("MinCapacity",), 9, "MinCapacity", "more than MaxCapacity"),
