@@ -1,7 +1,7 @@
 """An AWS account by moto on a port of this machine, with an endpoint whose answers come from the real service."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,19 +19,11 @@ IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/gpt2-classifier-train@sha256:
 def account(service: ServiceProcess, directory: Path) -> Iterator[dict[str, str]]:
     """An empty account with one bucket; yield the environment variables with which it is reached."""
     import boto3
-    from moto.sagemaker.models import FakeEndpointConfig
     from moto.server import ThreadedMotoServer
-
-    given = FakeEndpointConfig.__init__
-
-    def repaired(self: Any, *args: Any, **kwargs: Any) -> None:
-        given(self, *args, **kwargs)
-        self.arn = self.endpoint_config_arn  # moto makes a tuple of it
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    repair = patch.object(FakeEndpointConfig, "__init__", repaired)
-    repair.start()
+    repairs = _repairs_of_moto()
     try:
         host, port = server.get_host_and_port()
         url = f"http://{host}:{port}"
@@ -55,5 +47,30 @@ def account(service: ServiceProcess, directory: Path) -> Iterator[dict[str, str]
                 "NOTEBOOK_IMAGE": IMAGE,
             }
     finally:
-        repair.stop()
+        repairs.close()
         server.stop()
+
+
+def _repairs_of_moto() -> ExitStack:
+    """Mend moto's endpoints until the returned stack is closed: their instance types, tags and updates."""
+    from moto.core.responses import ActionResult
+    from moto.sagemaker.models import FakeEndpointConfig
+    from moto.sagemaker.responses import SageMakerResponse
+
+    given = FakeEndpointConfig.__init__
+
+    def repaired(self: Any, *args: Any, **kwargs: Any) -> None:
+        given(self, *args, **kwargs)
+        self.arn = self.endpoint_config_arn  # moto makes a tuple of it
+
+    def update_endpoint(self: Any) -> ActionResult:
+        endpoint = self.sagemaker_backend.endpoints[self._get_param("EndpointName")]
+        endpoint.endpoint_config_name = self._get_param("EndpointConfigName")
+        return ActionResult({"EndpointArn": endpoint.arn})
+
+    repairs = ExitStack()
+    repairs.enter_context(patch.object(FakeEndpointConfig, "__init__", repaired))
+    # moto's list of instance types ends in 2020; the commands check types by AWS's own
+    repairs.enter_context(patch.object(FakeEndpointConfig, "validate_instance_type", lambda *_: None))
+    repairs.enter_context(patch.object(SageMakerResponse, "update_endpoint", update_endpoint, create=True))
+    return repairs

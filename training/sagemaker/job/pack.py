@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from classifier.artifact import read_artifact
 from classifier.errors import ArtifactError, ClassifierError
 
 ROOT = Path(__file__).parents[3]
@@ -54,6 +53,8 @@ def _copy_package(name: str, target: Path) -> None:
 
 def pack(artifact_dir: Path, tar_path: Path) -> None:
     """Write an artifact and its `code/` as an archive. Raises ArtifactError if one of them is unusable."""
+    from classifier.artifact import read_artifact  # imports torch, which `write_archive` does without
+
     artifact = read_artifact(artifact_dir)
     unfinished = tar_path.with_name(f".{tar_path.name}.unfinished")
     try:

@@ -3,6 +3,7 @@
 import datetime
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.support.iam_policies import action_of, allowed_actions
 from training.sagemaker.__main__ import main
 from training.sagemaker.launch.aws import Aws
 from training.sagemaker.launch.launcher import Console
@@ -21,6 +23,8 @@ ROLE = f"arn:aws:iam::{ACCOUNT}:role/SageMakerRole"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/gpt2@sha256:{'0' * 64}"
 ARTIFACT = "s3://models-bucket/models/0123456789abcdef/model.tar.gz"
 NOW = datetime.datetime(2026, 1, 31, 23, 59, 58, tzinfo=datetime.UTC)
+COMMAND = ContextVar("COMMAND", default="")
+"""The command that runs in this thread; empty outside commands, and while a test plays AWS's part."""
 METRICS = ({"Name": "eval:accuracy", "Regex": r"eval_accuracy=([0-9.]+);"},)
 
 
@@ -85,6 +89,9 @@ def _with_what_moto_lacks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
     original = botocore.client.BaseClient._make_api_call
 
     def call(client: Any, operation: str, request: dict[str, Any]) -> Any:
+        if COMMAND.get():
+            needed = action_of(client.meta.service_model.service_name, operation)
+            assert not needed or needed in allowed_actions(COMMAND.get()), f"{COMMAND.get()} may not call {needed}"
         if operation.startswith("Stop"):  # StopTrainingJob and StopTransformJob
             kind = "training" if "Training" in operation else "transform"
             job = getattr(backend(), f"{kind}_jobs")[next(iter(request.values()))]
@@ -131,7 +138,11 @@ class Shell:
     def _sleep(self, seconds: float) -> None:
         self.slept += seconds
         assert self.waits, f"waits for something that does not come; said {self.said}"
-        self.waits.pop(0)()
+        command = COMMAND.set("")
+        try:
+            self.waits.pop(0)()
+        finally:
+            COMMAND.reset(command)
 
     def _run(self, words: Sequence[str], stdin: str) -> int:
         self.ran.append((list(words), stdin))
@@ -148,7 +159,11 @@ class Shell:
 
     def do(self, *words: str, **changes: Any) -> int:
         """Run a command line and return its exit code."""
-        return main(words, self.console(**changes))
+        command = COMMAND.set(words[0])
+        try:
+            return main(words, self.console(**changes))
+        finally:
+            COMMAND.reset(command)
 
     @property
     def text(self) -> str:

@@ -2,11 +2,14 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import ROOT
 from tests.unit.training.sagemaker.conftest import ACCOUNT, ARTIFACT, IMAGE, METRICS, REGION, ROLE, Shell
 from training.sagemaker.__main__ import main
 from training.sagemaker.launch import commands
@@ -135,6 +138,12 @@ def test_a_missing_region_and_profile_are_explained(no_aws: None, shell: Shell) 
     assert "--region" in shell.text
     assert shell.do("teardown", "--name", "n", "--region", REGION, "--profile", "nobody") == 2
     assert "nobody" in shell.said[-1] and "list-profiles" in shell.said[-1]
+
+
+def test_the_commands_start_without_torch() -> None:
+    script = "import sys, training.sagemaker.__main__; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_help_has_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
