@@ -49,6 +49,9 @@ HANG: Final = "qzfaulthang"
 PANIC_ENCODING: Final = "qzfaultencoding"
 """The tokenizer panics on any chunk of texts with this one."""
 
+STALL_ENCODING: Final = "qzfaultstall"
+"""The tokenizer does not come back while the file that `--hold` names exists."""
+
 CLOCK: Final = "qzfaultclock"
 """The wall clock jumps: a day ahead, and with the next such text a day back."""
 
@@ -74,7 +77,7 @@ class FaultyEngine:
 
     Args:
         engine: the engine that answers all other texts.
-        hold: while this file exists, `HANG` lasts.
+        hold: while this file exists, `HANG` and `STALL_ENCODING` last.
     """
 
     def __init__(self, engine: Engine, hold: Path) -> None:
@@ -91,6 +94,8 @@ class FaultyEngine:
     ) -> list[TextWindows | ServiceError]:
         if any(PANIC_ENCODING in text for text in texts):
             raise Panic("injected: the tokenizer panicked")
+        while any(STALL_ENCODING in text for text in texts) and self._hold.exists():
+            time.sleep(HOLD_POLL_S)
         if any(CLOCK in text for text in texts):
             self._jump()
         results = self._engine.encode(texts, on_long, spans)

@@ -113,7 +113,8 @@ class Settings(BaseSettings):
     stuck_s: float = Field(
         120.0,
         gt=0,
-        description="Seconds after which a running forward counts as stuck; the process then ends after another 10 s.",
+        description="Seconds after which a running forward or tokenising counts as stuck; the process then ends after "
+        "another 10 s.",
     )
     default_timeout_ms: int = Field(
         30_000,

@@ -1,11 +1,13 @@
 """Tokenising in threads, with a bound on the texts that wait for it."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from classifier import OnLong
 from service.errors import ServiceError
@@ -24,6 +26,31 @@ small ones do not wait for it."""
 
 CHARS_PER_TOKEN = 4
 """Characters per token of English under a byte-level BPE. Only used to bound what waits to be tokenised."""
+
+
+class TokenizerThreads(ThreadPoolExecutor):
+    """The two threads in which the texts of all pipelines are tokenised, and how long their calls have been running."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=2, thread_name_prefix="encode")
+        self._running_since: dict[int, float] = {}  # by thread
+
+    @property
+    def running_s(self) -> float:
+        """Seconds for which the oldest of the running calls has been running; 0 if there is none."""
+        now = time.monotonic()
+        return now - min(self._running_since.copy().values(), default=now)
+
+    def submit(self, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        def timed() -> T:
+            thread = threading.get_ident()
+            self._running_since[thread] = time.monotonic()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                del self._running_since[thread]
+
+        return super().submit(timed)
 
 
 class Tokenization:

@@ -11,7 +11,6 @@ has. If anything goes wrong before that, the running model stays.
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +23,7 @@ from service.inference.engine import Engine, EngineInfo
 from service.inference.model_thread import ModelThread
 from service.inference.pipeline import Pipeline, RequestOptions, Timing
 from service.inference.recent_texts import RecentTexts
+from service.inference.tokenization import TokenizerThreads
 from service.model.host import available_memory
 from service.model.loader import EngineLoader, LoadEngine
 from service.model.replacement import (
@@ -63,7 +63,7 @@ class ModelLifecycle:
         self._batchers: WeakSet[Batcher] = WeakSet()  # also of retired models, as long as requests wait for them
         self._model_threads: WeakSet[ModelThread] = WeakSet()  # also of retired models, as long as they run
         self._recent_texts = RecentTexts(settings.reload_samples)
-        self._tokenizers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode")
+        self._tokenizers = TokenizerThreads()
 
     async def start(self, load_engine: LoadEngine) -> None:
         """Load the first model and become ready. Raises any error of `load_engine`; the status is then "failed"."""
@@ -91,8 +91,9 @@ class ModelLifecycle:
 
     @property
     def busy(self) -> bool:
-        """True while a thread loads or runs a model, even if the callers have left."""
-        return self.loading or any(thread.busy for thread in list(self._model_threads))
+        """True while a thread loads or runs a model or tokenises, even if the callers have left."""
+        running = any(thread.busy for thread in list(self._model_threads)) or self._tokenizers.running_s > 0
+        return self.loading or running
 
     def drain(self) -> None:
         """Refuse new requests. Accepted requests go on."""
@@ -137,12 +138,15 @@ class ModelLifecycle:
     async def readiness(self) -> str:
         """Return "ready", "unhealthy" or another status. If the model's health is in doubt, a probe decides."""
         if self.status == "ready" and self._pipeline is not None:
-            return "ready" if await self._pipeline.batcher.recheck() else "unhealthy"
+            healthy = await self._pipeline.batcher.recheck() and not self.needs_restart
+            return "ready" if healthy else "unhealthy"
         return self.status
 
     @property
     def needs_restart(self) -> bool:
-        """True while the model is in a state that only a restart of the process can end."""
+        """True while the model or its tokenizer is in a state that only a restart of the process can end."""
+        if self._tokenizers.running_s >= self.settings.stuck_s:
+            return True
         return self._pipeline is not None and self._pipeline.batcher.needs_restart
 
     async def reload(self, options: ReloadOptions) -> ReloadResult:

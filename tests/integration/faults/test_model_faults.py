@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.faulty_service import CLOCK, HANG, MEMORY, NAN, PANIC, PANIC_ENCODING, RAISE
+from benchmarks.faulty_service import CLOCK, HANG, MEMORY, NAN, PANIC, PANIC_ENCODING, RAISE, STALL_ENCODING
 from classifier.artifact import Artifact
 from tests.support.service_process import TEXT, ServiceProcess, service_process
 
@@ -82,6 +82,19 @@ def test_model_that_hangs_is_not_ready_and_comes_back(unharmed: ServiceProcess, 
     while unharmed.readiness()[0] != 200:
         pass
     assert unharmed.metric("classifier_ready") == 1
+    assert unharmed.liveness() == (200, "alive")
+
+
+def test_tokenizer_that_hangs_is_not_ready_and_comes_back(unharmed: ServiceProcess, hold: Path) -> None:
+    hold.touch()
+    assert unharmed.predict(f"{TEXT} {STALL_ENCODING}", timeout_ms=300).status_code == 504
+    while unharmed.readiness()[0] == 200:  # until the text has been in the tokenizer for STUCK_S
+        pass
+    assert unharmed.readiness() == (503, "unhealthy")
+    assert unharmed.liveness() == (503, "needs_restart")
+    hold.unlink()
+    while unharmed.readiness()[0] != 200:
+        pass
     assert unharmed.liveness() == (200, "alive")
 
 

@@ -4,7 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.faulty_service import HANG
+from benchmarks.faulty_service import HANG, STALL_ENCODING
 from classifier.artifact import Artifact
 from tests.support.service_process import TEXT, service_process
 
@@ -23,3 +23,13 @@ def test_sigterm_ends_a_service_whose_model_hangs_and_answers_its_callers(artifa
             for call in waiting:
                 response = call.result()
                 assert (response.status_code, response.json()["kind"]) == (503, "draining")
+
+
+def test_sigterm_ends_a_service_whose_tokenizer_hangs(artifact: Artifact, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    with service_process(artifact.directory, hold=hold, SERVICE_DRAIN_S="1") as hung:
+        hold.touch()
+        assert hung.predict(f"{TEXT} {STALL_ENCODING}", timeout_ms=300).status_code == 504
+        started = time.monotonic()
+        assert hung.stop() == 0
+        assert time.monotonic() - started < 10
