@@ -115,6 +115,29 @@ class TrainConfig(DataConfig):
     dense_from: int = setting(
         0, "take half of the loss after every token from this one on; 0: all of it after the last token", low=0
     )
+    teacher_labels: str = setting(
+        "",
+        "local directory of a sentence encoder as teacher: the loss also follows the probabilities of a logistic "
+        "regression on its vectors, fitted on the training texts alone",
+    )
+    teacher_weight: float = setting(
+        0.5, "fraction of the loss of a labelled text that follows the teacher's probabilities", low=0.0, high=1.0
+    )
+    short_crops: int = setting(
+        3,
+        "with a teacher: stretches of 8 tokens up to max-seq-len of each training text that are rows of their own, "
+        "beside its beginning and its title alone",
+        low=0,
+    )
+    unlabelled: str = setting(
+        "", "directory of vectors that `distil` wrote with the same teacher and tokenizer, for unlabelled passages"
+    )
+    unlabelled_passages: int = setting(
+        20_000,
+        "unlabelled passages, as many for each label by the teacher's answers; their loss is teacher-weight "
+        "times that of its probabilities",
+        low=1,
+    )
     freeze_embeddings: bool = setting(
         False,
         "do not train the embeddings, so that words that training never sees stay comparable with the others",
@@ -158,6 +181,10 @@ class TrainConfig(DataConfig):
             raise ConfigError("average needs the last steps, but patience may stop before them: set one of the two")
         if self.head == "flatten" and self.dense_from:
             raise ConfigError("head flatten gives one answer per text: dense-from needs head last_token")
+        if self.head == "flatten" and self.teacher_labels:
+            raise ConfigError("head flatten gives one answer per text: teacher-labels needs head last_token")
+        if self.unlabelled and not self.teacher_labels:
+            raise ConfigError("unlabelled passages need a teacher: give teacher-labels")
 
     def resolved_stride(self) -> int:
         """Return the number of tokens between the starts of windows."""

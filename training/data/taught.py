@@ -24,6 +24,7 @@ from training.data.passages import Passages
 from training.data.teacher import SentenceEncoder
 from training.errors import ConfigError
 
+IDENTITY = "identity.json"
 SHARD = 1024
 """Passages of a shard: a minute of a teacher's work, and enough to fill batches of equal lengths."""
 SHARDS_IN_MEMORY = 16
@@ -41,7 +42,7 @@ def claim_vectors(directory: Path, identity: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: it has shards of other passages or of another teacher, or cannot be written.
     """
-    path, wanted = directory / "identity.json", json.loads(json.dumps(identity))
+    path, wanted = directory / IDENTITY, json.loads(json.dumps(identity))
     if not path.exists():
         replace_text(path, json.dumps(wanted, indent=2))
         return
@@ -52,6 +53,11 @@ def claim_vectors(directory: Path, identity: Mapping[str, Any]) -> None:
             f"{directory} has vectors of another teacher or other passages: {shown}. Remove it, or choose another "
             "--vectors"
         )
+
+
+def shard_path(directory: Path, name: str, shard: int) -> Path:
+    """Return the file of a shard."""
+    return directory / f"{name}-{shard:05}.safetensors"
 
 
 class Shards(Dataset[dict[str, Any]]):
@@ -90,7 +96,7 @@ class Shards(Dataset[dict[str, Any]]):
         }
 
     def path(self, shard: int) -> Path:
-        return self._directory / f"{self._name}-{shard:05}.safetensors"
+        return shard_path(self._directory, self._name, shard)
 
     def _read(self, shard: int) -> dict[str, NDArray[Any]]:
         there = load_file(self.path(shard))

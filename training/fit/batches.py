@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from classifier.encoding import pad
+from training.data.soft_labels import for_each_token, left_padded
 from training.data.taught import SHARD, TaughtPassages
 from training.errors import ConfigError
 
@@ -125,14 +126,18 @@ class LengthGroupedBatches(Sampler[list[int]]):
 
 
 class Collator:
-    """Makes a left-padded batch of int64 tensors from rows of `TokenizedTexts`."""
+    """Makes a left-padded batch of int64 tensors from rows of `TokenizedTexts` or `SoftRows`.
+
+    Of the latter it also has `soft_labels` (B, T, C) float32, the probabilities for every token.
+    """
 
     def __init__(self, pad_id: int) -> None:
         self._pad_id = pad_id
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch = pad([row["input_ids"] for row in rows], self._pad_id, "left")
-        return {
+        more = {"soft_labels": left_padded([for_each_token(row) for row in rows])} if "probs" in rows[0] else {}
+        return more | {
             "input_ids": torch.from_numpy(batch.ids_bt),
             "attention_mask": torch.from_numpy(batch.mask_bt),
             "position_ids": torch.from_numpy(batch.positions_bt),

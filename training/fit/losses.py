@@ -8,7 +8,7 @@ from classifier.model import last_tokens
 
 
 def dense_losses(
-    logits_btc: torch.Tensor, mask_bt: torch.Tensor, labels: torch.Tensor, dense_from: int, label_smoothing: float
+    logits_btc: torch.Tensor, mask_bt: torch.Tensor, targets: torch.Tensor, dense_from: int, label_smoothing: float
 ) -> torch.Tensor:
     """Return the cross-entropy of B texts in nats, (B,), from the logits after every token.
 
@@ -18,16 +18,17 @@ def dense_losses(
     Args:
         logits_btc: (B, T, C) float32.
         mask_bt: (B, T), 1 on real tokens.
-        labels: (B,) int64.
+        targets: (B,) int64 label ids, or (B, T, C) float32 probabilities for every token.
         dense_from: 0: the loss after the last token of each text. n: half of that, and half of the mean over the tokens
             from the n-th on, which always include the last one.
         label_smoothing: probability mass spread over all labels.
     """
     texts, tokens, _ = logits_btc.shape
-    rows = torch.arange(texts, device=labels.device)
+    rows = torch.arange(texts, device=mask_bt.device)
     last_b = last_tokens(mask_bt)
+    per_token = targets.repeat_interleave(tokens) if targets.ndim == 1 else targets.flatten(0, 1)
     losses_bt = torch.nn.functional.cross_entropy(
-        logits_btc.flatten(0, 1), labels.repeat_interleave(tokens), label_smoothing=label_smoothing, reduction="none"
+        logits_btc.flatten(0, 1), per_token, label_smoothing=label_smoothing, reduction="none"
     ).view(texts, tokens)
     loss_b = losses_bt[rows, last_b]
     if dense_from:
@@ -37,6 +38,18 @@ def dense_losses(
         inner_b = losses_bt.where(asked_bt, 0.0).sum(1) / asked_bt.sum(1)
         loss_b = 0.5 * loss_b + 0.5 * inner_b
     return loss_b
+
+
+def with_teacher(hard_b: torch.Tensor, soft_b: torch.Tensor, labelled_b: torch.Tensor, weight: float) -> torch.Tensor:
+    """Return the losses of B texts in nats, (B,), which follow the labels and a teacher's probabilities.
+
+    Args:
+        hard_b: (B,) cross-entropy to the labels; of rows without a label, it may be any number.
+        soft_b: (B,) cross-entropy to the teacher's probabilities.
+        labelled_b: (B,) bool, true for rows with a label.
+        weight: fraction of the loss that follows the teacher.
+    """
+    return (1 - weight) * hard_b.where(labelled_b, 0.0) + weight * soft_b
 
 
 def class_weights(label_ids: Sequence[int], labels: int) -> torch.Tensor:

@@ -23,10 +23,12 @@ from classifier.flatten import HEADS
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_base, load_base_tokenizer
 from training.config import TrainConfig
+from training.data.soft_labels import SoftLabels
 from training.data.splits import Splits, load_splits, refuse_leaks
 from training.errors import ConfigError
 from training.fit.checkpoints import check_place
 from training.fit.distributed import is_main
+from training.fit.loop import training_precision
 from training.fit.tokens import TokenRows, tokenise
 from training.fit.trainer import fine_tune
 from training.report import metrics
@@ -90,7 +92,8 @@ def run(config: TrainConfig) -> Artifact | None:
         with _stage("baseline"):
             baseline = _baseline(inputs)
     with _stage("train"):
-        log = fine_tune(inputs.model, config, (train.tokens, train.label_ids), (val.tokens, val.label_ids))
+        known = (train.tokens, train.label_ids), (val.tokens, val.label_ids)
+        log = fine_tune(inputs.model, config, *known, _soft_labels(inputs))
     if not is_main():
         return None
     # The weights are rounded before anything is measured, so that all figures are those of the stored weights.
@@ -115,6 +118,23 @@ def run(config: TrainConfig) -> Artifact | None:
         with _stage("report"):
             try_report(lambda: _report(inputs, results, manifest, log), report_directory(config))
     return artifact
+
+
+def _soft_labels(inputs: _Inputs) -> SoftLabels | None:
+    """Return the training texts with the teacher of the settings; None without a teacher."""
+    config, train = inputs.config, inputs.parts["train"]
+    if not config.teacher_labels:
+        return None
+    dtype = getattr(torch, training_precision(config))
+    return SoftLabels(
+        config,
+        inputs.splits.train,
+        train.label_ids,
+        len(inputs.splits.labels),
+        inputs.tokenizer,
+        inputs.encoder.cleaning,
+        dtype,
+    )
 
 
 @contextmanager

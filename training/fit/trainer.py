@@ -16,11 +16,12 @@ from transformers import TrainingArguments
 
 from classifier.model import GPT2Classifier
 from training.config import TrainConfig
+from training.data.soft_labels import ROWS, UNLABELLED, SoftLabels
 from training.fit.batches import Collator, Epoch, LengthGroupedBatches, TokenizedTexts, Tokens
 from training.fit.checkpoints import claim
 from training.fit.distributed import is_main, leave, share, state
 from training.fit.loop import OrderedTrainer, arguments, setting_of_machine, weights_sha256
-from training.fit.losses import class_weights, dense_losses
+from training.fit.losses import class_weights, dense_losses, with_teacher
 from training.fit.weights import AveragedWeights, BestWeights
 
 
@@ -29,6 +30,7 @@ def fine_tune(
     config: TrainConfig,
     train: tuple[Sequence[Tokens], Sequence[int]],
     val: tuple[Sequence[Tokens], Sequence[int]],
+    soft: SoftLabels | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place. It ends with the weights of the evaluation with the lowest validation loss.
 
@@ -41,6 +43,7 @@ def fine_tune(
         config: the recipe.
         train: token ids of whole texts, and label ids.
         val: the same of the validation texts, by which the weights are chosen.
+        soft: gives rows with a teacher's probabilities, which are trained on instead of `train`.
 
     Returns:
         The log of the Trainer: one record per logged step or evaluation.
@@ -55,10 +58,12 @@ def fine_tune(
     freeze(model, embeddings=config.freeze_embeddings, layers=config.freeze_layers)
     with _checkpoint_directory(config) as directory:
         with state().main_process_first():
-            claim(directory, _identity(config, model, train, val))
+            claim(directory, _identity(config, model, train, val) | (soft.identity() if soft else {}), derived=[ROWS])
+            rows = soft.rows(directory) if soft else None
         kept = AveragedWeights(config.average) if config.average else BestWeights(directory, config.patience)
         epoch = Epoch()
-        texts = TokenizedTexts(*train, config.max_seq_len, crop_seed=config.seed if config.crops else None, epoch=epoch)
+        crop_seed = config.seed if config.crops else None
+        texts = rows or TokenizedTexts(*train, config.max_seq_len, crop_seed=crop_seed, epoch=epoch)
         held_out = TokenizedTexts(*val, config.max_seq_len)
         trainer = ClassifierTrainer(
             config,
@@ -116,7 +121,7 @@ WITHOUT_EFFECT = frozenset(
     {
         "data", "output", "encoding", "name", "checkpoints", "save_steps", "weights_dtype", "unsure_error",
         "overwrite", "report", "baseline", "sources", "limits", "window_stride", "allow_leaks", "base_model",
-        "allow_classifier_base",
+        "allow_classifier_base", "teacher_labels", "unlabelled",
     }
 )  # fmt: skip
 """Settings that do not change the trained weights, or change them only through the tokens and the first weights."""
@@ -167,7 +172,8 @@ class ClassifierTrainer(OrderedTrainer):
             num_items_in_batch: number of texts of the step, over all batches and processes.
         """
         config, labels = self._config, inputs["labels"]
-        tensors = {key: value for key, value in inputs.items() if key != "labels"}
+        soft_btc = inputs.get("soft_labels")
+        tensors = {key: value for key, value in inputs.items() if key not in ("labels", "soft_labels")}
         if config.head == "flatten":
             logits_bc = model(**tensors).logits.float()
             loss_b = torch.nn.functional.cross_entropy(
@@ -176,9 +182,13 @@ class ClassifierTrainer(OrderedTrainer):
         else:
             logits_btc = model(**tensors, every_token=True).logits.float()
             mask_bt = inputs["attention_mask"]
-            loss_b = dense_losses(logits_btc, mask_bt, labels, config.dense_from, config.label_smoothing)
+            known_b = labels.clamp(min=0)  # for a row without a label, any one will do: the loss is left out below
+            loss_b = dense_losses(logits_btc, mask_bt, known_b, config.dense_from, config.label_smoothing)
         if self._weights is not None:
             loss_b = loss_b * self._weights.to(labels.device)[labels]
+        if soft_btc is not None:
+            soft_b = dense_losses(logits_btc, mask_bt, soft_btc, config.dense_from, 0.0)
+            loss_b = with_teacher(loss_b, soft_b, labels != UNLABELLED, config.teacher_weight)
         return loss_b.sum() * (self.args.world_size / num_items_in_batch)
 
     def eval_sums(self, model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:

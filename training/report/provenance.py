@@ -57,7 +57,8 @@ def provenance(
 
 def recipe_of(config: TrainConfig) -> dict[str, Any]:
     """Return the settings of a run, without those that contain paths of the training machine."""
-    return {key: value for key, value in asdict(config).items() if key not in NOT_RECORDED}
+    recipe = {key: value for key, value in asdict(config).items() if key not in NOT_RECORDED}
+    return recipe | {key: name_of(recipe[key]) for key in ("teacher_labels", "unlabelled")}
 
 
 def held_out(splits: Splits) -> str:

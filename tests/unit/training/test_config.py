@@ -85,3 +85,10 @@ def test_contradictions_of_pre_training_are_refused(values: dict[str, float], me
 def test_flatten_head_refuses_losses_at_inner_tokens() -> None:
     with pytest.raises(ConfigError, match="one answer per text"):
         TrainConfig(head="flatten", dense_from=5)
+    with pytest.raises(ConfigError, match="one answer per text"):
+        TrainConfig(head="flatten", teacher_labels="teacher")
+
+
+def test_unlabelled_passages_need_a_teacher() -> None:
+    with pytest.raises(ConfigError, match="give teacher-labels"):
+        TrainConfig(unlabelled="vectors")

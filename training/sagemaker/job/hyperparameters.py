@@ -68,7 +68,9 @@ def training_config(settings: Mapping[str, Any], **placed: Any) -> TrainConfig:
     recipe = given.pop(RECIPE, "")
     file = CONFIGS / f"{recipe}.toml" if recipe else None
     if file is not None and (Path(recipe).name != recipe or not file.is_file()):
-        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml") if path.stem != "pretrain"))
+        known = ", ".join(
+            sorted(path.stem for path in CONFIGS.glob("*.toml") if path.stem not in ("pretrain", "distil"))
+        )
         raise ConfigError(f"hyper-parameter {RECIPE}: no recipe {recipe!r}; there are {known}")
     return load_config(TrainConfig, file, given | placed)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.fit.losses import class_weights, dense_losses
+from training.fit.losses import class_weights, dense_losses, with_teacher
 
 
 def test_loss_after_the_last_token_is_plain_cross_entropy() -> None:
@@ -35,3 +35,22 @@ def test_what_stands_in_padding_never_reaches_the_loss() -> None:
     clean = dense_losses(logits, mask, labels, 1, 0.0)
     logits[0, 0] = float("nan")
     torch.testing.assert_close(dense_losses(logits, mask, labels, 1, 0.0), clean)
+
+
+def test_probabilities_for_every_token_are_followed() -> None:
+    torch.manual_seed(0)
+    logits, mask = torch.randn(2, 4, 3), torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0]])
+    targets = torch.rand(2, 4, 3).softmax(-1)
+    losses = -(targets * logits.log_softmax(-1)).sum(-1)
+    inner = torch.stack([(losses[0, 2] + losses[0, 3]) / 2, losses[1, 1]])
+    final = torch.stack([losses[0, 3], losses[1, 1]])
+    torch.testing.assert_close(dense_losses(logits, mask, targets, 2, 0.0), 0.5 * inner + 0.5 * final)
+    labels = torch.tensor([2, 0])
+    certain = torch.nn.functional.one_hot(labels, 3).float()[:, None].expand(2, 4, 3)
+    torch.testing.assert_close(dense_losses(logits, mask, certain, 2, 0.0), dense_losses(logits, mask, labels, 2, 0.0))
+
+
+def test_rows_without_a_label_follow_the_teacher_alone() -> None:
+    hard, soft = torch.tensor([1.0, float("nan")]), torch.tensor([3.0, 5.0])
+    losses = with_teacher(hard, soft, torch.tensor([True, False]), 0.25)
+    assert losses.tolist() == [0.75 * 1.0 + 0.25 * 3.0, 0.25 * 5.0]

@@ -16,11 +16,13 @@ from classifier.errors import ArtifactError, ModelError
 from service.model.load_engine import load_torch_engine
 from service.settings import Settings
 from tests.support.runs import run
-from tests.support.texts import news_rows
+from tests.support.texts import documents, news_rows
+from tests.support.tiny_teacher import write_teacher
 from training.__main__ import main
-from training.config import DataConfig, TrainConfig
+from training.config import DataConfig, DistilConfig, TrainConfig
 from training.data.files import name_of
 from training.errors import ConfigError, DataError, LeakError
+from training.fit.distil import distil
 from training.fit.run import report_directory
 from training.report.evaluate import evaluate
 from training.report.predict import predict_logits
@@ -142,6 +144,36 @@ def test_frozen_layers_are_the_bases_own(config: TrainConfig) -> None:
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {"transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.mlp.c_fc.weight"} <= same
     assert "transformer.h.1.mlp.c_fc.weight" not in same
+
+
+def test_soft_labels_of_a_teacher_are_learnt_and_resumed(config: TrainConfig, tmp_path: Path) -> None:
+    """A run that lost its last checkpoint ends with the same weights, without the work of the teacher."""
+    write_teacher(tmp_path / "teacher")
+    (tmp_path / "corpus.txt").write_text("\n<|endoftext|>\n".join(documents()), encoding="utf-8")
+    distil(
+        DistilConfig(
+            corpus=(str(tmp_path / "corpus.txt"),), teacher=str(tmp_path / "teacher"), base_model=config.base_model,
+            output=str(tmp_path / "student"), passages=1024, max_tokens=32, steps=1, val_fraction=0.2,
+        )
+    )  # fmt: skip
+    taught = changed(
+        config, teacher_labels=str(tmp_path / "teacher"), unlabelled=str(tmp_path / "student-checkpoints" / "vectors"),
+        unlabelled_passages=30, short_crops=1, epochs=4.0, dense_from=8, class_weights=True, teacher_weight=0.3,
+        checkpoints=str(tmp_path / "checkpoints"), report=False,
+    )  # fmt: skip
+    artifact = run(taught)
+    assert artifact.manifest.metrics["accuracy"] >= 0.8
+    recipe = artifact.manifest.provenance["recipe"]
+    assert (recipe["teacher_labels"], recipe["unlabelled"]) == ("teacher", "vectors")
+    [rows] = (tmp_path / "checkpoints").glob("soft-rows*")
+    steps = sorted((tmp_path / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert int(steps[-1].name.split("-")[1]) == 4 * math.ceil((48 * 2 + 30) / 8)
+    shutil.rmtree(steps[-1])
+    before = rows.stat().st_mtime_ns
+    again = run(changed(taught, output=str(tmp_path / "again")))
+    assert rows.stat().st_mtime_ns == before
+    for name, tensor in artifact.model().state_dict().items():
+        torch.testing.assert_close(again.model().state_dict()[name], tensor, rtol=0, atol=0)
 
 
 def test_data_comes_from_any_file_system(config: TrainConfig, news_csv: Path) -> None:
