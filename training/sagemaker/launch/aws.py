@@ -4,6 +4,7 @@ Credentials, region and endpoint come from boto3's own chain:
 https://docs.aws.amazon.com/boto3/latest/guide/credentials.html
 """
 
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -104,6 +105,12 @@ class Aws:
                 raise LaunchError(f"no execution role: pass --role (SageMaker cannot act as you, {caller})")
             wanted = session.partition("/")[0]
         return str(self.call("iam", "GetRole", RoleName=wanted)["Role"]["Arn"])
+
+    def download(self, url: str) -> bytes:
+        """Return what an address holds that AWS has signed. Raises OSError if it cannot be read."""
+        with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
+            content: bytes = answer.read()
+            return content
 
     def upload_file(self, path: str, bucket: str, key: str, settings: Mapping[str, Any]) -> None:
         """Send a file to S3, a large one in parts."""

@@ -9,6 +9,7 @@ from training.sagemaker.job.container import METRIC_DEFINITIONS
 from training.sagemaker.job.hyperparameters import parse_hyperparameters, training_config
 from training.sagemaker.launch.endpoints import deploy_requests
 from training.sagemaker.launch.follow import follow_job
+from training.sagemaker.launch.images import check_image_trains
 from training.sagemaker.launch.launcher import DONE, FAILED, Launcher
 from training.sagemaker.launch.options import DeployOptions, TrainOptions, TransformOptions, UpdateOptions
 from training.sagemaker.launch.requests import checked_name, key_values, training_request, transform_requests
@@ -33,6 +34,8 @@ def train(launcher: Launcher, options: TrainOptions) -> int:
     request = training_request(options, launcher.role(options.role), METRIC_DEFINITIONS, launcher.console.now())
     if launcher.is_preview([request]):
         return DONE
+    if not options.entrypoint:
+        check_image_trains(launcher.aws, options.image)
     launcher.send_all([request])
     return follow_job(launcher, "training", request.parameters["TrainingJobName"], started=True, wait=options.wait)
 

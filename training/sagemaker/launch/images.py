@@ -1,9 +1,12 @@
-"""The command `push`: an image from this machine to Amazon ECR, with docker, podman or buildah."""
+"""Images in Amazon ECR: the command `push`, with docker, podman or buildah, and a check before `train`."""
 
 import base64
+import json
+import re
 from contextlib import suppress
 
 from training.sagemaker.errors import AlreadyExistsError, AwsError, LaunchError
+from training.sagemaker.launch.aws import Aws
 from training.sagemaker.launch.launcher import DONE, Launcher
 from training.sagemaker.launch.options import PushOptions
 from training.sagemaker.launch.requests import PROJECT, PROJECT_TAG, STAMP, ApiRequest, tag_list
@@ -11,6 +14,13 @@ from training.sagemaker.launch.requests import PROJECT, PROJECT_TAG, STAMP, ApiR
 TOOLS = ("docker", "podman", "buildah")
 INDEX_TYPES = ("vnd.oci.image.index.v1+json", "vnd.docker.distribution.manifest.list.v2+json")
 """Media types, after `application/`, of several images under one tag. SageMaker takes one image only."""
+MANIFEST_TYPES = (
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+)
+"""Media types of one image."""
+TITLE, SERVES_ONLY = "org.opencontainers.image.title", "gpt2-classifier"
+"""Label of the project's images, and its value in the one that cannot train."""
 
 
 def push(launcher: Launcher, options: PushOptions) -> int:
@@ -52,6 +62,26 @@ def push(launcher: Launcher, options: PushOptions) -> int:
         )
     launcher.console.result(f"{registry}/{options.repository}@{pushed['imageDigest']}")
     return DONE
+
+
+def check_image_trains(aws: Aws, image: str) -> None:
+    """Raise LaunchError if an image in ECR is the project's own that only serves. One that cannot be read passes."""
+    found = re.fullmatch(r"(\d{12})\.dkr\.ecr\.[^/]+/([^@:]+)(?:@(sha256:[0-9a-f]+)|:([^@:]+))", image)
+    if found is None:
+        return
+    account, repository, digest, tag = found.groups()
+    named = {"registryId": account, "repositoryName": repository}
+    image_id = {"imageDigest": digest} if digest else {"imageTag": tag}
+    try:
+        wanted = {"imageIds": [image_id], "acceptedMediaTypes": list(MANIFEST_TYPES)}
+        [described] = aws.call("ecr", "BatchGetImage", **wanted, **named)["images"]
+        layer = json.loads(described["imageManifest"])["config"]["digest"]
+        url = aws.call("ecr", "GetDownloadUrlForLayer", layerDigest=layer, **named)["downloadUrl"]
+        labels = json.loads(aws.download(url))["config"].get("Labels") or {}
+    except (AwsError, OSError, ValueError, LookupError):  # the job itself will tell more
+        return
+    if labels.get(TITLE) == SERVES_ONLY:
+        raise LaunchError(f"{image} only serves: build one that trains by `make image TARGET=train`, and push it")
 
 
 def _create_repository(options: PushOptions) -> ApiRequest:

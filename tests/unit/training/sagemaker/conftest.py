@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import boto3
 import botocore.client
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from training.sagemaker.launch.aws import Aws
 from training.sagemaker.launch.launcher import Console
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
+KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": REGION}
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/SageMakerRole"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/gpt2@sha256:{'0' * 64}"
 ARTIFACT = "s3://models-bucket/models/0123456789abcdef/model.tar.gz"
@@ -44,9 +46,7 @@ def moto_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shared_session() -> Any:
     """Return one boto3 session for all tests, because loading the description of AWS's API takes seconds."""
-    import boto3
-
-    return boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION)
+    return boto3.Session(**KEYS)
 
 
 @pytest.fixture
@@ -104,6 +104,9 @@ def _with_what_moto_lacks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
                 raise ClientError({"Error": error}, operation)
             endpoint.endpoint_config_name, endpoint.endpoint_status = request["EndpointConfigName"], "Updating"
             return {}
+        if operation == "GetDownloadUrlForLayer":  # a test has put the layer into S3
+            named = {"Bucket": "models-bucket", "Key": f"layers/{request['layerDigest']}"}
+            return {"downloadUrl": boto3.client("s3", **KEYS).generate_presigned_url("get_object", Params=named)}
         answer = original(client, operation, request)
         if operation == "GetResources":  # moto writes an endpoint configuration's ARN as a tuple of Python
             for entry in answer["ResourceTagMappingList"]:

@@ -1,6 +1,7 @@
 """The commands push, upload and invoke against moto and a stand-in for docker."""
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -14,7 +15,7 @@ from botocore.exceptions import ClientError
 from pytest import MonkeyPatch
 
 from classifier.artifact import Artifact
-from tests.unit.training.sagemaker.conftest import ACCOUNT, REGION, Shell, post
+from tests.unit.training.sagemaker.conftest import ACCOUNT, REGION, ROLE, Shell, backend, post
 from training.sagemaker.errors import LaunchError
 from training.sagemaker.launch.aws import Aws
 from training.sagemaker.launch.uploads import bucket_and_key, digest_of, find_files
@@ -22,6 +23,10 @@ from training.sagemaker.launch.uploads import bucket_and_key, digest_of, find_fi
 REGISTRY = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 TARGET = f"{REGISTRY}/gpt2:20260131-235958"
 PUSH = ("push", "--image", "gpt2-classifier", "--repository", "gpt2")
+TRAIN = (
+    "train", "--name", "news", "--role", ROLE, "--output", "s3://models-bucket/jobs", "--no-network-isolation",
+    "--no-wait",
+)  # fmt: skip
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
@@ -85,6 +90,39 @@ class TestPush:
         shell.tools = ()
         assert shell.do(*PUSH, "--dry-run", "--account", ACCOUNT, "--region", REGION) == 2
         assert "docker nor podman nor buildah" in shell.text
+
+
+class TestTrainingImage:
+    """`train` looks at the image in ECR before it starts a job."""
+
+    def pushed(self, aws: Aws, labels: dict[str, str] | None) -> str:
+        """Put an image with these labels into ECR and return its digest."""
+        content = json.dumps({"config": {"Labels": labels}}).encode()
+        described = json.loads(manifest(MANIFEST))
+        layer = described["config"]["digest"] = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        aws.call("s3", "PutObject", Bucket="models-bucket", Key=f"layers/{layer}", Body=content)
+        aws.call("ecr", "CreateRepository", repositoryName="gpt2")
+        image = {"imageTag": "1", "imageManifest": json.dumps(described), "imageManifestMediaType": MANIFEST}
+        pushed = aws.call("ecr", "PutImage", repositoryName="gpt2", **image)
+        return str(pushed["image"]["imageId"]["imageDigest"])
+
+    @pytest.mark.parametrize("by", ["tag", "digest"])
+    def test_the_image_that_only_serves_is_refused(self, by: str, aws: Aws, shell: Shell) -> None:
+        digest = self.pushed(aws, {"org.opencontainers.image.title": "gpt2-classifier"})
+        image = f"{REGISTRY}/gpt2:1" if by == "tag" else f"{REGISTRY}/gpt2@{digest}"
+        assert shell.do(*TRAIN, "--image", image) == 2
+        assert "only serves" in shell.text and "TARGET=train" in shell.text
+        assert not backend().training_jobs
+
+    @pytest.mark.parametrize("labels", [None, {}, {"org.opencontainers.image.title": "gpt2-classifier-train"}])
+    def test_other_images_are_taken(self, labels: dict[str, str] | None, aws: Aws, shell: Shell) -> None:
+        self.pushed(aws, labels)
+        assert shell.do(*TRAIN, "--image", f"{REGISTRY}/gpt2:1") == 0, shell.text
+
+    @pytest.mark.parametrize("image", [f"{REGISTRY}/gpt2:2", f"{REGISTRY}/other:1", "registry.example.com/gpt2:1"])
+    def test_an_image_that_cannot_be_read_is_left_to_sagemaker(self, image: str, aws: Aws, shell: Shell) -> None:
+        self.pushed(aws, None)
+        assert shell.do(*TRAIN, "--image", image) == 0, shell.text
 
 
 class TestUpload:
