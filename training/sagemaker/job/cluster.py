@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from training.errors import ConfigError
 from training.sagemaker.job.settings import JobPaths
@@ -48,6 +49,21 @@ def read_cluster(paths: JobPaths, count_gpus: Callable[[], int]) -> Cluster:
     interface = variables.get("SM_NETWORK_INTERFACE_NAME") or described.get("network_interface_name", "")
     gpus = variables.get("SM_NUM_GPUS")
     return Cluster(tuple(hosts), current, interface, int(gpus) if gpus else count_gpus())
+
+
+def count_gpus(devices: Path, torch_version: str) -> int:
+    """Return the number of NVIDIA GPUs among the devices, which is `/dev`.
+
+    Raises ConfigError if there are some and torch is a build for CPUs: training would take many times as long, at the
+    price of the GPUs.
+    """
+    found = len(list(devices.glob("nvidia[0-9]*")))
+    if found and torch_version.endswith("+cpu"):
+        raise ConfigError(
+            f"this instance has GPUs, and torch {torch_version} of this image cannot use them: build the image with "
+            "TORCH_INDEX=https://download.pytorch.org/whl/cu130, or choose a type of instance without GPUs"
+        )
+    return found
 
 
 def training_command(cluster: Cluster, paths: JobPaths, job: str) -> list[str]:

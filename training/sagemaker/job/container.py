@@ -22,13 +22,14 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from training.errors import TrainingError
 from training.sagemaker.job import channels
-from training.sagemaker.job.cluster import Cluster, network_variables, read_cluster, training_command
+from training.sagemaker.job.cluster import Cluster, count_gpus, network_variables, read_cluster, training_command
 from training.sagemaker.job.hyperparameters import parse_hyperparameters, training_config
 from training.sagemaker.job.settings import JobPaths
 from training.sagemaker.job.training_process import RESERVE, RESERVE_BYTES
@@ -84,7 +85,7 @@ def prepare(paths: JobPaths, raw: Mapping[str, Any]) -> tuple[Path, Cluster]:
 
     Raises TrainingError if hyper-parameters, channels or configuration cannot be used.
     """
-    cluster = read_cluster(paths, lambda: len(list(Path("/dev").glob("nvidia[0-9]*"))))
+    cluster = read_cluster(paths, lambda: count_gpus(Path("/dev"), version("torch")))
     settings = parse_hyperparameters(raw)
     shutil.rmtree(paths.work, ignore_errors=True)
     for name in ("pids", "outcomes"):

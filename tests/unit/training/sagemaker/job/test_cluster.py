@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import ConfigError
-from training.sagemaker.job.cluster import Cluster, network_variables, read_cluster, training_command
+from training.sagemaker.job.cluster import Cluster, count_gpus, network_variables, read_cluster, training_command
 from training.sagemaker.job.settings import JobPaths
 
 
@@ -45,3 +45,12 @@ def test_one_process_needs_no_torchrun_and_several_gpus_no_master(tmp_path: Path
 def test_a_host_that_is_none_of_the_jobs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'algo-3' is none of the hosts algo-1"):
         read_cluster(places(tmp_path, {"current_host": "algo-3", "hosts": ["algo-1"]}), lambda: 0)
+
+
+def test_gpus_that_torch_cannot_use_are_refused(tmp_path: Path) -> None:
+    assert count_gpus(tmp_path, "2.13.0+cpu") == 0
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert count_gpus(tmp_path, "2.13.0+cu130") == 2
+    with pytest.raises(ConfigError, match="has GPUs, and torch 2.13.0.cpu of this image cannot use them"):
+        count_gpus(tmp_path, "2.13.0+cpu")
