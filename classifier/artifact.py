@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from classifier import OnLong, Precision
+from classifier.calibration import Calibration
 from classifier.encoding import Encoder, TextCleaning, load_tokenizer
 from classifier.errors import ArtifactError, LabelError, ModelError
 from classifier.labels import Labels
@@ -58,14 +59,6 @@ class Golden(_Frozen):
     logits: list[float]
 
 
-class Calibration(_Frozen):
-    """The parameters by which logits become probabilities."""
-
-    temperature: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="logits are divided by this before the softmax"
-    )
-
-
 class Manifest(_Frozen):
     """The contents of manifest.json: all that transformers' own files do not say about the model."""
 
@@ -82,13 +75,6 @@ class Manifest(_Frozen):
     )
     cleaning: TextCleaning = TextCleaning()
     calibration: Calibration = Calibration()
-    unsure_below: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description='an answer whose highest probability is below this is marked "unsure"; null: no threshold is known '
-        "that keeps the promised share of wrong answers, so no answer is marked",
-    )
     golden: list[Golden] = Field(min_length=1)
     metrics: dict[str, Any] = Field(default_factory=dict, description="quality on the test split")
     provenance: dict[str, Any] = Field(

@@ -28,8 +28,10 @@ def combine_windows(logits_wc: ArrayLike, tokens_w: Sequence[int]) -> NDArray[np
     return combined
 
 
-def probabilities(logits_bc: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+def probabilities(logits_bc: ArrayLike, temperature: ArrayLike = 1.0) -> NDArray[np.float64]:
     """Return the softmax of logits / temperature along the last axis; rows sum to 1.
+
+    `temperature` is one number, or has one for each row (B, 1).
 
     The maximum is subtracted first, so that no finite logits overflow. NaN gives NaN; callers must check for it.
     """

@@ -91,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--report", type=Path, help="directory for report.html, metrics.json and plots")
     evaluate.add_argument("--json", action="store_true", help="print all metrics as JSON")
 
+    calibrate = add("calibrate", "fit temperature and threshold of an artifact again, and measure it", _calibrate)
+    calibrate.add_argument("--artifact", type=Path, required=True, help="directory of the artifact, which is replaced")
+    calibrate.add_argument("--data", required=True, help="the labelled texts that it was trained on")
+
     convert = add("convert", "make an artifact from the article's model.pth or model.tar.gz", _convert)
     convert.usage = "%(prog)s CHECKPOINT [OPTIONS]"
     convert.add_argument("checkpoint", type=Path, help="model.pth, or a model.tar.gz that contains it")
@@ -201,6 +205,15 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
     measured = evaluate(parsed.artifact, config, skip_unlabelled=parsed.skip_unlabelled, report=parsed.report)
     print(json.dumps(measured, indent=2) if parsed.json else "\n".join(metric_lines(measured)))
+
+
+def _calibrate(parsed: argparse.Namespace) -> None:
+    from training.fit.run import calibrate
+    from training.report.evaluate import metric_lines
+
+    artifact = calibrate(parsed.artifact, parsed.data)
+    print("\n".join(metric_lines(artifact.manifest.metrics)))
+    print(f"wrote {artifact.directory}")
 
 
 def _convert(parsed: argparse.Namespace) -> None:

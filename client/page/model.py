@@ -8,18 +8,30 @@ from client.models import Info
 def facts(info: Info) -> dict[str, str]:
     """Return names and values of what `/info` tells: the model's, then the service's limits."""
     model, more = info.model, info.model.model_extra or {}
-    threshold = more.get("unsure_below", "")
     found = {
         "parameters": _number(more.get("parameters")),
         "tokens read at once": _number(model.max_tokens),
         "longer texts": "read in overlapping windows" if model.on_long == "windows" else model.on_long,
         "precision": model.precision,
         "tokens in a batch": _number(more.get("max_batch_tokens")),
-        "unsure below": "the model has no threshold" if threshold is None else _number(threshold),
-        "temperature": _number(more.get("temperature")),
+        **_calibration(more.get("calibration", {}).get("points", [])),
         **{name.replace("_", " "): _number(value) for name, value in info.limits},
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _calibration(points: list[dict[str, Any]]) -> dict[str, str]:
+    """Return temperature and threshold by the tokens read, a line for each."""
+    if not points:
+        return {}
+    known = any(point["unsure_below"] is not None for point in points)
+    found = {"temperature": _by_tokens(points, "temperature", "")}
+    return found | {"unsure below": _by_tokens(points, "unsure_below", "always") if known else "no threshold is known"}
+
+
+def _by_tokens(points: list[dict[str, Any]], name: str, unknown: str) -> str:
+    values = (unknown if point[name] is None else f"{point[name]:.3f}" for point in points)
+    return ", ".join(f"{value} at {point['tokens']:,}" for value, point in zip(values, points, strict=True)) + " tokens"
 
 
 def input_note(info: Info) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from classifier import OnLong
+from classifier.calibration import Calibration
 from service.errors import ServiceError
 from service.model.autotune import BudgetTrial, LaneTrial, PrecisionTrial
 
@@ -101,10 +102,8 @@ class EngineInfo:
     """"last_token" or "flatten"."""
     input: str | None
     """Columns of the data that made a text in training and in `metrics`, and how they were joined; None: unknown."""
-    temperature: float
-    """Logits are divided by this before the softmax."""
-    unsure_below: float | None
-    """A prediction whose highest probability is below this is marked unsure; None: the model has no threshold."""
+    calibration: Calibration
+    """Temperature and threshold of "unsure" by the number of tokens read."""
     parameters: int
     precision: str
     """Precision of matrix products: "float32", "bfloat16" or "int8"."""

@@ -83,10 +83,11 @@ class TorchEngine:
         combined = combine_windows(logits, [window.tokens for window in text.windows])
         if not np.isfinite(combined).all():
             raise ServiceError("inference_failed", "the model's scores for this text are not finite")
-        probs = probabilities(combined, self.info.temperature).tolist()
+        calibration, read = self.info.calibration, text.tokens_read
+        probs = probabilities(combined, calibration.temperature(read)).tolist()
         ranked = sorted(zip(self._labels.names, probs, strict=True), key=lambda pair: -pair[1])
-        threshold = self.info.unsure_below
-        return Prediction(tuple(ranked), unsure=None if threshold is None else ranked[0][1] < threshold)
+        unsure = bool(ranked[0][1] < calibration.unsure_below(read)) if calibration.has_threshold else None
+        return Prediction(tuple(ranked), unsure)
 
     def prepare_thread(self) -> None:
         set_threads(self.info.threads)

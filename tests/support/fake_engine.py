@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from classifier import OnLong
+from classifier.calibration import Calibration, CalibrationPoint
 from service.errors import ServiceError
 from service.inference.engine import (
     MAX_LISTED,
@@ -54,8 +55,7 @@ class FakeEngine:
             on_long="windows",
             head="last_token",
             input="title, blank line, text",
-            temperature=1.0,
-            unsure_below=0.5,
+            calibration=Calibration(points=(CalibrationPoint(tokens=1, temperature=1.0, unsure_below=0.5),)),
             parameters=0,
             precision="float32",
             precision_trials=(),
@@ -137,7 +137,7 @@ class FakeEngine:
         if any(value != value for value in row):
             raise ServiceError("inference_failed", "the model's scores for this text are not finite")
         ranked = sorted(zip(LABELS, [value / 10 for value in row], strict=True), key=lambda pair: -pair[1])
-        unsure = None if self.info.unsure_below is None else "unsure" in str(text.windows[0].payload)
+        unsure = None if not self.info.calibration.has_threshold else "unsure" in str(text.windows[0].payload)
         return Prediction(tuple(ranked), unsure)
 
     def prepare_thread(self) -> None:

@@ -15,17 +15,19 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from classifier.artifact import Artifact, Calibration, Manifest
+from classifier.artifact import Artifact, Manifest, read_artifact
 from classifier.artifact_writer import check_writable_target, write_artifact
+from classifier.calibration import Calibration
 from classifier.decoding import probabilities
-from classifier.encoding import Encoder, TextCleaning
+from classifier.encoding import Encoder, TextCleaning, load_tokenizer
 from classifier.flatten import HEADS
 from classifier.labels import Labels
 from classifier.model import GPT2Classifier, load_base, load_base_tokenizer
 from training.config import TrainConfig
+from training.data.read import fingerprint
 from training.data.soft_labels import SoftLabels
 from training.data.splits import Splits, load_splits, refuse_leaks
-from training.errors import ConfigError
+from training.errors import ConfigError, DataError, Problem
 from training.fit.checkpoints import check_place
 from training.fit.distributed import is_main
 from training.fit.loop import training_precision
@@ -33,6 +35,7 @@ from training.fit.tokens import TokenRows, tokenise
 from training.fit.trainer import fine_tune
 from training.report import metrics
 from training.report.baseline import BaselineAnswers, answer
+from training.report.calibration import cut_logits, fit_calibration
 from training.report.card import model_card
 from training.report.evaluate import accuracy_by_words, measure, measure_baseline
 from training.report.golden import golden
@@ -67,8 +70,7 @@ class _Inputs:
 class _Results:
     """Calibration on the validation split, and results on the test split."""
 
-    temperature: float
-    unsure_below: float | None
+    calibration: Calibration
     probs_bc: NDArray[np.float64]
     """Calibrated probabilities of the test texts."""
     metrics: dict[str, Any]
@@ -137,6 +139,39 @@ def _soft_labels(inputs: _Inputs) -> SoftLabels | None:
     )
 
 
+def calibrate(directory: Path, data: str) -> Artifact:
+    """Fit the calibration of an artifact again, measure it again, and replace it; its weights stay as they are.
+
+    Args:
+        directory: the artifact.
+        data: the labelled texts that it was trained on, which are split as they were then.
+
+    Raises:
+        ArtifactError: the artifact is unusable.
+        ConfigError: its recipe is that of another version of this program.
+        DataError: these are not the texts that it was trained on.
+    """
+    artifact = read_artifact(directory)
+    made = artifact.manifest.provenance
+    try:
+        config = TrainConfig(**made.get("recipe", {}), data=data, output=str(directory), overwrite=True)
+    except TypeError as exc:
+        raise ConfigError(f"{directory}: its recipe cannot be read by this version: {exc}") from exc
+    splits = load_splits(config)
+    if fingerprint(e for _, examples in splits.items() for e in examples) != made.get("data_fingerprint"):
+        raise DataError(Problem(data, f"these are not the texts that {artifact.manifest.name} was trained on"))
+    inputs = _inputs(config, splits, artifact.model(), load_tokenizer(directory / "tokenizer.json"))
+    results = _measure(inputs, _baseline(inputs) if config.baseline else None)
+    manifest = _manifest(inputs, results, made).model_copy(
+        update={"name": artifact.manifest.name, "created": artifact.manifest.created}
+    )
+    stored = inputs.model.to(getattr(torch, config.weights_dtype))
+    card = model_card(manifest)
+    return write_artifact(
+        directory, model=stored, tokenizer=inputs.tokenizer, manifest=manifest, card=card, overwrite=True
+    )
+
+
 @contextmanager
 def _stage(name: str) -> Iterator[None]:
     """Print the duration of a stage of the run as a `key=value;` line."""
@@ -183,6 +218,10 @@ def _prepare(config: TrainConfig) -> _Inputs:
         )
     tokenizer = load_base_tokenizer(config.base_model)
     _check_sizes(config, model, tokenizer)
+    return _inputs(config, splits, model, tokenizer)
+
+
+def _inputs(config: TrainConfig, splits: Splits, model: GPT2Classifier, tokenizer: Tokenizer) -> _Inputs:
     cleaning = TextCleaning(lowercase=config.lowercase)
     with _stage("tokenise"):
         parts = {
@@ -200,17 +239,17 @@ def _prepare(config: TrainConfig) -> _Inputs:
 def _measure(inputs: _Inputs, baseline: BaselineAnswers | None) -> _Results:
     val, test = inputs.parts["val"], inputs.parts["test"]
     val_logits = predict_logits(inputs.model, inputs.encoder, val.texts)
-    temperature = metrics.fit_temperature(val_logits, val.label_ids)
     labels, groups = inputs.splits.labels, inputs.splits.group_ids
-    unsure_below = metrics.unsure_threshold(
-        probabilities(val_logits, temperature), val.label_ids, inputs.config.unsure_error, groups["val"]
-    )
+    cuts = cut_logits(inputs.model, inputs.encoder, val.texts)
+    unsure_error = inputs.config.unsure_error
+    calibration = fit_calibration(val_logits, val.tokens.lengths, cuts, val.label_ids, groups["val"], unsure_error)
     test_logits = predict_logits(inputs.model, inputs.encoder, test.texts)
-    measured = measure(test_logits, test.label_ids, labels, temperature, unsure_below, groups["test"])
+    tokens = test.tokens.lengths
+    measured = measure(test_logits, test.label_ids, labels, tokens, calibration, groups["test"])
     if baseline is not None:
         predicted = test_logits.argmax(axis=1).tolist()
         measured["baseline"] = measure_baseline(baseline, test.label_ids, predicted, labels, groups["test"])
-    return _Results(temperature, unsure_below, probabilities(test_logits, temperature), measured)
+    return _Results(calibration, probabilities(metrics.calibrated(test_logits, tokens, calibration)), measured)
 
 
 def _manifest(inputs: _Inputs, results: _Results, made: dict[str, Any]) -> Manifest:
@@ -224,8 +263,7 @@ def _manifest(inputs: _Inputs, results: _Results, made: dict[str, Any]) -> Manif
         window_stride=config.resolved_stride(),
         input=input_of(inputs.splits),
         cleaning=inputs.encoder.cleaning,
-        calibration=Calibration(temperature=results.temperature),
-        unsure_below=results.unsure_below,
+        calibration=results.calibration,
         golden=golden(inputs.model, inputs.encoder),
         # the matrix of 600 labels would be most of the manifest; the report has it
         metrics={key: value for key, value in results.metrics.items() if key != "confusion"},

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from classifier.artifact import read_artifact
+from classifier.calibration import Calibration
 from classifier.decoding import probabilities
 from classifier.encoding import Encoder
 from classifier.labels import Labels
@@ -21,7 +22,7 @@ from training.report import metrics
 from training.report.baseline import BaselineAnswers
 from training.report.html import ReportData, try_report
 from training.report.intervals import group_intervals, paired_differences
-from training.report.predict import predict_logits
+from training.report.predict import predict_logits, token_counts
 
 WORDS_READ = (8, 16, 32, 64, 128, 256)
 BY_WORDS_TEXTS = 2000
@@ -56,8 +57,8 @@ def evaluate(
     groups = group_parts({WHOLE: examples})[WHOLE]
     model, encoder = artifact.model(), artifact.encoder()
     logits = predict_logits(model, encoder, texts)
-    temperature = manifest.calibration.temperature
-    measured = measure(logits, truth, labels, temperature, manifest.unsure_below, groups)
+    calibration, tokens = manifest.calibration, token_counts(encoder, texts)
+    measured = measure(logits, truth, labels, tokens, calibration, groups)
     if report is not None:
         name = name_of(config.data)
         try_report(
@@ -66,7 +67,7 @@ def evaluate(
                 labels=labels.names,
                 texts=texts,
                 truth=truth,
-                probs_bc=probabilities(logits, temperature),
+                probs_bc=probabilities(metrics.calibrated(logits, tokens, calibration)),
                 metrics=measured,
                 by_words=accuracy_by_words(model, encoder, texts, truth) | {0: measured["accuracy"]},
                 rows=[e.row for e in examples],
@@ -81,8 +82,8 @@ def measure(
     logits: NDArray[np.float32],
     truth: Sequence[int],
     labels: Labels,
-    temperature: float,
-    unsure_below: float | None,
+    tokens: ArrayLike,
+    calibration: Calibration,
     groups: Sequence[int],
 ) -> dict[str, Any]:
     """Return all metrics of a model on labelled texts.
@@ -91,8 +92,8 @@ def measure(
         logits: (B, C) logits.
         truth: B label ids.
         labels: the C labels.
-        temperature: temperature of the calibration.
-        unsure_below: probability below which an answer is unsure; None: no threshold.
+        tokens: number of tokens read of each of the B texts.
+        calibration: temperatures and thresholds.
         groups: the group of near-duplicates of each text; `intervals` take a group for one observation.
     """
     predicted = logits.argmax(axis=1).tolist()
@@ -101,11 +102,10 @@ def measure(
         "groups": len(set(groups)),
         "intervals": group_intervals(truth, predicted, len(labels), groups),
         "calibration": {
-            **metrics.calibration_metrics(logits, truth, temperature, unsure_below),
-            "temperature": temperature,
-            "unsure_below": unsure_below,
+            **metrics.calibration_metrics(logits, truth, tokens, calibration),
+            "points": [point.model_dump() for point in calibration.points],
         },
-        "reliability": metrics.reliability(probabilities(logits, temperature), truth),
+        "reliability": metrics.reliability(probabilities(metrics.calibrated(logits, tokens, calibration)), truth),
     }
 
 

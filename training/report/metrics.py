@@ -9,6 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from classifier.calibration import Calibration
 from classifier.decoding import probabilities
 
 ECE_BINS = 15
@@ -171,25 +172,40 @@ def _groups_so_far(group_b: NDArray[np.int64], rows: NDArray[np.intp]) -> NDArra
     return first.cumsum()
 
 
+def calibrated(logits_bc: ArrayLike, tokens: ArrayLike, calibration: Calibration) -> NDArray[np.float32]:
+    """Return the logits (B, C) divided by the temperatures for the tokens read (B,)."""
+    temperature_b = calibration.temperature(tokens).astype(np.float32)
+    scaled: NDArray[np.float32] = np.asarray(logits_bc, dtype=np.float32) / temperature_b[:, None]
+    return scaled
+
+
 def calibration_metrics(
-    logits_bc: ArrayLike, truth: Sequence[int], temperature: float, unsure_below: float | None
+    logits_bc: ArrayLike, truth: Sequence[int], tokens: ArrayLike, calibration: Calibration
 ) -> dict[str, float | None]:
     """Return ECE, Brier score and NLL before and after temperature scaling, and coverage and error at the threshold.
 
-    `coverage` is the share of answers that are not unsure, None if there is no threshold; `error_among_answered` is the
-    share of wrong answers among these, None if there are none.
+    Args:
+        logits_bc: (B, C) logits.
+        truth: B label ids.
+        tokens: number of tokens read of each of the B texts.
+        calibration: temperatures and thresholds.
+
+    Returns:
+        `coverage` is the share of answers that are not unsure, None if there is no threshold; `error_among_answered` is
+        the share of wrong answers among these, None if there are none.
     """
     found: dict[str, float | None] = {}
-    for suffix, divisor in (("_before", 1.0), ("", temperature)):
-        probs = probabilities(logits_bc, divisor)
+    probs = np.empty(0)
+    for suffix, scaled in (("_before", np.asarray(logits_bc)), ("", calibrated(logits_bc, tokens, calibration))):
+        probs = probabilities(scaled)
         found |= {
             f"ece{suffix}": expected_calibration_error(probs, truth),
             f"brier{suffix}": brier_score(probs, truth),
-            f"nll{suffix}": negative_log_likelihood(logits_bc, truth, divisor),
+            f"nll{suffix}": negative_log_likelihood(scaled, truth),
         }
-    answered = probs.max(axis=1) >= (np.inf if unsure_below is None else unsure_below)
+    answered = probs.max(axis=1) >= calibration.unsure_below(tokens)
     wrong = probs.argmax(axis=1) != np.asarray(truth)
     return found | {
-        "coverage": None if unsure_below is None else float(answered.mean()),
+        "coverage": float(answered.mean()) if calibration.has_threshold else None,
         "error_among_answered": float(wrong[answered].mean()) if answered.any() else None,
     }

@@ -41,6 +41,20 @@ def predict_logits(model: GPT2Classifier, encoder: Encoder, texts: Sequence[str]
     return logits_bc
 
 
+def token_counts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of tokens that the model reads of each text: (B,) int64.
+
+    Raises:
+        EncodingError: a text cannot be encoded; the message says which.
+    """
+    counts = np.empty(len(texts), dtype=np.int64)
+    for i, result in enumerate(encoder.encode_each(texts)):
+        if isinstance(result, EncodingError):
+            raise EncodingError(f"text {i}: {result}")
+        counts[i] = result.tokens_read
+    return counts
+
+
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Compute float32 matrix products without TensorFloat-32 or bfloat16, and restore the settings afterwards.

@@ -97,7 +97,11 @@ def test_directory_without_manifest_is_no_artifact(artifact_copy: Artifact, tmp_
         ({"window_stride": 65}, "the manifest: window_stride 65 is above max_tokens 64"),
         ({"labels": ["a", "b"]}, "golden text 0 has 3 logits for 2 labels"),
         ({"files": {}}, "manifest.json does not list config.json"),
-        ({"calibration": {"temperature": float("inf")}}, "calibration.temperature"),
+        ({"calibration": {"points": [{"tokens": 1, "temperature": float("inf")}]}}, "calibration.points.0.temperature"),
+        (
+            {"calibration": {"points": [{"tokens": 2, "temperature": 1.0}] * 2}},
+            "calibration: the tokens of the points must ascend",
+        ),
     ],
 )
 def test_manifest_that_does_not_fit_is_refused(artifact_copy: Artifact, changes: dict[str, Any], message: str) -> None:

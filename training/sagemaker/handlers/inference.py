@@ -88,7 +88,7 @@ BODIES: dict[str, type[_Body]] = {"inputs": InputsBody, "instances": InstancesBo
 
 
 class ArtifactClassifier:
-    """The classifier of an artifact in float32, with its clean-up, windows and temperature.
+    """The classifier of an artifact in float32, with its clean-up, windows and calibration.
 
     Raises:
         ArtifactError: the model cannot be loaded, or gives other answers here than at training time.
@@ -96,7 +96,7 @@ class ArtifactClassifier:
 
     def __init__(self, artifact: Artifact, device: str = "cpu") -> None:
         self._labels = artifact.labels.names
-        self._temperature = artifact.manifest.calibration.temperature
+        self._calibration = artifact.manifest.calibration
         self._encoder = artifact.encoder()
         self._infer: Forward
         if artifact.manifest.head == "flatten":
@@ -119,7 +119,7 @@ class ArtifactClassifier:
                 continue
             lengths = [len(window.ids) for window in text.windows]
             combined = combine_windows([next(logits) for _ in lengths], lengths)
-            probs = probabilities(combined, self._temperature).tolist()
+            probs = probabilities(combined, self._calibration.temperature(text.tokens_read)).tolist()
             answers.append(dict(sorted(zip(self._labels, probs, strict=True), key=lambda pair: -pair[1])))
         return answers
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from classifier.calibration import Calibration
 from client.cli.main import main
 from client.files.results import Results, fingerprint
 from client.files.table import MAX_FIELD_CHARS, open_source, without_formula
@@ -85,7 +86,7 @@ def test_every_row_has_its_own_answer_in_every_format(fast: str, tmp_path: Path,
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_the_cell_of_unsure_is_empty_if_the_model_has_no_threshold(tmp_path: Path, ending: str) -> None:
     with live_service() as service:
-        service.engine.info = replace(service.engine.info, unsure_below=None)
+        service.engine.info = replace(service.engine.info, calibration=Calibration())
         source = write(tmp_path / f"in.{ending}", ["an unsure one", "another"])
         assert classify(service.url, source, tmp_path / f"out.{ending}") == 0
     rows = read(tmp_path / f"out.{ending}")

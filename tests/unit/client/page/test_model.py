@@ -15,11 +15,18 @@ def test_facts_are_what_info_says_and_nothing_that_it_does_not() -> None:
     assert "temperature" not in found and "unsure below" not in found
 
 
-@pytest.mark.parametrize(("threshold", "said"), [(0.7, "0.700"), (None, "the model has no threshold")])
+@pytest.mark.parametrize(
+    ("threshold", "said"), [(0.7, "always at 8, 0.700 at 1,024 tokens"), (None, "no threshold is known")]
+)
 def test_the_threshold_is_told_or_that_there_is_none(threshold: float | None, said: str) -> None:
-    told = {"name": "m", "version": "v", "labels": ["a"], "max_tokens": 1024, "unsure_below": threshold}
+    points = [
+        {"tokens": 8, "temperature": 2.0, "unsure_below": None},
+        {"tokens": 1024, "temperature": 1.0, "unsure_below": threshold},
+    ]
+    told = {"name": "m", "version": "v", "labels": ["a"], "max_tokens": 1024, "calibration": {"points": points}}
     found = facts(Info(service="1", model=ModelInfo.model_validate(told), limits=Limits()))
     assert found["unsure below"] == said
+    assert found["temperature"] == "2.000 at 8, 1.000 at 1,024 tokens"
 
 
 def test_it_is_told_what_a_text_was_in_training() -> None:

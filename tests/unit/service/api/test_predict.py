@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from classifier.calibration import Calibration
 from service.errors import STATUS
 from service.telemetry import JsonFormatter
 from tests.support.app import Service, ServiceFactory
@@ -55,9 +56,9 @@ async def test_predict_options(service: Service) -> None:
 
 
 async def test_a_model_without_a_threshold_marks_no_answer(engine: FakeEngine, service_with: ServiceFactory) -> None:
-    engine.info = replace(engine.info, unsure_below=None)
+    engine.info = replace(engine.info, calibration=Calibration())
     async with service_with() as service:
-        assert (await service.client.get("/info")).json()["model"]["unsure_below"] is None
+        assert (await service.client.get("/info")).json()["model"]["calibration"]["points"][0]["unsure_below"] is None
         one = await service.post("/predict", {"text": "an unsure one"})
         many = await service.post("/batch", {"texts": ["an unsure one"]})
         lines = await service.client.post("/batch", content='"an unsure one"\n', headers=LINES)

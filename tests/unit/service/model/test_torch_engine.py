@@ -61,12 +61,13 @@ def test_an_answer_is_unsure_below_the_threshold_of_the_manifest(
     artifact_copy: Artifact, threshold: float | None, unsure: bool | None
 ) -> None:
     path = artifact_copy.directory / MANIFEST
-    changes = {"unsure_below": threshold, "input": "title, blank line, text"}
+    points = [{"tokens": 9, "temperature": 1.0, "unsure_below": threshold}]
+    changes = {"calibration": {"points": points}, "input": "title, blank line, text"}
     manifest = json.loads(path.read_text(encoding="utf-8")) | changes
     path.write_text(json.dumps(manifest), encoding="utf-8")
     engine = load_torch_engine(settings_of(artifact_copy, precision="float32"))
     [text] = engine.encode(["shares in the bank fell"], "windows")
-    assert isinstance(text, TextWindows) and engine.info.unsure_below == threshold
+    assert isinstance(text, TextWindows) and engine.info.calibration.points[0].unsure_below == threshold
     assert engine.info.input == "title, blank line, text"
     assert engine.decode(text, engine.infer(text.windows)).unsure is unsure
 

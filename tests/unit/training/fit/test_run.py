@@ -39,6 +39,27 @@ def changed(config: TrainConfig, **values: object) -> TrainConfig:
     return dataclasses.replace(config, **values)  # type: ignore[arg-type]
 
 
+def test_calibration_can_be_fitted_again_without_training(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run(config)
+    manifest = before.directory / "manifest.json"
+    stored = json.loads(manifest.read_text(encoding="utf-8"))
+    spoilt = stored | {"calibration": {"points": [{"tokens": 5, "temperature": 9.0}]}}
+    manifest.write_text(json.dumps(spoilt), encoding="utf-8")
+    command = ["calibrate", "--artifact", config.output, "--data"]
+    assert main([*command, config.data]) == 0
+    assert json.loads(manifest.read_text(encoding="utf-8")) == stored
+    capsys.readouterr()
+    other = tmp_path / "other.csv"
+    other.write_text(Path(config.data).read_text(encoding="utf-8") + "sport,more words about sport\n", encoding="utf-8")
+    assert main([*command, str(other)]) == 2
+    assert "not the texts that model was trained on" in capsys.readouterr().err
+    manifest.write_text(json.dumps(stored | {"provenance": {"recipe": {"unheard": 1}}}), encoding="utf-8")
+    assert main([*command, config.data]) == 2
+    assert "unheard" in capsys.readouterr().err
+
+
 def test_run_writes_a_whole_artifact_that_learnt(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     artifact = run(config)
     manifest = artifact.manifest

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from classifier.calibration import Calibration, CalibrationPoint
 from classifier.decoding import probabilities
 from classifier.labels import Labels
 from training.report.baseline import BaselineAnswers
@@ -21,11 +22,15 @@ from training.report.html import (
 LABELS = Labels(("a", "b"))
 
 
+def calibration(unsure_below: float | None) -> Calibration:
+    return Calibration(points=(CalibrationPoint(tokens=9, temperature=1.0, unsure_below=unsure_below),))
+
+
 def report_data(count: int = 40, **changes: object) -> ReportData:
     rng = np.random.default_rng(0)
     truth = [i % 2 for i in range(count)]
     logits = rng.normal(size=(count, 2)).astype(np.float32) + 2 * np.eye(2, dtype=np.float32)[truth]
-    measured = measure(logits, truth, LABELS, 1.0, 0.6, range(count))
+    measured = measure(logits, truth, LABELS, [9] * count, calibration(0.6), range(count))
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     values = {
         "title": "A <b>model</b>", "labels": LABELS.names, "truth": truth, "probs_bc": probs.astype(np.float64),
@@ -74,7 +79,7 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     """All answers right, no threshold, and no text longer than the fewest words."""
     truth = [0, 1] * 3
     logits = 9 * np.eye(2, dtype=np.float32)[truth]
-    measured = measure(logits, truth, LABELS, 1.0, None, range(6))
+    measured = measure(logits, truth, LABELS, [9] * 6, calibration(None), range(6))
     data = report_data(6, metrics=measured, truth=truth, probs_bc=probabilities(logits), by_words={0: 1.0})
     page = write_report(data, tmp_path).read_text("utf-8")
     assert "0.610 to 1.000" in page and "not known" in page and "No answer is marked unsure" in page
@@ -104,7 +109,7 @@ def with_labels(names: tuple[str, ...]) -> ReportData:
     truth = [i // 4 for i in range(4 * count)]
     answers = [(label + i % 2) % count for i, label in enumerate(truth)]
     logits = 9 * np.eye(count, dtype=np.float32)[answers]
-    measured = measure(logits, truth, Labels(names), 1.0, 0.6, range(len(truth)))
+    measured = measure(logits, truth, Labels(names), [9] * len(truth), calibration(0.6), range(len(truth)))
     return report_data(
         len(truth), labels=names, truth=truth, probs_bc=logits / logits.sum(axis=1, keepdims=True), metrics=measured
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from classifier.calibration import Calibration, CalibrationPoint
 from classifier.decoding import probabilities
 from training.report.metrics import (
     brier_score,
@@ -17,6 +18,10 @@ from training.report.metrics import (
     reliability,
     unsure_threshold,
 )
+
+
+def calibration(temperature: float, unsure_below: float | None) -> Calibration:
+    return Calibration(points=(CalibrationPoint(tokens=9, temperature=temperature, unsure_below=unsure_below),))
 
 
 def test_figures_computed_by_hand() -> None:
@@ -76,7 +81,7 @@ def test_temperature_needs_no_copy_of_the_logits() -> None:
     truth = rng.integers(0, 250, len(logits)).tolist()
     tracemalloc.start()
     temperature = fit_temperature(logits, truth)
-    scaled = calibration_metrics(logits, truth, temperature, 0.5)
+    scaled = calibration_metrics(logits, truth, [9] * len(truth), calibration(temperature, 0.5))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (scaled["nll"] or 0) < (scaled["nll_before"] or 0)
@@ -155,10 +160,10 @@ def test_promises_are_kept_in_nineteen_of_twenty_validation_splits() -> None:
 
 def test_calibration_metrics_say_what_the_threshold_does() -> None:
     logits = [[3.0, 0.0], [0.2, 0.0], [0.1, 0.0], [0.0, 4.0]]
-    measured = calibration_metrics(logits, [0, 0, 1, 1], temperature=1.0, unsure_below=0.9)
+    measured = calibration_metrics(logits, [0, 0, 1, 1], [9] * 4, calibration(1.0, 0.9))
     assert (measured["coverage"], measured["error_among_answered"]) == (0.5, 0.0)
-    assert measured["ece"] == measured["ece_before"]
-    refused = calibration_metrics(logits, [0, 0, 1, 1], 1.0, 1.0)
+    assert measured["ece"] == pytest.approx(measured["ece_before"])
+    refused = calibration_metrics(logits, [0, 0, 1, 1], [9] * 4, calibration(1.0, 1.0))
     assert (refused["coverage"], refused["error_among_answered"]) == (0.0, None)
-    without = calibration_metrics(logits, [0, 0, 1, 1], 1.0, None)
+    without = calibration_metrics(logits, [0, 0, 1, 1], [9] * 4, calibration(1.0, None))
     assert (without["coverage"], without["error_among_answered"]) == (None, None)
