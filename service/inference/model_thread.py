@@ -90,7 +90,7 @@ class ModelThread:
         Simultaneous callers wait for one probe, which goes on if they stop waiting.
         """
         if self._probing is None or self._probing.done():
-            if self._calls.locked() or not (self._in_doubt or self._down):
+            if not (self._in_doubt or self._down):
                 return
             self._probing = asyncio.get_running_loop().create_task(self._probe(), name="probe")
         await asyncio.shield(self._probing)
@@ -110,6 +110,8 @@ class ModelThread:
             self._executor.shutdown(wait=True)  # the idle thread ends at once and releases the model
 
     async def _probe(self) -> None:
+        if self._calls.locked():  # by a batch, which shows the same
+            return
         try:
             await self._run(self.model.probe)
         except Exception as exc:

@@ -92,6 +92,18 @@ async def test_the_time_of_a_batch_begins_when_the_probe_before_it_ends(model: S
     assert now() == pytest.approx(2 * (STUCK_S - 1), abs=1)
 
 
+async def test_a_probe_never_waits_for_a_batch(model: SlowModel, thread: ModelThread) -> None:
+    """Both begin in the same turn of the loop, and the batch comes first."""
+    model.seconds = STUCK_S / 2
+    thread.doubt()
+    checked = asyncio.create_task(thread.recheck())
+    batch = asyncio.create_task(thread.infer([item("a")]))
+    await checked
+    assert now() == 0 and state(thread) == HEALTHY
+    await batch
+    assert now() == STUCK_S / 2
+
+
 async def test_probes_that_fail_need_a_restart_after_the_same_time(model: SlowModel, thread: ModelThread) -> None:
     """As after an error of CUDA that stays, where every call fails at once."""
     model.engine.broken = True
