@@ -3,7 +3,9 @@
 That each command may call what it calls is checked wherever a unit test runs it against moto (`conftest.py` there).
 """
 
+import json
 import re
+import subprocess
 
 import botocore.session
 import pytest
@@ -96,3 +98,14 @@ def test_no_policy_allows_what_no_command_does() -> None:
 def test_actions_of_operations() -> None:
     assert action_of("resourcegroupstaggingapi", "GetResources") == "tag:GetResources"
     assert action_of("s3", "HeadObject") == "s3:GetObject"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_guide_fills_the_placeholders(name: str) -> None:
+    guide = (ROOT / "docs" / "sagemaker.md").read_text(encoding="utf-8")
+    [fill] = re.findall(r"^fill\(\) .*", guide, re.MULTILINE)
+    script = f"BUCKET=my-bucket ROLE=news-role\n{fill}\nfill {name}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    left = set(re.findall(r'[:/]([A-Z]+)[/"]', done.stdout))
+    assert left <= ({"KEY"} if name == KEYS else {"TOPIC"} if name == "execution-role-sns" else set())
+    assert json.loads(done.stdout)["Statement"]
