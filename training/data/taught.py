@@ -129,7 +129,8 @@ class TaughtPassages(Shards):
         """Draw the passages of a shard, compute their vectors, and write both."""
         passages = self._passages.draw(shard, SHARD)
         vectors_kd = self._teacher.encode([text for passage in passages for text in passage.beginnings])
-        unfinished = self.path(shard).with_suffix(".unfinished")
+        # another run may share the directory and teach the same shard at the same time
+        unfinished = self.path(shard).with_suffix(f".{os.getpid()}.unfinished")
         save_file(
             {
                 "ids": np.concatenate([passage.ids for passage in passages]),
