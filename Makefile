@@ -69,8 +69,9 @@ soak: .venv/.dev  ## send the service 100,000 mixed requests with injected fault
 fuzz: .venv/.dev  ## send the service requests generated from openapi.yaml: EXAMPLES=2000
 	@FUZZ_EXAMPLES='$(or $(EXAMPLES),2000)' $(python) -m pytest --timeout 0 tests/contract/test_schemathesis.py
 
+# With attestations, an image is an index of several, which SageMaker does not take.
 image:  ## build an image: TARGET=serve|train|page IMAGE=gpt2-classifier BASE=an image with Python
-	@docker build --target '$(TARGET)' $(if $(BASE),--build-arg BASE='$(BASE)') \
+	@BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --target '$(TARGET)' $(if $(BASE),--build-arg BASE='$(BASE)') \
 		--build-arg TORCH_INDEX='$(image_index)' --tag '$(IMAGE)' .
 
 image-test:  ## build the images and run them as SageMaker, EC2 and Kubernetes do (minutes): ARGS=--skip-train

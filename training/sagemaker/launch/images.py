@@ -19,6 +19,8 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
 )
 """Media types of one image."""
+PROCESSOR = "amd64"
+"""Architecture of the instances of training jobs, but for ml.p6e, on which nobody trains a GPT-2."""
 TITLE, SERVES_ONLY = "org.opencontainers.image.title", "gpt2-classifier"
 """Label of the project's images, and its value in the one that cannot train."""
 
@@ -65,7 +67,10 @@ def push(launcher: Launcher, options: PushOptions) -> int:
 
 
 def check_image_trains(aws: Aws, image: str) -> None:
-    """Raise LaunchError if an image in ECR is the project's own that only serves. One that cannot be read passes."""
+    """Check that an image in ECR can train. One that cannot be read passes, because the job itself will tell more.
+
+    Raises LaunchError if it is the project's own that only serves, or was built for another processor than a job has.
+    """
     found = re.fullmatch(r"(\d{12})\.dkr\.ecr\.[^/]+/([^@:]+)(?:@(sha256:[0-9a-f]+)|:([^@:]+))", image)
     if found is None:
         return
@@ -77,11 +82,17 @@ def check_image_trains(aws: Aws, image: str) -> None:
         [described] = aws.call("ecr", "BatchGetImage", **wanted, **named)["images"]
         layer = json.loads(described["imageManifest"])["config"]["digest"]
         url = aws.call("ecr", "GetDownloadUrlForLayer", layerDigest=layer, **named)["downloadUrl"]
-        labels = json.loads(aws.download(url))["config"].get("Labels") or {}
-    except (AwsError, OSError, ValueError, LookupError):  # the job itself will tell more
+        built = json.loads(aws.download(url))
+        labels, processor = built["config"].get("Labels") or {}, built["architecture"]
+    except (AwsError, OSError, ValueError, LookupError):
         return
     if labels.get(TITLE) == SERVES_ONLY:
         raise LaunchError(f"{image} only serves: build one that trains by `make image TARGET=train`, and push it")
+    if processor != PROCESSOR:
+        raise LaunchError(
+            f"{image} is for {processor}, and training jobs run on {PROCESSOR}: set DOCKER_DEFAULT_PLATFORM=linux/"
+            f"{PROCESSOR} for `make image`, and push again"
+        )
 
 
 def _create_repository(options: PushOptions) -> ApiRequest:

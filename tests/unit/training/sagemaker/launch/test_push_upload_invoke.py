@@ -95,9 +95,9 @@ class TestPush:
 class TestTrainingImage:
     """`train` looks at the image in ECR before it starts a job."""
 
-    def pushed(self, aws: Aws, labels: dict[str, str] | None) -> str:
+    def pushed(self, aws: Aws, labels: dict[str, str] | None, processor: str = "amd64") -> str:
         """Put an image with these labels into ECR and return its digest."""
-        content = json.dumps({"config": {"Labels": labels}}).encode()
+        content = json.dumps({"architecture": processor, "config": {"Labels": labels}}).encode()
         described = json.loads(manifest(MANIFEST))
         layer = described["config"]["digest"] = f"sha256:{hashlib.sha256(content).hexdigest()}"
         aws.call("s3", "PutObject", Bucket="models-bucket", Key=f"layers/{layer}", Body=content)
@@ -112,6 +112,12 @@ class TestTrainingImage:
         image = f"{REGISTRY}/gpt2:1" if by == "tag" else f"{REGISTRY}/gpt2@{digest}"
         assert shell.do(*TRAIN, "--image", image) == 2
         assert "only serves" in shell.text and "TARGET=train" in shell.text
+        assert not backend().training_jobs
+
+    def test_an_image_for_another_processor_is_refused(self, aws: Aws, shell: Shell) -> None:
+        self.pushed(aws, None, "arm64")
+        assert shell.do(*TRAIN, "--image", f"{REGISTRY}/gpt2:1") == 2
+        assert "is for arm64" in shell.text and "DOCKER_DEFAULT_PLATFORM=linux/amd64" in shell.text
         assert not backend().training_jobs
 
     @pytest.mark.parametrize("labels", [None, {}, {"org.opencontainers.image.title": "gpt2-classifier-train"}])
