@@ -15,7 +15,8 @@ TRAINING, CLIENT = ("training.__main__", "train"), ("client.__main__", "client")
 
 VERBS = {
     "serve": ("service.__main__", ""),
-    **dict.fromkeys(("prepare", "inspect", "pretrain", "train", "evaluate", "convert"), TRAINING),
+    **dict.fromkeys(("prepare", "inspect", "pretrain", "distil", "train", "crossval"), TRAINING),
+    **dict.fromkeys(("evaluate", "calibrate", "convert"), TRAINING),
     "sagemaker": ("training.sagemaker.__main__", "sagemaker"),
     **dict.fromkeys(("predict", "classify", "watch", "info", "ready"), CLIENT),
 }
