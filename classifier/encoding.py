@@ -206,7 +206,7 @@ class Encoder:
             EncodingError: the text cannot be encoded.
         """
         cleaned = self._clean(text)
-        encoding = self._tokenizer.encode(cleaned, add_special_tokens=False)
+        [encoding] = self._tokenizer.encode_batch([cleaned], add_special_tokens=False)  # `encode` holds Python's lock
         ids = _ids(encoding)
         return cleaned, ids, [_place(encoding, token) for token in range(min(most, len(ids)))]
 

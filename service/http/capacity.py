@@ -7,6 +7,8 @@ The bytes of all large bodies and answers have one budget. The first `FREE_BYTES
 with small requests are not refused beside callers with large ones.
 """
 
+import asyncio
+
 from service.errors import ServiceError
 from service.model.lifecycle import ModelLifecycle
 
@@ -31,6 +33,13 @@ class Capacity:
         self.requests = 0
         self.streams = 0
         self.bytes = 0
+        self._turn = asyncio.Lock()
+
+    async def turn(self) -> None:
+        """Wait until it is the turn of a large body that has been read. Others have theirs in later turns of the event
+        loop, because parsing one takes milliseconds, for which small requests wait."""
+        async with self._turn:
+            await asyncio.sleep(0)
 
     def refusal(self, message: str) -> ServiceError:
         """Return the error for a request that is beyond a limit."""

@@ -141,6 +141,8 @@ class RequestContext:
             if message["type"] == "http.request" and not message.get("more_body", False):
                 holding.take_place()
                 body_read.set()
+                if counted(size):
+                    await self._capacity.turn()
             return message
 
         async def run_app() -> None:

@@ -181,5 +181,20 @@ def test_everything_is_given_back_once(stream: bool) -> None:
     assert (capacity.requests, capacity.streams, capacity.bytes, lifecycle.in_flight) == (0, 0, 0, 0)
 
 
+async def test_large_bodies_take_turns_of_the_event_loop() -> None:
+    capacity, begun_at = Capacity(ModelLifecycle(Settings(), Metrics())), list[int]()
+    turn = 0
+
+    async def large() -> None:
+        await capacity.turn()
+        begun_at.append(turn)
+
+    tasks = [asyncio.create_task(large()) for _ in range(5)]
+    while not all(task.done() for task in tasks):
+        turn += 1
+        await asyncio.sleep(0)
+    assert len(set(begun_at)) == 5, "others run between two of them"
+
+
 def test_small_sizes_do_not_count() -> None:
     assert [counted(size) for size in (0, FREE_BYTES, FREE_BYTES + 1)] == [0, 0, 1]
