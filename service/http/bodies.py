@@ -47,6 +47,9 @@ GONE = "service.gone"
 """ASGI extension of this service's own protocol: an asyncio.Event that is set when the connection breaks. ASGI's own
 `http.disconnect` comes after all pieces of the body, and a stream leaves those unread while it has enough to do."""
 
+NEW = "service.new"
+"""ASGI extension of this service's own protocol: present if the request is the first one on its connection."""
+
 HOLD = "service.hold"
 """ASGI extension of this service's own middleware: a function by which a stream tells how many bytes of long lines it
 holds; it raises ServiceError overloaded if that is too much beside other requests."""

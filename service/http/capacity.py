@@ -36,8 +36,11 @@ class Capacity:
         self._turn = asyncio.Lock()
 
     async def turn(self) -> None:
-        """Wait until it is the turn of a large body that has been read. Others have theirs in later turns of the event
-        loop, because parsing one takes milliseconds, for which small requests wait."""
+        """Wait for a turn of the event loop that no other caller of this function has.
+
+        Requests on new connections and large bodies that have been read wait for one, so that a burst of them does not
+        hold up the requests of callers who are connected already.
+        """
         async with self._turn:
             await asyncio.sleep(0)
 

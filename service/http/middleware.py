@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError, error_response
-from service.http.bodies import GONE, HOLD, is_stream
+from service.http.bodies import GONE, HOLD, NEW, is_stream
 from service.http.capacity import FREE_BYTES, Capacity, Holding, counted
 from service.model.lifecycle import ModelLifecycle
 from service.telemetry import REQUEST_ID_HEADER, log, logger, start_request
@@ -69,6 +69,8 @@ class RequestContext:
         stream = is_stream(scope)
         holding = Holding(self._capacity, stream)
         try:
+            if NEW in (scope.get("extensions") or {}):
+                await self._capacity.turn()
             limit = math.inf if stream else self._lifecycle.settings.max_body_bytes
             if refusal := self._refusal(scope, headers, limit, holding):
                 await error_response(refusal)(scope, receive, send_with_id)

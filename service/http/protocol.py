@@ -22,8 +22,9 @@ the connection closes after the answers that are due before it.
 uvicorn itself bounds only the last of these states. It answers input that is not HTTP in plain text, possibly in the
 middle of another answer.
 
-Two ASGI extensions (`service.http.bodies`) serve streams: a stream tells whether it owes answers, because its caller
-may then be silent, and gets an event that is set when the connection breaks.
+Three ASGI extensions (`service.http.bodies`) tell what ASGI does not: a stream tells whether it owes answers, because
+its caller may then be silent, and gets an event that is set when the connection breaks; the first request on a
+connection is marked.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import ServiceError, error_document
-from service.http.bodies import GONE, OWING, is_stream
+from service.http.bodies import GONE, NEW, OWING, is_stream
 from service.telemetry import REQUEST_ID_HEADER, log
 
 MAX_HEAD_BYTES = 32_768
@@ -67,6 +68,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """The part of a request that is arriving."""
         self._extra_bytes = 0
         """Bytes since the last piece of a body, or since the last request."""
+        self._is_new = True
+        """No request has come on this connection yet."""
         self._is_stream = False
         self._owing = False
         self._answered: RequestResponseCycle | None = None
@@ -139,9 +142,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()  # its task runs later
         self.headers = []  # for the trailers; the scope keeps the list of the headers
         self._is_stream, self._owing = is_stream(self.scope), False
+        extensions: dict[str, Any] = {NEW: None} if self._is_new else {}
+        self._is_new = False
         if self._is_stream:
-            owing = partial(self._set_owing, self.scope)
-            self.scope["extensions"] = {OWING: owing, GONE: self._gone}  # type: ignore[dict-item]  # any value is right
+            extensions |= {OWING: partial(self._set_owing, self.scope), GONE: self._gone}
+        self.scope["extensions"] = extensions
         self._part, self._extra_bytes = "body", 0
         self._begin_state()
 

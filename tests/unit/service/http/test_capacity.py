@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.errors import ServiceError
-from service.http.bodies import GONE
+from service.http.bodies import GONE, NEW
 from service.http.capacity import FREE_BYTES, Capacity, Holding, counted
 from service.model.lifecycle import ModelLifecycle
 from service.settings import Settings
@@ -160,6 +160,25 @@ async def test_long_lines_of_streams_count_in_the_budget(service_with: ServiceFa
         await stream.call
         answers = [json.loads(answer) for answer in b"".join(stream.pieces).splitlines()]
         assert [answer.get("kind") for answer in answers] == [None, "overloaded", None, None]
+
+
+async def test_a_burst_of_new_connections_does_not_hold_up_the_others(service: Service) -> None:
+    order: list[str] = []
+
+    async def get(name: str, extensions: dict[str, Any]) -> None:
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                order.append(name)
+
+        scope = post_scope("/nowhere", b"", method="GET", extensions=extensions)
+        await service.app(scope, receive, send)
+
+    calls = [get("new", {NEW: None}) for _ in range(100)]
+    await asyncio.gather(*calls, get("known", {}))
+    assert order.index("known") < 10 and len(order) == 101
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -10,6 +10,7 @@ import pytest
 
 from service.app import create_app
 from service.errors import STATUS
+from service.http.bodies import NEW
 from service.http.protocol import (
     BODY_IDLE_S,
     BODY_S,
@@ -318,6 +319,19 @@ class TestStreams:
             await asyncio.sleep(6 * BODY_IDLE_S - 1)
             assert len(wire.answers[0].body.splitlines()) == sent and wire.ended_at is None
         assert await wire.ended() == pytest.approx(3 * 6 * BODY_IDLE_S - 3 + 1, abs=0.6)
+
+
+async def test_the_first_request_on_a_connection_is_marked() -> None:
+    marked: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        marked.append(NEW in scope["extensions"])
+        await echo(scope, receive, send)
+
+    for _ in range(2):
+        wire = await wire_with(app, GET + post(b"xx") + b"xx")
+        await wire.send(GET)
+    assert marked == [True, False, False] * 2
 
 
 class TestPipelines:
