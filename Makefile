@@ -63,7 +63,7 @@ train: need-data .venv/.train  ## fine-tune a model: DATA=articles.csv OUTPUT=mo
 bench: .venv/.dev  ## measure speed beside other runtimes and servers (hours): ARGS=--quick
 	@exec $(python) -m benchmarks $(ARGS)
 
-soak: .venv/.dev  ## send the service 100,000 mixed requests with injected faults: ARGS=--quick, ARGS=stream
+soak: .venv/.dev  ## send the service 100,000 mixed requests with injected faults: ARGS=--quick, ARGS=stream, ARGS=attacks
 	@exec $(python) -m benchmarks.soak $(ARGS)
 
 fuzz: .venv/.dev  ## send the service requests generated from openapi.yaml: EXAMPLES=2000

@@ -3,6 +3,7 @@
     python -m benchmarks.soak --quick                      2,000 requests, half a minute
     python -m benchmarks.soak --requests 100000            the whole soak, a quarter of an hour
     python -m benchmarks.soak stream --lines 200000        one /batch call of many lines, three minutes
+    python -m benchmarks.soak attacks                      other callers beside attacks, ten minutes
 
 Exit code 0: every promise was kept; 1: at least one was broken, the summary names it; 2: the soak could not run.
 """
@@ -12,23 +13,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.soak import mixed, streaming, tally
+from benchmarks.soak import attacks, mixed, streaming, tally
 from benchmarks.tools.command_line import DEFAULT_ARTIFACT, WORK, run
 
-QUICK = {"requests": 2_000, "texts": 300, "clients": 16, "lines": 5_000}
-FULL = {"requests": 100_000, "texts": 4_000, "clients": 24, "lines": 200_000}
+QUICK = {"requests": 2_000, "texts": 300, "clients": 16, "lines": 5_000, "seconds": 5}
+FULL = {"requests": 100_000, "texts": 4_000, "clients": 24, "lines": 200_000, "seconds": 20}
+SOAKS = {"mixed": mixed.soak, "stream": streaming.soak, "attacks": attacks.soak}
 MEANINGS = {
     "requests": "requests in all",
     "texts": "different texts",
     "clients": "clients at the same time",
     "lines": "stream: lines of the one call",
+    "seconds": "attacks: length of each",
 }
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options; numbers that are not given have the defaults of a full or a quick run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("mixed", "stream"), default="mixed")
+    parser.add_argument("what", nargs="?", choices=tuple(SOAKS), default="mixed")
     for name, meaning in MEANINGS.items():
         parser.add_argument(f"--{name}", type=int, help=f"{meaning} (default {FULL[name]}, quick {QUICK[name]})")
     parser.add_argument("--seed", type=int, default=0, help="decides texts and requests")
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def measure() -> None:
         nonlocal kept
-        figures, promises = mixed.soak(options) if options.what == "mixed" else streaming.soak(options)
+        figures, promises = SOAKS[options.what](options)
         figures["command"] = " ".join(["python -m benchmarks.soak", *arguments])
         kept = tally.write(options.work, f"soak-{options.what}", figures, promises)
 

@@ -1,4 +1,4 @@
-"""Mixed requests, some of them faulty, in closed loops against the real service, and the verdict at the end.
+"""Mixed requests, some of them faulty, in closed loops against the real service, beside attacks, and the verdict.
 
 The service runs with the engine of `benchmarks.faulty_service`. Before the soak every text is sent alone, one after
 the other; each later answer is compared with that. Memory is compared from the time when it has settled, after a tenth
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.soak.answers import TOLERANCE, KnownText, difference
+from benchmarks.soak.attacks import background
 from benchmarks.soak.faulty_requests import FaultyRequestMaker
 from benchmarks.soak.requests import RequestMaker, ServedModel, SoakRequest, stream
 from benchmarks.soak.tally import Promise, Tally, memory_promise
@@ -81,11 +82,13 @@ class _Soak:
         own_cpu, started = time.process_time(), time.perf_counter()
         watching = asyncio.create_task(service.watch(self._samples, lambda: tally.done, EVERY_S))
         telling = asyncio.create_task(self._tell(started))
+        attacking = [asyncio.create_task(attack(service.port)) for attack in background()]
         try:
             await asyncio.gather(*(self._client(requests) for _ in range(options.clients)))
         finally:
-            watching.cancel()
-            telling.cancel()
+            for task in (watching, telling, *attacking):
+                task.cancel()
+            await asyncio.gather(*attacking, return_exceptions=True)
         seconds, own_cpu = time.perf_counter() - started, time.process_time() - own_cpu
         after = await self._idle(at_rest)
         repeated = await service.alone([one.text for one in known[:100]])

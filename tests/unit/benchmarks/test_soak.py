@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.soak import answers, tally
+from benchmarks.soak import answers, attacks, tally
 from benchmarks.soak.__main__ import parse
 from benchmarks.soak.answers import KnownText, problem
 from benchmarks.soak.faulty_requests import FaultyRequestMaker
@@ -21,6 +21,7 @@ from benchmarks.soak.tally import Promise, Tally
 from benchmarks.soak.texts import make_texts
 from benchmarks.soak.watched_service import Sample, growth
 from benchmarks.tools.http1 import Connection, Lost, Response, chunk, get
+from service.settings import Settings
 
 SPORT = KnownText("the match", {"sport": 0.7, "tech": 0.2, "business": 0.1})
 CLOSE = KnownText("the bill", {"sport": 0.40003, "tech": 0.39997, "business": 0.2})
@@ -261,3 +262,38 @@ def test_quick_only_changes_what_is_not_given() -> None:
     assert parse(["stream"]).lines == 200_000
     with pytest.raises(SystemExit):
         parse(["--requests", "0"])
+
+
+@pytest.mark.anyio
+async def test_an_attack_holds_its_connections_until_it_is_cancelled() -> None:
+    opened, closed = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(5) == b"first"
+        opened.release()
+        await reader.read()
+        closed.release()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        attack = asyncio.create_task(attacks.holding(3, b"first")(port))
+        for _ in range(3):
+            await opened.acquire()
+        assert closed.locked()
+        attack.cancel()
+        for _ in range(3):
+            await closed.acquire()
+
+
+def test_attacks_are_what_the_service_allows() -> None:
+    limits = Settings()
+    assert len(attacks.RARE) == limits.max_text_chars and len(attacks.RARE.encode()) == 4 * limits.max_text_chars
+    assert len(attacks.attacks()) == 10 and len(attacks.background()) == 4
+    assert attacks.CONNECTIONS > limits.max_requests > limits.max_streams
+
+
+def test_a_refusal_beside_an_attack_is_noticed() -> None:
+    assert attacks._all_answered({"statuses": {"200": 3}})
+    assert not attacks._all_answered({"statuses": {"200": 3, "429": 1}})
+    assert not attacks._all_answered({"statuses": {}})
