@@ -50,6 +50,10 @@ class Calibration(BaseModel):
         """Whether a threshold is known for any number of tokens. If not, no answer is marked."""
         return any(point.unsure_below is not None for point in self.points)
 
+    def at(self, tokens: int) -> tuple[float, float]:
+        """Return temperature and threshold of a text of which `tokens` tokens were read."""
+        return float(self.temperature(tokens)), float(self.unsure_below(tokens))
+
     def temperature(self, tokens_b: ArrayLike) -> NDArray[np.float64]:
         """Return the temperatures (B,) of texts of which `tokens_b` (B,) tokens were read."""
         points = np.log2([point.tokens for point in self.points])

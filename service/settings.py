@@ -154,6 +154,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> "Settings":
         for name, secret in (("API", self.api_keys), ("ADMIN", self.admin_keys)):
             keys = _keys(secret)
+            if not secret.get_secret_value().isascii():  # clients encode others in different ways
+                raise ValueError(f"SERVICE_{name}_KEYS has a character that is not ASCII")
             if not keys and secret.get_secret_value() not in ("", NO_KEYS):
                 raise ValueError(f"SERVICE_{name}_KEYS names no key; {NO_KEYS} declines keys openly")
             short = [len(key) for key in keys if len(key) < MIN_KEY_CHARS]

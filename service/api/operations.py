@@ -40,6 +40,8 @@ class LimitsBody(wire.WireModel):
     max_text_chars: int
     max_texts: int
     max_requests: int
+    max_streams: int
+    max_held_bytes: int
     max_queue_items: int
     max_queue_tokens: int
     default_timeout_ms: int

@@ -68,7 +68,7 @@ class LinesResponse(Response):
         async for lines in _lines(receive, settings.max_body_bytes, self._hold_begun):
             for chunk, size in _chunks(lines, min(CHUNK_LINES, settings.max_texts)):
                 self._count_unanswered(1, size)
-                await answers.put((tasks.create_task(self._answer(chunk)), size))
+                await answers.put((tasks.create_task(self._answer_in_turn(chunk)), size))
         await answers.put(None)
 
     async def _write(self, send: Send, answers: Answers) -> None:
@@ -91,6 +91,14 @@ class LinesResponse(Response):
     def _hold_begun(self, size: int) -> None:
         self._hold(self._long_bytes + size)
         self._begun_bytes = size
+
+    async def _answer_in_turn(self, chunk: list[Line]) -> bytes:
+        try:
+            turns = self._lifecycle.current_pipeline().stream_turns
+        except ServiceError:  # there is no model, which each line is told
+            return await self._answer(chunk)
+        async with turns:
+            return await self._answer(chunk)
 
     async def _answer(self, chunk: list[Line]) -> bytes:
         """Return the lines that answer a chunk."""

@@ -37,6 +37,10 @@ NO_ADMIN = "this path needs one of SERVICE_ADMIN_KEYS, as `Authorization: Bearer
 ADMIN_CLOSED = "this path is closed: SERVICE_ADMIN_KEYS names no key; SIGHUP reloads the model, too"
 
 
+MOST_DIGITS = 18
+"""Most digits of a Content-Length that is read as a number; more are above any limit."""
+
+
 class RequestContext:
     """Middleware that does what every request needs: request id, keys, limits, metrics and the log line.
 
@@ -102,7 +106,8 @@ class RequestContext:
             return ServiceError("unauthorized", ADMIN_CLOSED)
         if keys and path not in OPEN and not _has_key(keys, headers):
             return ServiceError("unauthorized", NO_ADMIN if admin else NO_KEY)
-        if declared.isdecimal() and int(declared) > limit:
+        # int() refuses thousands of digits, also zeros
+        if declared.isdecimal() and (len(size := declared.lstrip("0")) > MOST_DIGITS or int(size or "0") > limit):
             return _too_large(limit)
         if scope["method"] != "POST":
             return None

@@ -205,7 +205,8 @@ async def explain(
     deadline = pipeline.deadline(options.timeout_ms, spent_s=timing.total_ms / 1000)
     rate = pipeline.batcher.load.tokens_per_s
     budget = min(MAX_TOKENS, TIME_SHARE * rate * deadline.left_s) if rate else MAX_TOKENS
-    options = replace(options, spans=False, priority="bulk")
+    # the request has been accepted, so its further readings wait for room
+    options = replace(options, spans=False, priority="bulk", wait_for_room=True)
     label = answer.prediction.label
     whole = log_odds(answer.prediction.scores, label)
     text = text[: answer.spans[-1].end]  # without a sentence, the model would read on behind a truncated text's end
@@ -226,7 +227,6 @@ async def explain(
     costs = [sum(answer.spans[window].tokens for window in windows) for windows in having]
     order = affordable(sorted(order, key=lambda i: -abs(alone.get(i, 0.0))), costs, budget)
     rests = [_without(text, parts[i], answer.spans[window]) for i in order for window in having[i]]
-    options = replace(options, wait_for_room=True)  # the request has been accepted
     outcomes = await _classify(pipeline, rests, options, deadline)
     contributions: dict[int, float] = {}
     remaining = iter(outcomes)

@@ -89,6 +89,10 @@ class Timing:
         return (time.perf_counter() - self.started) * 1000
 
 
+STREAMED_AT_ONCE = 8
+"""Number of chunks of all streams that are answered at the same time; the others wait for their turn."""
+
+
 class Pipeline:
     """Answers requests with one model and its batcher.
 
@@ -119,6 +123,8 @@ class Pipeline:
         self._settings = settings
         self._metrics = metrics
         self._recent_texts = recent_texts
+        self.stream_turns = asyncio.Semaphore(STREAMED_AT_ONCE)
+        """Taken by each chunk of a stream while it is answered, so that many streams leave time to other requests."""
         self._requests = 0
         self._idle = asyncio.Event()  # set and cleared at once when the last request has been answered
 

@@ -76,6 +76,20 @@ def tune_allocator(mapped_from: int) -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, mapped_from)) and bool(mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD))
 
 
+def bound_kernel_caches() -> bool:
+    """Let oneDNN keep 128 kernels instead of 1,024, in each thread and for all, and return whether that worked.
+
+    It makes a kernel for each shape of a bfloat16 product, and attention has one for each length of a text. Call this
+    before the first product. The two variables of oneDNN and of its use in PyTorch win if the operator sets them.
+    """
+    try:
+        setenv = ctypes.CDLL(None).setenv
+    except (OSError, AttributeError):  # Windows
+        return False
+    names = (b"LRU_CACHE_CAPACITY", b"ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    return not any(setenv(name, b"128", 0) for name in names)
+
+
 def _quota_v2(cgroup: Path) -> float | None:
     try:
         quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()

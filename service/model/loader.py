@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from service.inference.engine import Engine, Progress
-from service.model.host import LOADING, SERVING, tune_allocator
+from service.model.host import LOADING, SERVING, bound_kernel_caches, tune_allocator
 from service.settings import Settings
 
 LoadEngine = Callable[[Settings, Progress], Engine]
@@ -46,6 +46,7 @@ class EngineLoader:
 
     def _load(self, settings: Settings) -> Engine:
         tune_allocator(LOADING)
+        bound_kernel_caches()
         try:
             engine = self.load_engine(settings, self._report)
             # The garbage collector does not look at frozen objects. Looking at all of PyTorch's objects stopped the

@@ -1,6 +1,7 @@
 """The engine over PyTorch."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -36,6 +37,7 @@ class TorchEngine:
         # the head "flatten" pads every row to its full width
         self._padded_to = info.max_tokens if info.head == "flatten" else 0
         self.info = info
+        self._calibration_at = lru_cache(maxsize=4096)(info.calibration.at)
 
     def encode(
         self, texts: Sequence[str], on_long: OnLong | None, spans: bool = False
@@ -83,10 +85,10 @@ class TorchEngine:
         combined = combine_windows(logits, [window.tokens for window in text.windows])
         if not np.isfinite(combined).all():
             raise ServiceError("inference_failed", "the model's scores for this text are not finite")
-        calibration, read = self.info.calibration, text.tokens_read
-        probs = probabilities(combined, calibration.temperature(read)).tolist()
+        temperature, threshold = self._calibration_at(text.tokens_read)
+        probs = probabilities(combined, temperature).tolist()
         ranked = sorted(zip(self._labels.names, probs, strict=True), key=lambda pair: -pair[1])
-        unsure = bool(ranked[0][1] < calibration.unsure_below(read)) if calibration.has_threshold else None
+        unsure = ranked[0][1] < threshold if self.info.calibration.has_threshold else None
         return Prediction(tuple(ranked), unsure)
 
     def prepare_thread(self) -> None:

@@ -29,6 +29,11 @@ def test_the_higher_threshold_of_two_neighbours_counts_and_an_unknown_one_is_inf
     assert CURVE.unsure_below(40) == 0.9
 
 
+@given(st.integers(1, 4096))
+def test_one_text_gets_what_many_get(tokens: int) -> None:
+    assert CURVE.at(tokens) == (CURVE.temperature([tokens])[0], CURVE.unsure_below([tokens])[0])
+
+
 @given(st.lists(st.integers(1, 4096), min_size=1, max_size=9))
 def test_one_point_holds_everywhere(tokens: list[int]) -> None:
     curve = Calibration(points=(CalibrationPoint(tokens=400, temperature=1.5, unsure_below=0.8),))

@@ -40,6 +40,7 @@ def test_sagemakers_model_is_taken_where_it_is(tmp_path: Path, monkeypatch: pyte
         ({"API_KEYS": ","}, ["API_KEYS names no key; none declines keys openly"]),
         ({"ADMIN_KEYS": " , "}, ["ADMIN_KEYS names no key"]),
         ({"API_KEYS": "none,key-of-16-letters"}, ["API_KEYS has a key of 4 characters"]),
+        ({"API_KEYS": "schlüssel-mit-umlaut"}, ["API_KEYS has a character that is not ASCII"]),
         ({"API_KEY": "key-of-16-letters"}, ["API_KEY is not a setting of the service; is SERVICE_API_KEYS meant?"]),
         ({"PROT": "9000", "PORT": "http"}, ["PROT is not a setting", "PORT='http'"]),
         ({"WELCOME": "hi"}, ["WELCOME is not a setting of the service; docs/settings.md lists all"]),

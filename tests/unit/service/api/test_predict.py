@@ -55,6 +55,15 @@ async def test_predict_options(service: Service) -> None:
     assert (await service.post("/predict", {"text": "an unsure one"})).json()["unsure"] is True
 
 
+async def test_any_number_of_digits_of_a_length_is_read(service: Service) -> None:
+    """Python refuses to make a number of more than 4,300 digits, which was an internal error."""
+    body = b'{"text": "good"}'
+    zeros = await service.client.post("/predict", content=body, headers=JSON | {"content-length": "0" * 4400 + "16"})
+    assert zeros.status_code == 200
+    large = await service.client.post("/predict", content=body, headers=JSON | {"content-length": "9" * 4400})
+    check_error(large, "body_too_large")
+
+
 async def test_a_model_without_a_threshold_marks_no_answer(engine: FakeEngine, service_with: ServiceFactory) -> None:
     engine.info = replace(engine.info, calibration=Calibration())
     async with service_with() as service:

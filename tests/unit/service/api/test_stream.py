@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.api.stream import CHUNK_LINES, IN_FLIGHT
+from service.api.stream import CHUNK_LINES, IN_FLIGHT, Line, LinesResponse
 from service.http.bodies import GONE
+from service.inference.pipeline import STREAMED_AT_ONCE
 from tests.support.app import Service, ServiceFactory, post_scope, reached
 from tests.support.fake_engine import expected_label
 
@@ -144,3 +145,24 @@ async def test_work_stops_when_the_caller_hangs_up(service: Service) -> None:
     assert len(service.engine.batches) == 2, "only the batch that was in the model went on"
     assert service.lifecycle.in_flight == 0
     assert await service.metric(LEFT) == 1
+
+
+async def test_streams_take_turns(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 64 streams under way, hundreds of chunks shared the event loop, and one text waited for seconds."""
+    running = most = 0
+    answer = LinesResponse._answer
+
+    async def counted(response: LinesResponse, chunk: list[Line]) -> bytes:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        lines = await answer(response, chunk)
+        running -= 1
+        return lines
+
+    monkeypatch.setattr(LinesResponse, "_answer", counted)
+    lines = [json.dumps(f"text {n}") for n in range(4 * CHUNK_LINES)]
+    answers = await asyncio.gather(*(stream(service, lines) for _ in range(2 * STREAMED_AT_ONCE)))
+    assert [len(each) for each in answers] == [len(lines)] * len(answers)
+    assert most == STREAMED_AT_ONCE

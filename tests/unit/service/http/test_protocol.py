@@ -312,7 +312,8 @@ class TestStreams:
 
         app = create_app(settings=Settings(), load_engine=lambda *_: FakeEngine())
         runtime = app.state.lifecycle
-        monkeypatch.setattr(runtime, "current_pipeline", lambda: SimpleNamespace(classify=classify))
+        pipeline = SimpleNamespace(classify=classify, stream_turns=asyncio.Semaphore(1))
+        monkeypatch.setattr(runtime, "current_pipeline", lambda: pipeline)
         wire = await wire_with(app, STREAM)
         for sent in range(1, 4):
             await wire.send(b'"the match"\n')

@@ -287,3 +287,20 @@ async def test_only_predict_explains(service: Service) -> None:
         "/batch", content=b'{"text": "a", "explain": true}\n', headers={"content-type": "application/x-ndjson"}
     )
     assert lines.json()["kind"] == "invalid_request"
+
+
+async def test_every_reading_of_an_explanation_waits_for_room(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full queue refused the sentences of a request whose text was answered already."""
+    waits: list[bool] = []
+    submit = service.app.state.lifecycle.current_pipeline().batcher.submit
+
+    async def recorded(windows: Any, deadline: Any, priority: Any, wait_for_room: bool = False) -> Any:
+        waits.append(wait_for_room)
+        return await submit(windows, deadline, priority, wait_for_room)
+
+    monkeypatch.setattr(service.app.state.lifecycle.current_pipeline().batcher, "submit", recorded)
+    answer = await service.post("/predict", {"text": "One is here. Two is there. Three is gone.", "explain": True})
+    assert answer.status_code == 200
+    assert waits == [False, True, True], "the text, its sentences alone, and the text without each"

@@ -144,3 +144,20 @@ def test_blocks_are_mapped_while_loading_and_come_from_the_heap_while_serving() 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert tune_allocator(SERVING) is False
+
+
+CACHES = """
+import ctypes
+from service.model.host import bound_kernel_caches
+libc = ctypes.CDLL(None)
+libc.getenv.restype = ctypes.c_char_p
+print(bound_kernel_caches(), libc.getenv(b"LRU_CACHE_CAPACITY"), libc.getenv(b"ONEDNN_PRIMITIVE_CACHE_CAPACITY"))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no setenv")
+def test_kernel_caches_are_bounded_unless_the_operator_says_how() -> None:
+    command = [sys.executable, "-c", CACHES]
+    environment = {"PATH": "", "LRU_CACHE_CAPACITY": "7"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "True b'7' b'128'"
