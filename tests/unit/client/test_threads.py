@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ def test_ctrl_c_ends_the_call_and_leaves_the_client_usable() -> None:
     gone = threading.Event()
 
     async def wait_for_the_end(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        # An interruption before the main thread waits would find nothing to cancel yet.
+        while sys._current_frames()[threading.main_thread().ident or 0].f_code.co_name != "wait":
+            await asyncio.sleep(0)
         os.kill(os.getpid(), signal.SIGINT)
         await reader.read()
         gone.set()
