@@ -94,6 +94,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_its_projection(config: DistilConfi
     assert without["cosine"] < before["cosine"] - 0.3
 
 
+@pytest.mark.slow
 def test_two_processes_share_teaching_and_training(config: DistilConfig) -> None:
     code, output, errors = finish("distil", *words(dataclasses.replace(config, probe=())), launcher=TORCHRUN)
     assert code == 0, errors[-3000:]
